@@ -1,0 +1,396 @@
+"""Search spaces: choices, slots, and the vocabulary of blocks they expand to (NumPy only).
+
+An architecture is a row of choice indices; a batch of them, ``archs (n, genes) uint8``, is what every public
+method takes and returns. Each ``Slot`` maps a few genes to a block. The space expands all slots once; from then on
+a network is a row of block ids, and everything additive over blocks is a gather and a sum.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nas.blocks import Block, chain_error
+from nas.errors import BadInput
+
+Archs = NDArray[np.uint8]
+Value = int | float | str | bool
+
+_CHUNK = 4096  # architectures scored at a time: index and value buffers stay in the second-level cache
+_MAX_COMBINATIONS = 1 << 22  # per slot; indices must stay exact in float32
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The alternatives of one gene.
+
+    ``only_if``: ``(name of another choice, its values)``; with any other value there, or while that choice is
+    itself inactive, this gene has no effect. The other choice must come earlier in the space.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    only_if: tuple[str, tuple[Value, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One position in the network.
+
+    ``block`` is called with the values of ``genes`` (in that order) and returns the block there, or None when the
+    position is empty. It must be a pure function of those values.
+    """
+
+    name: str
+    genes: tuple[str, ...]
+    block: Callable[..., Block | None]
+
+
+@dataclass(frozen=True)
+class Extremes:
+    """The exact reachable range of a quantity, with an architecture ``(genes,)`` at either end."""
+
+    minimum: float
+    maximum: float
+    argmin: Archs
+    argmax: Archs
+
+
+class SearchSpace:
+    """An immutable space of networks: ``choices`` and ``slots`` in network order.
+
+    Raises BadInput when a slot names an unknown choice, an ``only_if`` cannot be resolved, or the blocks of a
+    sampled network do not follow one another.
+    """
+
+    def __init__(self, name: str, choices: Sequence[Choice], slots: Sequence[Slot]) -> None:
+        self.name = name
+        self.choices = tuple(choices)
+        self.slots = tuple(slots)
+        self._position = {c.name: i for i, c in enumerate(self.choices)}
+        self._check_choices()
+        self.sizes: NDArray[np.int64] = np.array([len(c.values) for c in self.choices])
+        self._conditions = tuple(self._condition(c) for c in self.choices)
+        self._genes = tuple(tuple(self._gene(name, slot) for name in slot.genes) for slot in self.slots)
+        self.blocks, self._slot_ids = self._expand()
+        self._radix = self._mixed_radix()
+        self._check_chain()
+
+    # ---- what the space is -----------------------------------------------------------------------------------
+
+    @property
+    def genes(self) -> int:
+        return len(self.choices)
+
+    @cached_property
+    def size(self) -> int:
+        """Number of distinct networks (exact)."""
+        children: dict[int, list[int]] = {}
+        for gene, condition in enumerate(self._conditions):
+            if condition:
+                children.setdefault(condition[0], []).append(gene)
+
+        def count(gene: int) -> int:
+            total = 0
+            for value in range(self.sizes[gene]):
+                here = 1
+                for child in children.get(gene, []):
+                    _, allowed = self._conditions[child]  # type: ignore[misc]
+                    here *= count(child) if allowed[value] else 1
+                total += here
+            return total
+
+        size = 1
+        for gene, condition in enumerate(self._conditions):
+            if condition is None:
+                size *= count(gene)
+        return size
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change whenever any network of the space does."""
+        choices = [(c.name, list(c.values), c.only_if) for c in self.choices]
+        digest = hashlib.sha256(json.dumps([self.name, choices, [b.key for b in self.blocks]]).encode())
+        for ids in self._slot_ids:
+            digest.update(ids.tobytes())
+        return digest.hexdigest()[:16]
+
+    @property
+    def in_channels(self) -> int:
+        return self.slot_options(0)[0].in_ch
+
+    @property
+    def classes(self) -> int:
+        return self.slot_options(len(self.slots) - 1)[0].out_ch
+
+    def slot_options(self, slot: int) -> tuple[Block, ...]:
+        """The distinct blocks that this slot can hold."""
+        return tuple(self.blocks[i - 1] for i in np.unique(self._slot_ids[slot]) if i)
+
+    # ---- batches of architectures ----------------------------------------------------------------------------
+
+    def check(self, archs: ArrayLike) -> Archs:
+        """``archs`` as a ``(n, genes) uint8`` array. Raises BadInput on a wrong shape or a value out of range."""
+        given = np.asarray(archs)
+        if given.ndim != 2 or given.shape[1] != self.genes:
+            raise BadInput(
+                f"architectures of {self.name} have shape (n, {self.genes}), got {given.shape}; "
+                "a single architecture is arch[None]"
+            )
+        if given.dtype != np.uint8:
+            if given.dtype.kind not in "iu":
+                raise BadInput(f"architectures are integers (indices into the choices), got dtype {given.dtype}")
+            if (given < 0).any() or (given > 255).any():
+                raise BadInput(f"choice indices lie in 0..255, got {given.min()}..{given.max()}")
+            given = given.astype(np.uint8)
+        wrong = given >= self.sizes.astype(np.uint16)
+        if wrong.any():
+            row, gene = np.argwhere(wrong)[0]
+            raise BadInput(
+                f"architecture {row}: {self.choices[gene].name} has index {given[row, gene]}, "
+                f"but only {self.sizes[gene]} values"
+            )
+        return given
+
+    def sample(self, n: int, rng: np.random.Generator) -> Archs:
+        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible)."""
+        return self.canonical(rng.integers(0, self.sizes, size=(n, self.genes)).astype(np.uint8))
+
+    def active(self, archs: Archs) -> NDArray[np.bool_]:
+        """Which genes have an effect, ``(n, genes)``."""
+        active = np.ones(archs.shape, dtype=bool)
+        for gene, condition in enumerate(self._conditions):
+            if condition:
+                parent, allowed = condition
+                active[:, gene] = active[:, parent] & allowed[archs[:, parent]]
+        return active
+
+    def canonical(self, archs: Archs) -> Archs:
+        """Inactive genes set to 0: two architectures are the same network exactly when these rows are equal."""
+        return np.where(self.active(archs), archs, 0).astype(np.uint8)
+
+    def mutate(self, archs: Archs, rng: np.random.Generator, rate: float | None = None) -> Archs:
+        """Each active gene changes to another of its values with probability ``rate`` (default: 1/genes).
+
+        At least one active gene with more than one value changes in every row. Returns canonical architectures.
+        """
+        archs = self.canonical(archs)
+        free = self.active(archs) & (self.sizes > 1)
+        rate = 1.0 / self.genes if rate is None else rate
+        changed = free & (rng.random(archs.shape) < rate)
+        forced = np.where(free, rng.random(archs.shape), -1.0).argmax(axis=1)
+        untouched = np.flatnonzero(~changed.any(axis=1) & free.any(axis=1))
+        changed[untouched, forced[untouched]] = True
+        step = rng.integers(1, np.maximum(self.sizes, 2), size=archs.shape)
+        return self.canonical(np.where(changed, (archs + step) % self.sizes, archs).astype(np.uint8))
+
+    def crossover(self, first: Archs, second: Archs, rng: np.random.Generator) -> Archs:
+        """Uniform crossover of two batches of parents, row by row. Returns canonical architectures."""
+        return self.canonical(np.where(rng.random(first.shape) < 0.5, first, second))
+
+    def decode(self, archs: ArrayLike) -> list[dict[str, Value]]:
+        """The value of every active choice, one dict per architecture."""
+        archs = self.check(archs)
+        active = self.active(archs)
+        return [
+            {c.name: c.values[row[g]] for g, c in enumerate(self.choices) if on[g]}
+            for row, on in zip(archs, active, strict=True)
+        ]
+
+    def encode(self, configs: Iterable[Mapping[str, Any]]) -> Archs:
+        """The inverse of ``decode``; inactive choices may be left out.
+
+        Raises BadInput for an unknown choice, a value that is not among the alternatives, or a missing choice.
+        """
+        rows = [self._encode(config) for config in configs]
+        return self.canonical(np.array(rows, dtype=np.uint8).reshape(len(rows), self.genes))
+
+    def describe(self, archs: ArrayLike) -> list[str]:
+        """One line of text per architecture."""
+        return [" ".join(f"{k}={v}" for k, v in config.items()) for config in self.decode(archs)]
+
+    # ---- networks as block ids, and what is additive over them -----------------------------------------------
+
+    def block_ids(self, archs: ArrayLike) -> NDArray[np.int32]:
+        """``(n, slots)``: position in ``blocks`` plus one, or 0 where a slot is empty."""
+        archs = self.check(archs)
+        out = np.empty((len(archs), len(self.slots)), dtype=np.int32)
+        for slot, index in enumerate(self._indices(archs)):
+            out[:, slot] = self._slot_ids[slot][index]
+        return out
+
+    def networks(self, archs: ArrayLike) -> list[tuple[Block, ...]]:
+        """The blocks of each architecture's network, in order."""
+        return [tuple(self.blocks[i - 1] for i in row if i) for row in self.block_ids(archs)]
+
+    def scorer(
+        self, per_block: ArrayLike, *, fixed: float = 0.0, combine: np.ufunc = np.add
+    ) -> Callable[[ArrayLike], NDArray[np.float64]]:
+        """A function ``archs (n, genes) -> (n,)`` that adds up ``per_block`` (blocks,) over each network.
+
+        ``fixed`` is added once. ``combine=np.maximum`` takes the largest value instead of the sum.
+        """
+        tables = self._slot_values(per_block)
+
+        def score(archs: ArrayLike) -> NDArray[np.float64]:
+            checked = self.check(archs)
+            out = np.full(len(checked), fixed)
+            partial = np.empty(_CHUNK)
+            total = np.empty(_CHUNK)
+            for start in range(0, len(checked), _CHUNK):
+                chunk = checked[start : start + _CHUNK]
+                n = len(chunk)
+                indices = self._indices(chunk)
+                tables[0].take(indices[0], out=total[:n], mode="clip")
+                for table, index in zip(tables[1:], indices[1:], strict=True):
+                    table.take(index, out=partial[:n], mode="clip")
+                    combine(total[:n], partial[:n], out=total[:n])
+                out[start : start + n] += total[:n]
+            return out
+
+        return score
+
+    def extremes(self, per_block: ArrayLike, *, fixed: float = 0.0, combine: np.ufunc = np.add) -> Extremes:
+        """The exact smallest and largest value of ``scorer(per_block)`` over the whole space.
+
+        Dynamic programming over slots (variable elimination): no sampling, a few milliseconds.
+        """
+        tables = [
+            (genes, values.reshape([self.sizes[g] for g in genes]))
+            for genes, values in zip(self._genes, self._slot_values(per_block), strict=True)
+        ]
+        low = self.canonical(self._eliminate(tables, combine, np.argmin)[None])
+        high = self.canonical(self._eliminate(tables, combine, np.argmax)[None])
+        score = self.scorer(per_block, fixed=fixed, combine=combine)
+        return Extremes(float(score(low)[0]), float(score(high)[0]), low[0], high[0])
+
+    def per_block(self, quantity: Callable[[Block], float]) -> NDArray[np.float64]:
+        """``quantity`` of every block of the vocabulary, ``(blocks,)``."""
+        return np.array([quantity(block) for block in self.blocks], dtype=np.float64)
+
+    # ---- private ---------------------------------------------------------------------------------------------
+
+    def _indices(self, archs: Archs) -> NDArray[np.intp]:
+        # one small matrix product turns all genes into all slots' table indices: (slots, n), exact in float32
+        return np.matmul(self._radix, archs.T.astype(np.float32)).astype(np.intp)
+
+    def _slot_values(self, per_block: ArrayLike) -> list[NDArray[np.float64]]:
+        vector = np.asarray(per_block, dtype=np.float64)
+        if vector.shape != (len(self.blocks),):
+            raise BadInput(f"{self.name} has {len(self.blocks)} blocks, got values of shape {vector.shape}")
+        padded = np.concatenate([[0.0], vector])
+        return [padded[ids] for ids in self._slot_ids]
+
+    def _eliminate(
+        self, tables: list[tuple[tuple[int, ...], NDArray[np.float64]]], combine: np.ufunc, pick: Callable[..., Any]
+    ) -> Archs:
+        factors = list(tables)
+        steps: list[tuple[int, tuple[int, ...], NDArray[np.intp]]] = []
+        remaining = {g for genes, _ in factors for g in genes}
+        while remaining:
+            # cheapest gene first: the one whose removal leaves the smallest joint table
+            def cost(gene: int) -> float:
+                scope = {g for genes, _ in factors if gene in genes for g in genes}  # noqa: B023
+                return float(np.prod(self.sizes[list(scope)].astype(float)))
+
+            gene = min(sorted(remaining), key=cost)
+            touching = [f for f in factors if gene in f[0]]
+            scope = tuple(sorted({g for genes, _ in touching for g in genes} - {gene})) + (gene,)
+            joint = functools.reduce(combine, [_spread(table, genes, scope) for genes, table in touching])
+            joint = np.broadcast_to(joint, [self.sizes[g] for g in scope])
+            best = pick(joint, axis=-1)
+            factors = [f for f in factors if gene not in f[0]]
+            factors.append((scope[:-1], np.take_along_axis(joint, best[..., None], axis=-1)[..., 0]))
+            steps.append((gene, scope[:-1], best))
+            remaining.discard(gene)
+        arch = np.zeros(self.genes, dtype=np.uint8)
+        for gene, others, best in reversed(steps):
+            arch[gene] = best[tuple(arch[list(others)])] if others else best
+        return arch
+
+    def _expand(self) -> tuple[tuple[Block, ...], list[NDArray[np.int32]]]:
+        ids: dict[Block, int] = {}
+        slot_ids = []
+        for slot, genes in zip(self.slots, self._genes, strict=True):
+            values = [self.choices[g].values for g in genes]
+            combinations = int(np.prod([len(v) for v in values]))
+            if combinations > _MAX_COMBINATIONS:
+                raise BadInput(f"slot {slot.name} depends on {combinations:,} combinations of genes, the limit is {_MAX_COMBINATIONS:,}")
+            table = np.zeros(combinations, dtype=np.int32)
+            for i, combination in enumerate(itertools.product(*values)):
+                block = slot.block(*combination)
+                if block is not None:
+                    table[i] = ids.setdefault(block, len(ids) + 1)
+            slot_ids.append(table)
+        return tuple(ids), slot_ids
+
+    def _mixed_radix(self) -> NDArray[np.float32]:
+        radix = np.zeros((len(self.slots), self.genes), dtype=np.float32)
+        for slot, genes in enumerate(self._genes):
+            stride = 1
+            for gene in reversed(genes):
+                radix[slot, gene] = stride
+                stride *= int(self.sizes[gene])
+        return radix
+
+    def _encode(self, config: Mapping[str, Any]) -> list[int]:
+        unknown = [name for name in config if name not in self._position]
+        if unknown:
+            raise BadInput(f"{self.name} has no choice {unknown[0]!r}; its choices are {', '.join(self._position)}")
+        row: list[int] = []
+        active: list[bool] = []
+        for choice, condition in zip(self.choices, self._conditions, strict=True):
+            on = condition is None or bool(active[condition[0]] and condition[1][row[condition[0]]])
+            active.append(on)
+            if not on:
+                row.append(0)
+            elif choice.name not in config:
+                raise BadInput(f"{choice.name} is missing; it takes one of {list(choice.values)}")
+            elif config[choice.name] not in choice.values:
+                raise BadInput(f"{choice.name} = {config[choice.name]!r} is not one of {list(choice.values)}")
+            else:
+                row.append(choice.values.index(config[choice.name]))
+        return row
+
+    def _gene(self, name: str, slot: Slot) -> int:
+        if name not in self._position:
+            raise BadInput(f"slot {slot.name} names the choice {name!r}, which {self.name} does not have")
+        return self._position[name]
+
+    def _condition(self, choice: Choice) -> tuple[int, NDArray[np.bool_]] | None:
+        if choice.only_if is None:
+            return None
+        parent = self._position[choice.only_if[0]]
+        return parent, np.array([v in choice.only_if[1] for v in self.choices[parent].values])
+
+    def _check_choices(self) -> None:
+        if len(self._position) != len(self.choices):
+            raise BadInput(f"{self.name}: two choices have the same name")
+        for i, choice in enumerate(self.choices):
+            if not 1 <= len(choice.values) <= 255 or len(set(choice.values)) != len(choice.values):
+                raise BadInput(f"choice {choice.name} needs 1 to 255 different values, got {choice.values}")
+            if choice.only_if and self._position.get(choice.only_if[0], i) >= i:
+                raise BadInput(f"choice {choice.name} depends on {choice.only_if[0]!r}, which must be an earlier choice")
+
+    def _check_chain(self) -> None:
+        for blocks in self.networks(self.sample(64, np.random.default_rng(0))):
+            if error := chain_error(blocks):
+                raise BadInput(f"{self.name}: {error}")
+
+
+def _spread(table: NDArray[np.float64], genes: tuple[int, ...], scope: tuple[int, ...]) -> NDArray[np.float64]:
+    """``table`` with its axes moved into the order of ``scope``, length 1 where a gene is absent."""
+    order = sorted(range(len(genes)), key=lambda i: scope.index(genes[i]))
+    moved = table.transpose(order)
+    present = set(genes)
+    shape = iter(moved.shape)
+    return moved.reshape([next(shape) if g in present else 1 for g in scope])

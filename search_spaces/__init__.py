@@ -1,0 +1,7 @@
+"""Search spaces, one file per family. They import ``nas.space`` and ``nas.blocks`` only."""
+
+from search_spaces.efficientnet import EfficientNet
+from search_spaces.mobilenet_v2 import MobileNetV2
+from search_spaces.mobilenet_v3 import MobileNetV3
+
+__all__ = ["EfficientNet", "MobileNetV2", "MobileNetV3"]

@@ -1,0 +1,61 @@
+"""EfficientNet-style spaces (Tan and Le 2019) that include EfficientNet-Lite: swish or ReLU6, squeeze-excite or none."""
+
+from __future__ import annotations
+
+from nas.blocks import round_channels
+from nas.space import SearchSpace
+from search_spaces.stages import Family, Stage, build_space
+
+ACTS = ("silu", "relu6")
+SE = (True, False)
+
+
+def _squeeze(before: int, mid: int) -> int:
+    # EfficientNet squeezes to a quarter of the block's *input* channels
+    return round_channels(before / 4, divisor=4)
+
+
+class EfficientNet:
+    """Constructors of the family's spaces, by the size of image they are made for."""
+
+    @staticmethod
+    def digits(*, classes: int = 10, in_channels: int = 1) -> SearchSpace:
+        """16 to 32 px, 0.1 to 4 million MACs."""
+        family = Family(stem=16, first=16, hidden=96, squeeze=_squeeze)
+        shared = {"kernels": (3, 5), "expansions": (4, 6), "acts": ACTS, "se": SE}
+        stages = [
+            Stage(channels=24, stride=2, depths=(1, 2), **shared),  # type: ignore[arg-type]
+            Stage(channels=40, stride=2, depths=(1, 2), **shared),  # type: ignore[arg-type]
+        ]
+        return build_space(
+            "efficientnet_digits",
+            family,
+            stages,
+            resolutions=(16, 24, 32),
+            widths=(0.5, 1.0),
+            classes=classes,
+            in_channels=in_channels,
+        )
+
+    @staticmethod
+    def imagenet(*, classes: int = 1000, in_channels: int = 3) -> SearchSpace:
+        """128 to 240 px, B0's stages with elastic depth, widths 0.75 to 1.1."""
+        family = Family(stem=32, first=16, hidden=1280, squeeze=_squeeze)
+        shared = {"kernels": (3, 5), "acts": ACTS, "se": SE}
+        stages = [
+            Stage(channels=24, stride=2, depths=(1, 2, 3), **shared),  # type: ignore[arg-type]
+            Stage(channels=40, stride=2, depths=(1, 2, 3), **shared),  # type: ignore[arg-type]
+            Stage(channels=80, stride=2, depths=(2, 3, 4), **shared),  # type: ignore[arg-type]
+            Stage(channels=112, stride=1, depths=(2, 3, 4), **shared),  # type: ignore[arg-type]
+            Stage(channels=192, stride=2, depths=(3, 4, 5), **shared),  # type: ignore[arg-type]
+            Stage(channels=320, stride=1, depths=(1,), **shared),  # type: ignore[arg-type]
+        ]
+        return build_space(
+            "efficientnet_imagenet",
+            family,
+            stages,
+            resolutions=(128, 160, 192, 224, 240),
+            widths=(0.75, 1.0, 1.1),
+            classes=classes,
+            in_channels=in_channels,
+        )

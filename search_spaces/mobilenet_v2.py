@@ -1,0 +1,58 @@
+"""MobileNetV2-style spaces (Sandler et al. 2018): ReLU6 or ReLU, no squeeze-excite. The safest choice for int8."""
+
+from __future__ import annotations
+
+from nas.space import SearchSpace
+from search_spaces.stages import Family, Stage, build_space
+
+ACTS = ("relu", "relu6")
+
+
+def _no_squeeze(before: int, mid: int) -> int:
+    return 0
+
+
+class MobileNetV2:
+    """Constructors of the family's spaces, by the size of image they are made for."""
+
+    @staticmethod
+    def digits(*, classes: int = 10, in_channels: int = 1) -> SearchSpace:
+        """16 to 32 px, 0.05 to 3 million MACs."""
+        family = Family(stem=16, hidden=64, squeeze=_no_squeeze)
+        shared = {"kernels": (3, 5), "expansions": (2, 4), "acts": ACTS}
+        stages = [
+            Stage(channels=16, stride=1, depths=(1, 2), **shared),  # type: ignore[arg-type]
+            Stage(channels=32, stride=2, depths=(1, 2), **shared),  # type: ignore[arg-type]
+            Stage(channels=48, stride=2, depths=(1, 2), **shared),  # type: ignore[arg-type]
+        ]
+        return build_space(
+            "mobilenet_v2_digits",
+            family,
+            stages,
+            resolutions=(16, 24, 32),
+            widths=(0.5, 1.0),
+            classes=classes,
+            in_channels=in_channels,
+        )
+
+    @staticmethod
+    def imagenet(*, classes: int = 1000, in_channels: int = 3) -> SearchSpace:
+        """128 to 224 px, six stages, widths 0.75 to 1.3."""
+        family = Family(stem=32, first=16, hidden=1280, squeeze=_no_squeeze)
+        stages = [
+            Stage(channels=24, stride=2, depths=(2, 3), acts=ACTS),
+            Stage(channels=32, stride=2, depths=(2, 3, 4), acts=ACTS),
+            Stage(channels=64, stride=2, depths=(2, 3, 4), acts=ACTS),
+            Stage(channels=96, stride=1, depths=(2, 3, 4), acts=ACTS),
+            Stage(channels=160, stride=2, depths=(2, 3, 4), acts=ACTS),
+            Stage(channels=320, stride=1, depths=(1,), acts=ACTS),
+        ]
+        return build_space(
+            "mobilenet_v2_imagenet",
+            family,
+            stages,
+            resolutions=(128, 160, 192, 224),
+            widths=(0.75, 1.0, 1.3),
+            classes=classes,
+            in_channels=in_channels,
+        )

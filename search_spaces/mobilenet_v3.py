@@ -1,0 +1,88 @@
+"""MobileNetV3-style spaces (Howard et al. 2019; elastic as in once-for-all, Cai et al. 2020).
+
+Activation and squeeze-excite are choices of every stage, not constants of the family: on many int8 runtimes
+h-swish and squeeze-excite cost more than the whole gain of quantization, so the device's table must decide.
+"""
+
+from __future__ import annotations
+
+from nas.blocks import round_channels
+from nas.space import SearchSpace
+from search_spaces.stages import Family, Stage, build_space
+
+ACTS = ("relu", "relu6", "hswish")
+SE = (False, True)
+
+
+def _squeeze(before: int, mid: int) -> int:
+    return round_channels(mid / 4)
+
+
+class MobileNetV3:
+    """Constructors of the family's spaces, by the size of image they are made for."""
+
+    @staticmethod
+    def digits(*, classes: int = 10, in_channels: int = 1) -> SearchSpace:
+        """16 to 32 px, 0.1 to 4 million MACs: microcontroller size, trains in minutes on a laptop.
+
+        Few pixels and many channels: that is where int8 arithmetic pays on a network this small.
+        """
+        family = Family(stem=24, hidden=192, squeeze=_squeeze)
+        shared = {"depths": (1, 2), "kernels": (3, 5), "expansions": (2, 3), "acts": ACTS, "se": SE}
+        stages = [
+            Stage(channels=32, stride=2, **shared),  # type: ignore[arg-type]
+            Stage(channels=64, stride=2, **shared),  # type: ignore[arg-type]
+            Stage(channels=96, stride=1, **shared),  # type: ignore[arg-type]
+        ]
+        return build_space(
+            "mobilenet_v3_digits",
+            family,
+            stages,
+            resolutions=(16, 24, 32),
+            widths=(0.5, 1.0),
+            classes=classes,
+            in_channels=in_channels,
+        )
+
+    @staticmethod
+    def cifar(*, classes: int = 10, in_channels: int = 3) -> SearchSpace:
+        """24 to 40 px, a stem without stride, 2 to 60 million MACs."""
+        family = Family(stem=16, stem_stride=1, first=16, hidden=384, squeeze=_squeeze)
+        shared = {"expansions": (3, 4, 6), "acts": ACTS, "se": SE}
+        stages = [
+            Stage(channels=24, stride=1, depths=(1, 2), kernels=(3, 5), **shared),  # type: ignore[arg-type]
+            Stage(channels=40, stride=2, depths=(1, 2, 3), kernels=(3, 5), **shared),  # type: ignore[arg-type]
+            Stage(channels=80, stride=2, depths=(1, 2, 3), kernels=(3, 5), **shared),  # type: ignore[arg-type]
+            Stage(channels=112, stride=1, depths=(1, 2), kernels=(3, 5), **shared),  # type: ignore[arg-type]
+        ]
+        return build_space(
+            "mobilenet_v3_cifar",
+            family,
+            stages,
+            resolutions=(24, 32, 40),
+            widths=(0.5, 0.75, 1.0),
+            classes=classes,
+            in_channels=in_channels,
+        )
+
+    @staticmethod
+    def imagenet(*, classes: int = 1000, in_channels: int = 3) -> SearchSpace:
+        """128 to 224 px, five stages of two to four blocks as in once-for-all, widths 0.75 to 1.25."""
+        family = Family(stem=16, first=16, hidden=960, features=1280, squeeze=_squeeze)
+        shared = {"depths": (2, 3, 4), "acts": ACTS, "se": SE}
+        stages = [
+            Stage(channels=24, stride=2, **shared),  # type: ignore[arg-type]
+            Stage(channels=40, stride=2, **shared),  # type: ignore[arg-type]
+            Stage(channels=80, stride=2, **shared),  # type: ignore[arg-type]
+            Stage(channels=112, stride=1, **shared),  # type: ignore[arg-type]
+            Stage(channels=160, stride=2, **shared),  # type: ignore[arg-type]
+        ]
+        return build_space(
+            "mobilenet_v3_imagenet",
+            family,
+            stages,
+            resolutions=(128, 160, 192, 224),
+            widths=(0.75, 1.0, 1.25),
+            classes=classes,
+            in_channels=in_channels,
+        )
