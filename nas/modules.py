@@ -1,12 +1,12 @@
 """One ``nn.Module`` per block kind, and ``Network``, a sequence of them.
 
-A module's forward is written once over named parts. Which class a part becomes is a parameter: ``static_part`` here,
-elastic parts in ``nas.supernet.elastic``. So the supernet and the extracted network run the same code.
+A module's forward is written once over named parts. Which class a part becomes is a parameter: plain layers here,
+elastic ones in ``nas.supernet.elastic``. So the supernet and the extracted network run the same code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,6 @@ from torch.nn import functional as F
 
 from nas.blocks import Block, Conv, DepthwiseSeparable, Head, InvertedResidual, Linear, Norm, Part, Stem, chain_error
 from nas.errors import BadInput
-
-MakePart = Callable[[Part], nn.Module]
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -47,11 +45,11 @@ def static_part(part: Part) -> nn.Module:
 class BlockModule(nn.Module):
     """Base of the modules: holds the block and its parts as submodules of the same names."""
 
-    def __init__(self, block: Block, parts: Iterable[tuple[str, Part]], make: MakePart) -> None:
+    def __init__(self, block: Block, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.block = block
-        for name, part in parts:
-            self.add_module(name, make(part))
+        for name, part in parts.items():
+            self.add_module(name, part)
 
     def _bottleneck(self, x: Tensor) -> Tensor:
         """Depthwise convolution, squeeze-excite, projection: the tail that both MobileNet blocks share."""
@@ -100,14 +98,14 @@ _MODULES: dict[type[Block], type[BlockModule]] = {
 }
 
 
-def build(block: Block) -> BlockModule:
-    """The plain module of one block, freshly initialised."""
-    return _initialise(_MODULES[type(block)](block, block.parts().items(), static_part))
+def build(block: Block, parts: Mapping[str, nn.Module] | None = None) -> BlockModule:
+    """The module of one block, freshly initialised.
 
-
-def build_with(block: Block, parts: Iterable[tuple[str, Part]], make: MakePart) -> BlockModule:
-    """The module of ``block`` with these parts, each made by ``make`` (for elastic slots)."""
-    return _MODULES[type(block)](block, parts, make)
+    ``parts``: a module for each part by name; plain torch layers when left out (elastic ones make a supernet slot).
+    """
+    if parts is None:
+        parts = {name: static_part(part) for name, part in block.parts().items()}
+    return _initialise(_MODULES[type(block)](block, parts))
 
 
 def describe(module: BlockModule) -> Block:

@@ -1,0 +1,8 @@
+"""From a searched network to a deployed one: prune, fine-tune, quantize, each step measured."""
+
+from nas.compress.finetune import FineTune
+from nas.compress.pipeline import Compressed, Context, Record, Step, compress
+from nas.compress.prune import Prune
+from nas.compress.quantize import Int8Network, Quantize
+
+__all__ = ["Compressed", "Context", "FineTune", "Int8Network", "Prune", "Quantize", "Record", "Step", "compress"]

@@ -1,0 +1,31 @@
+"""Accuracy of architectures with the supernet's shared weights: the expensive objective."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.data import ImageData
+from nas.objectives.objective import Objective
+from nas.space import Archs
+from nas.supernet.supernet import Supernet
+from nas.supernet.training import check_fit, subnet_accuracy
+
+
+def accuracy(supernet: Supernet, data: ImageData, *, identity: str = "") -> Objective:
+    """Top-1 accuracy on the *validation* images, batch norm recalibrated on training images for each architecture.
+
+    ``identity`` tells trainings apart in a ledger; the data's fingerprint is always part of it.
+    """
+    check_fit(supernet.space, data)
+
+    def evaluate(archs: Archs) -> NDArray[np.float64]:
+        return np.array([subnet_accuracy(supernet, arch, data) for arch in archs], dtype=np.float64)
+
+    return Objective(
+        name="accuracy",
+        fn=evaluate,
+        maximize=True,
+        cheap=False,
+        identity=f"supernet {supernet.space.fingerprint} data {data.fingerprint} {identity}".strip(),
+    )

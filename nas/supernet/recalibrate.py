@@ -1,0 +1,50 @@
+"""Batch-norm recalibration: statistics of one subnet, measured on training images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace all batch-norm running statistics of ``network`` by those of ``batches`` of inputs ``(n, c, h, w)``.
+
+    The variance is pooled: the mean of the batches' variances plus the variance of their means, each batch weighted
+    by its number of images, so that it equals the variance over all images. Leaves the train/eval mode as it was.
+    """
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        return
+    modes, momenta = [m.training for m in network.modules()], [n.momentum for n in norms]
+    network.eval()
+    means: list[list[Tensor]] = [[] for _ in norms]
+    variances: list[list[Tensor]] = [[] for _ in norms]
+    counts: list[int] = []
+    try:
+        for norm in norms:
+            norm.train()
+            norm.momentum = 1.0  # the running statistics become those of the batch
+        for batch in batches:
+            network(batch)
+            counts.append(len(batch))
+            for norm, mean, variance in zip(norms, means, variances, strict=True):
+                assert norm.running_mean is not None
+                assert norm.running_var is not None
+                mean.append(norm.running_mean.clone())
+                variance.append(norm.running_var.clone())
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for module, mode in zip(network.modules(), modes, strict=True):
+            module.training = mode
+    weight = torch.tensor(counts, dtype=torch.float32, device=means[0][0].device)[:, None] / sum(counts)
+    for norm, mean, variance in zip(norms, means, variances, strict=True):
+        stacked = torch.stack(mean)
+        pooled = (weight * stacked).sum(0)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.copy_(pooled)
+        norm.running_var.copy_((weight * (torch.stack(variance) + (stacked - pooled) ** 2)).sum(0))
