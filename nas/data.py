@@ -70,7 +70,7 @@ class ImageData:
 
     @cached_property
     def std(self) -> NDArray[np.float32]:
-        squares = np.stack([_pixel_mean(self.train.images, power=2)])[0] / 255**2
+        squares = _pixel_mean(self.train.images, power=2) / 255**2
         return np.sqrt(np.maximum(squares - self.mean.astype(np.float64) ** 2, 1e-6)).astype(np.float32)
 
     @cached_property
@@ -144,6 +144,8 @@ def load_images(
     if size < 1 or not (0 < val < 1 and 0 < test < 1 and val + test < 1):
         raise BadInput(f"need size >= 1 and fractions val + test < 1, got size {size}, val {val}, test {test}")
     found = _by_split(_files(Path(path)), Path(path))
+    if "train" not in found:  # a lone test folder, say: all there is
+        found = {"train": [item for files in found.values() for item in files]}
     if test_path is not None:
         extra = _by_split(_files(Path(test_path)), Path(test_path))
         found["test"] = [item for files in extra.values() for item in files]

@@ -1,0 +1,1 @@
+"""Networks leave the framework here: ONNX files and self-contained bundles, verified before they are announced."""

@@ -1,0 +1,191 @@
+"""ONNX export, fp32 and static int8, with outputs checked before a file gets its name."""
+
+from __future__ import annotations
+
+import copy
+import io
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nas.errors import BadInput, NasError
+
+OPSET = 17
+INPUT, OUTPUT = "input", "logits"
+FP32_TOLERANCE = 1e-4
+INT8_COSINE = 0.9
+
+
+def export_onnx(
+    network: nn.Module, path: str | os.PathLike[str], *, input_shape: tuple[int, int, int] | None = None, batch: int = 1
+) -> Path:
+    """Write ``network`` as fp32 ONNX for inputs ``(batch, *input_shape)``; batch norm is folded into convolutions.
+
+    Raises NasError, and leaves no file, when ONNX Runtime's outputs differ from torch's by more than 1e-4 of the
+    largest logit.
+    """
+    shape = input_shape or _input_shape(network)
+    model = onnx_model(network, shape, batch=batch)
+    x = np.random.default_rng(0).standard_normal((batch, *shape), dtype=np.float32)
+    with torch.no_grad():
+        expected = copy.deepcopy(network).eval().cpu()(torch.from_numpy(x)).numpy()
+    seen = run_onnx(model.SerializeToString(), x)
+    error = float(np.abs(seen - expected).max() / max(np.abs(expected).max(), 1e-6))
+    if not error <= FP32_TOLERANCE:
+        raise NasError(f"{path} was not written: ONNX Runtime's outputs differ from torch's by {error:.1e} (allowed 1e-4)")
+    return _write(path, model.SerializeToString())
+
+
+def export_onnx_int8(
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    calibration: NDArray[np.float32],
+    *,
+    symmetric_activations: bool = False,
+    batch: int = 1,
+) -> Path:
+    """Write ``network`` as static int8 ONNX (QDQ): weights int8 per channel, activations uint8 per tensor.
+
+    ``calibration (n, c, h, w)``: inputs whose extremes set the activations' ranges. ``symmetric_activations``: int8
+    activations with zero point 0, as TensorRT and microcontrollers want them; slower on x86.
+    Raises NasError, and leaves no file, when int8 and fp32 outputs on the calibration images point in different
+    directions (cosine below 0.9): then the network is not quantized but broken.
+    """
+    shape = tuple(calibration.shape[1:])
+    fp32 = onnx_model(network, shape, batch=batch)  # type: ignore[arg-type]
+    model = quantized(fp32, calibration, symmetric_activations=symmetric_activations, batch=batch).SerializeToString()
+    images = calibration[: 32 // batch * batch or batch]
+    expected, seen = run_onnx(fp32.SerializeToString(), images, batch), run_onnx(model, images, batch)
+    cosine = float((expected * seen).sum() / max(np.linalg.norm(expected) * np.linalg.norm(seen), 1e-12))
+    if not cosine >= INT8_COSINE:
+        raise NasError(f"{path} was not written: int8 and fp32 outputs have cosine {cosine:.3f}, at least {INT8_COSINE} is needed")
+    return _write(path, model)
+
+
+def onnx_model(network: nn.Module, input_shape: tuple[int, int, int], *, batch: int = 1) -> Any:
+    """``network`` as an ``onnx.ModelProto`` for inputs ``(batch, *input_shape)``, in eval mode, weights copied."""
+    import onnx
+
+    buffer = io.BytesIO()
+    plain = copy.deepcopy(network).eval().cpu().to(memory_format=torch.contiguous_format)
+    with quiet():
+        torch.onnx.export(
+            plain,
+            (torch.zeros(batch, *input_shape),),
+            buffer,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=OPSET,
+            dynamo=False,  # 20 times faster than the new exporter on a single block, and a campaign exports hundreds
+        )
+    model = onnx.load_from_string(buffer.getvalue())
+    _unshare_initializers(model)
+    return model
+
+
+def quantized(
+    model: Any, calibration: NDArray[np.float32], *, symmetric_activations: bool = False, batch: int = 1
+) -> Any:
+    """``model`` (an ``onnx.ModelProto`` from ``onnx_model``, left as it is) quantized to static int8."""
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+
+    class Images(CalibrationDataReader):
+        def __init__(self) -> None:
+            whole = len(calibration) // batch * batch
+            self.rows = iter(calibration[:whole].reshape(-1, batch, *calibration.shape[1:]))
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            rows = next(self.rows, None)
+            return None if rows is None else {INPUT: np.ascontiguousarray(rows)}
+
+    with tempfile.TemporaryDirectory(dir=_memory_folder()) as folder, quiet():
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        # a path, not the model itself: quantize_static would move the caller's weights out to files
+        source.write_bytes(model.SerializeToString())
+        quantize_static(
+            source,
+            target,
+            Images(),
+            quant_format=QuantFormat.QDQ,
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            activation_type=QuantType.QInt8 if symmetric_activations else QuantType.QUInt8,
+            extra_options={"ActivationSymmetric": symmetric_activations},
+        )
+        return onnx.load(target)
+
+
+def run_onnx(model: bytes, x: NDArray[np.float32], batch: int = 1) -> NDArray[np.float32]:
+    """Outputs of a serialised model for ``x (n, c, h, w)``, ``batch`` rows at a time (n a multiple of it)."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    step = batch if batch > 1 else 1
+    return np.concatenate([session.run(None, {name: x[i : i + step]})[0] for i in range(0, len(x), step)])
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the exporter's and the quantizer's deprecation notices and advice out of the user's terminal."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _unshare_initializers(model: Any) -> None:
+    # The exporter merges equal tensors. Two convolutions with one bias cannot both quantize it with their own
+    # scale, and ONNX Runtime then leaves them in float: six times slower (seen with all-zero biases).
+    taken: set[str] = set()
+    by_name = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name not in by_name:
+                continue
+            if name in taken:
+                twin = copy.deepcopy(by_name[name])
+                twin.name = node.input[i] = f"{name}_of_{node.name or len(taken)}_{i}"
+                model.graph.initializer.append(twin)
+            taken.add(node.input[i])
+
+
+def _memory_folder() -> str | None:
+    return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+
+
+def _write(path: str | os.PathLike[str], content: bytes) -> Path:
+    path = Path(path)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise BadInput(f"cannot write {path}: {error.strerror}") from None
+    return path
+
+
+def _input_shape(network: nn.Module) -> tuple[int, int, int]:
+    shape = getattr(network, "input_shape", None)
+    if shape is None:
+        raise BadInput(f"{type(network).__name__} does not say its input_shape; pass input_shape=(channels, height, width)")
+    return shape
