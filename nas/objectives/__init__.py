@@ -1,0 +1,17 @@
+"""What a search optimises: objectives, cheap and expensive, and constraints on them.
+
+``nas.objectives.accuracy`` needs torch and is imported from its own module.
+"""
+
+from nas.objectives.objective import (
+    Constraint,
+    Objective,
+    additive,
+    flash,
+    latency,
+    macs,
+    params,
+    peak_memory,
+)
+
+__all__ = ["Constraint", "Objective", "additive", "flash", "latency", "macs", "params", "peak_memory"]

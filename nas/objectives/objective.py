@@ -1,0 +1,152 @@
+"""Objectives and constraints, in the user's direction and units; the search turns them into costs once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nas.blocks import Block
+from nas.errors import BadInput, Infeasible
+from nas.space import Archs, Extremes, SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective:
+    """A quantity of architectures. ``fn``: ``archs (n, genes) -> (n,)`` in ``unit``.
+
+    ``cheap`` ones are evaluated in batches and at will; the others one candidate at a time, and count as evaluations.
+    ``extremes``: the exact reachable range where it is known. ``identity``: a text that changes whenever what ``fn``
+    computes does; a ledger is only reused under the same one. ``objective <= 5.0`` makes a Constraint.
+    """
+
+    name: str
+    fn: Callable[[Archs], ArrayLike] = field(repr=False)
+    unit: str = ""
+    maximize: bool = False
+    cheap: bool = True
+    extremes: Extremes | None = None
+    identity: str = ""
+
+    def __call__(self, archs: Archs) -> NDArray[np.float64]:
+        """``(n,)``. Raises BadInput when ``fn`` returns another shape."""
+        values = np.asarray(self.fn(archs), dtype=np.float64)
+        if values.shape != (len(archs),):
+            raise BadInput(f"objective {self.name} returned shape {values.shape} for {len(archs)} architectures")
+        return values
+
+    def __le__(self, bound: float) -> Constraint:
+        return Constraint(objective=self, sense="<=", bound=float(bound))
+
+    def __ge__(self, bound: float) -> Constraint:
+        return Constraint(objective=self, sense=">=", bound=float(bound))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """``objective sense bound``, where ``sense`` is "<=" or ">="."""
+
+    objective: Objective
+    sense: str
+    bound: float
+
+    def __post_init__(self) -> None:
+        if self.sense not in ("<=", ">=") or not np.isfinite(self.bound):
+            raise BadInput(f"a constraint is <= or >= a finite number, got {self.sense} {self.bound}")
+
+    def __str__(self) -> str:
+        return f"{self.objective.name} {self.sense} {self.bound:g}{_unit(self.objective)}"
+
+    def violation(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How far ``values (n,)`` miss the bound, relative to it; 0 where they meet it."""
+        excess = values - self.bound if self.sense == "<=" else self.bound - values
+        return np.maximum(excess, 0) / max(abs(self.bound), 1e-12)
+
+    @property
+    def best(self) -> Archs | None:
+        """The architecture ``(genes,)`` that meets it best, where the objective's extremes are known."""
+        extremes = self.objective.extremes
+        if extremes is None:
+            return None
+        return extremes.argmin if self.sense == "<=" else extremes.argmax
+
+    def check_reachable(self) -> None:
+        """Raises Infeasible, with the nearest reachable value, when it is known that nothing meets the constraint."""
+        extremes = self.objective.extremes
+        if extremes is None:
+            return
+        nearest = extremes.minimum if self.sense == "<=" else extremes.maximum
+        if self.violation(np.array([nearest]))[0] > 0:
+            raise Infeasible(
+                f"no architecture meets {self}; the nearest value that can be met is {nearest:.6g}{_unit(self.objective)} "
+                f"(the space reaches {extremes.minimum:.6g} to {extremes.maximum:.6g})"
+            )
+
+
+class Table(Protocol):
+    """What ``latency`` needs of a latency table."""
+
+    @property
+    def fixed_ms(self) -> float: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def lookup(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
+
+
+def additive(
+    space: SearchSpace,
+    name: str,
+    per_block: ArrayLike,
+    *,
+    unit: str = "",
+    fixed: float = 0.0,
+    combine: np.ufunc = np.add,
+    identity: str = "",
+) -> Objective:
+    """The sum (or with ``combine=np.maximum`` the largest) of ``per_block (blocks,)`` over a network, plus ``fixed``."""
+    return Objective(
+        name=name,
+        fn=space.scorer(per_block, fixed=fixed, combine=combine),
+        unit=unit,
+        extremes=space.extremes(per_block, fixed=fixed, combine=combine),
+        identity=identity or f"{name} {space.fingerprint}",
+    )
+
+
+def latency(space: SearchSpace, table: Table, *, name: str = "latency_ms") -> Objective:
+    """Predicted latency in ms. Raises MissingBlocks when the table does not cover the space."""
+    return additive(
+        space, name, table.lookup(space.blocks), unit="ms", fixed=table.fixed_ms, identity=f"table {table.fingerprint}"
+    )
+
+
+def macs(space: SearchSpace) -> Objective:
+    """Multiply-accumulates of one image."""
+    return additive(space, "macs", space.per_block(lambda b: b.macs), unit="MACs")
+
+
+def params(space: SearchSpace) -> Objective:
+    """Trainable parameters."""
+    return additive(space, "params", space.per_block(lambda b: b.params), unit="parameters")
+
+
+def peak_memory(space: SearchSpace, *, bytes_per_element: int = 1) -> Objective:
+    """Most bytes of activations alive at once, block by block (1 byte per element for int8, 4 for fp32)."""
+    per_block = bytes_per_element * space.per_block(lambda b: b.live_elements)
+    name = f"peak_memory {bytes_per_element} {space.fingerprint}"
+    return additive(space, "peak_memory", per_block, unit="bytes", combine=np.maximum, identity=name)
+
+
+def flash(space: SearchSpace, *, bytes_per_weight: int = 1) -> Objective:
+    """Bytes of weights stored on the device, batch norm folded (1 byte each for int8, 4 for fp32)."""
+    per_block = bytes_per_weight * space.per_block(lambda b: b.weights)
+    return additive(space, "flash", per_block, unit="bytes", identity=f"flash {bytes_per_weight} {space.fingerprint}")
+
+
+def _unit(objective: Objective) -> str:
+    return f" {objective.unit}" if objective.unit else ""

@@ -1,0 +1,17 @@
+"""Searchers (ask and tell), the loop that drives them, and what it returns."""
+
+from nas.search.loop import search
+from nas.search.nsga2 import NSGA2
+from nas.search.pareto import hypervolume, hypervolume_history, non_dominated
+from nas.search.random_search import RandomSearch
+from nas.search.result import SearchResult
+
+__all__ = [
+    "NSGA2",
+    "RandomSearch",
+    "SearchResult",
+    "hypervolume",
+    "hypervolume_history",
+    "non_dominated",
+    "search",
+]

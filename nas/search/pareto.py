@@ -1,0 +1,141 @@
+"""Pareto dominance and hypervolume on arrays of costs ``(n, k)``, smaller is better (NumPy only)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nas.errors import BadInput
+
+Costs = NDArray[np.float64]
+
+
+def non_dominated(costs: ArrayLike) -> NDArray[np.bool_]:
+    """Which rows no other row dominates, ``(n,)``. Equal rows are all kept; rows with NaN never are."""
+    given = _matrix(costs)
+    mask = np.zeros(len(given), dtype=bool)
+    rows = np.flatnonzero(~np.isnan(given).any(axis=1))
+    if not len(rows):
+        return mask
+    unique, inverse = np.unique(given[rows], axis=0, return_inverse=True)  # lexicographic order
+    mask[rows] = _front_of_sorted(unique)[inverse.ravel()]
+    return mask
+
+
+def rank(costs: ArrayLike) -> NDArray[np.int64]:
+    """Front number of every row, ``(n,)``: 0 for the non-dominated ones, 1 for those left without them, and so on.
+
+    Rows with NaN come last.
+    """
+    given = _matrix(costs)
+    ranks = np.full(len(given), len(given), dtype=np.int64)
+    left = np.flatnonzero(~np.isnan(given).any(axis=1))
+    front = 0
+    while len(left):
+        on_front = non_dominated(given[left])
+        ranks[left[on_front]] = front
+        left = left[~on_front]
+        front += 1
+    return ranks
+
+
+def crowding_distance(costs: ArrayLike) -> NDArray[np.float64]:
+    """Crowding distance of every row within its set, ``(n,)``; infinite at the ends (Deb et al. 2002).
+
+    Of several equal rows one keeps the distance and the others get 0.
+    """
+    given = _matrix(costs)
+    unique, first = np.unique(given, axis=0, return_index=True)
+    distance = np.zeros(len(unique))
+    for column in unique.T:
+        order = np.argsort(column, kind="stable")
+        span = column[order[-1]] - column[order[0]]
+        distance[order[[0, -1]]] = np.inf
+        if span > 0 and len(order) > 2:
+            distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
+    out = np.zeros(len(given))
+    out[first] = distance
+    return out
+
+
+def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
+    """Volume dominated by ``costs (n, k)`` up to ``reference (k,)``, exact, for 1, 2 and 3 objectives.
+
+    Points that are not better than the reference in every objective contribute nothing. 3-D: a sweep along the last
+    objective over 2-D areas. Raises BadInput for more objectives, or shapes that do not fit.
+    """
+    points, ref = _matrix(costs), np.asarray(reference, dtype=np.float64)
+    if ref.shape != (points.shape[1],):
+        raise BadInput(f"{points.shape[1]} objectives need a reference of shape ({points.shape[1]},), got {ref.shape}")
+    points = points[(points < ref).all(axis=1)]  # NaN compares false
+    if not len(points):
+        return 0.0
+    points = np.unique(points, axis=0)
+    points = points[_front_of_sorted(points)]
+    if points.shape[1] == 1:
+        return float(ref[0] - points[0, 0])
+    if points.shape[1] == 2:
+        return _area(points, ref)
+    if points.shape[1] == 3:
+        return _volume(points, ref)
+    raise BadInput(f"hypervolume is exact for 1 to 3 objectives, got {points.shape[1]}")
+
+
+def hypervolume_history(costs: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
+    """Hypervolume after each row of ``costs (n, k)``, ``(n,)``; computed anew only where the front changes."""
+    points, ref = _matrix(costs), np.asarray(reference, dtype=np.float64)
+    history = np.zeros(len(points))
+    front = np.empty((0, points.shape[1]))
+    value = 0.0
+    for i, point in enumerate(points):
+        if (point < ref).all() and not (front <= point).all(axis=1).any():
+            front = np.vstack([front[~(point <= front).all(axis=1)], point])
+            value = hypervolume(front, ref)
+        history[i] = value
+    return history
+
+
+def _front_of_sorted(points: Costs) -> NDArray[np.bool_]:
+    """Non-dominated mask of unique, lexicographically sorted rows."""
+    if points.shape[1] == 1:
+        return np.arange(len(points)) == 0
+    if points.shape[1] == 2:
+        # sorted by the first objective: a row is dominated unless it lowers the running minimum of the second
+        best_before = np.minimum.accumulate(np.concatenate([[np.inf], points[:-1, 1]]))
+        return points[:, 1] < best_before
+    # only earlier rows can dominate a later one; compare each with the front found so far
+    mask = np.ones(len(points), dtype=bool)
+    front = np.empty((0, points.shape[1]))
+    for i, point in enumerate(points):
+        if (front <= point).all(axis=1).any():
+            mask[i] = False
+        else:
+            front = np.vstack([front, point])
+    return mask
+
+
+def _area(points: Costs, ref: Costs) -> float:
+    """2-D hypervolume of non-dominated rows sorted by the first objective."""
+    width = np.diff(np.append(points[:, 0], ref[0]))
+    return float((width * (ref[1] - points[:, 1])).sum())
+
+
+def _volume(points: Costs, ref: Costs) -> float:
+    """3-D hypervolume: slices between successive values of the last objective."""
+    points = points[np.argsort(points[:, 2], kind="stable")]
+    heights = np.diff(np.append(points[:, 2], ref[2]))
+    volume = 0.0
+    skyline = np.empty((0, 2))
+    for point, height in zip(points[:, :2], heights, strict=True):
+        if not (skyline <= point).all(axis=1).any():
+            skyline = np.vstack([skyline[~(point <= skyline).all(axis=1)], point])
+        if height > 0:
+            volume += height * _area(skyline[np.argsort(skyline[:, 0])], ref[:2])
+    return volume
+
+
+def _matrix(costs: ArrayLike) -> Costs:
+    given = np.asarray(costs, dtype=np.float64)
+    if given.ndim != 2 or given.shape[1] == 0:
+        raise BadInput(f"costs have shape (n, objectives), got {given.shape}")
+    return given
