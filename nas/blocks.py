@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import ClassVar
 
 from nas.errors import BadInput
@@ -319,7 +320,9 @@ def from_key(key: str) -> Block:
         cls = KINDS[kind]
         types = {f.name: str(f.type) for f in dataclasses.fields(cls)}
         values = dict(pair.split("=", 1) for pair in pairs)
-        return cls(**{k: v if types[k] == "str" else bool(int(v)) if types[k] == "bool" else int(v) for k, v in values.items()})
+        return cls(
+            **{k: v if types[k] == "str" else bool(int(v)) if types[k] == "bool" else int(v) for k, v in values.items()}
+        )
     except (KeyError, TypeError, ValueError):
         raise BadInput(
             f"not a block key: {key!r}; a key reads like {Stem(in_ch=3, out_ch=16, size=32).key!r}"
@@ -329,7 +332,7 @@ def from_key(key: str) -> Block:
 def chain_error(blocks: Iterable[Block]) -> str | None:
     """Why these blocks do not follow one another, or None when they do."""
     blocks = tuple(blocks)
-    for before, after in zip(blocks, blocks[1:], strict=False):
+    for before, after in pairwise(blocks):
         if before.out_shape != after.in_shape:
             return f"[{before.key}] gives {before.out_shape}, but [{after.key}] takes {after.in_shape}"
     return None

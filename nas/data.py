@@ -151,7 +151,9 @@ def load_images(
         found["test"] = [item for files in extra.values() for item in files]
     classes = tuple(sorted({c for c, _ in found.get("train", [])}))
     if len(classes) < 2:
-        raise BadInput(f"{path} has {len(classes)} class folder(s) with images, need at least 2 (one subfolder per class)")
+        raise BadInput(
+            f"{path} has {len(classes)} class folder(s) with images, need at least 2 (one subfolder per class)"
+        )
     unknown = sorted({c for files in found.values() for c, _ in files} - set(classes))
     if unknown:
         raise BadInput(f"class {unknown[0]!r} has no training images; the training classes are {', '.join(classes)}")
@@ -225,7 +227,9 @@ def _files(path: Path) -> list[_File]:
         raise BadInput(f"{path} does not exist; give a folder or .zip with one subfolder of images per class")
     found = [f for f in found if f.where.suffix.lower() in IMAGE_SUFFIXES and not _hidden(f.where)]
     if not found:
-        raise BadInput(f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}); expected one subfolder of images per class")
+        raise BadInput(
+            f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}); expected one subfolder of images per class"
+        )
     # a single folder around everything is looked through
     while len({f.where.parts[0] for f in found}) == 1 and all(len(f.where.parts) > 2 for f in found):
         if found[0].where.parts[0].lower() in SPLIT_NAMES:

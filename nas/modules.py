@@ -7,6 +7,7 @@ elastic ones in ``nas.supernet.elastic``. So the supernet and the extracted netw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,9 @@ def static_part(part: Part) -> nn.Module:
 class BlockModule(nn.Module):
     """Base of the modules: holds the block and its parts as submodules of the same names."""
 
+    block: Any
+    __getattr__: Callable[[str], Any]  # parts are known by name only
+
     def __init__(self, block: Block, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()
         self.block = block
@@ -54,7 +58,6 @@ class BlockModule(nn.Module):
     def _bottleneck(self, x: Tensor) -> Tensor:
         """Depthwise convolution, squeeze-excite, projection: the tail that both MobileNet blocks share."""
         block = self.block
-        assert isinstance(block, DepthwiseSeparable | InvertedResidual)
         x = _ACTIVATIONS[block.act](self.depthwise_norm(self.depthwise(x)))
         if block.se:
             squeezed = F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))

@@ -304,7 +304,7 @@ class SearchSpace:
 
             gene = min(sorted(remaining), key=cost)
             touching = [f for f in factors if gene in f[0]]
-            scope = tuple(sorted({g for genes, _ in touching for g in genes} - {gene})) + (gene,)
+            scope = (*sorted({g for genes, _ in touching for g in genes} - {gene}), gene)
             joint = functools.reduce(combine, [_spread(table, genes, scope) for genes, table in touching])
             joint = np.broadcast_to(joint, [self.sizes[g] for g in scope])
             best = pick(joint, axis=-1)
@@ -324,7 +324,9 @@ class SearchSpace:
             values = [self.choices[g].values for g in genes]
             combinations = int(np.prod([len(v) for v in values]))
             if combinations > _MAX_COMBINATIONS:
-                raise BadInput(f"slot {slot.name} depends on {combinations:,} combinations of genes, the limit is {_MAX_COMBINATIONS:,}")
+                raise BadInput(
+                    f"slot {slot.name} depends on {combinations:,} combinations of genes, the limit is {_MAX_COMBINATIONS:,}"
+                )
             table = np.zeros(combinations, dtype=np.int32)
             for i, combination in enumerate(itertools.product(*values)):
                 block = slot.block(*combination)
@@ -379,7 +381,9 @@ class SearchSpace:
             if not 1 <= len(choice.values) <= 255 or len(set(choice.values)) != len(choice.values):
                 raise BadInput(f"choice {choice.name} needs 1 to 255 different values, got {choice.values}")
             if choice.only_if and self._position.get(choice.only_if[0], i) >= i:
-                raise BadInput(f"choice {choice.name} depends on {choice.only_if[0]!r}, which must be an earlier choice")
+                raise BadInput(
+                    f"choice {choice.name} depends on {choice.only_if[0]!r}, which must be an earlier choice"
+                )
 
     def _check_chain(self) -> None:
         for blocks in self.networks(self.sample(64, np.random.default_rng(0))):

@@ -94,7 +94,15 @@ def build_space(
         strides_before = (family.stem_stride, *(earlier.stride for earlier in stages[: s - 1]))
         channels_before = stages[s - 2].channels if s > 1 else family.first or family.stem
         for b in range(1, max(stage.depths) + 1):
-            genes = ("resolution", "width", f"s{s}.depth", f"s{s}.act", f"s{s}.se", f"s{s}b{b}.kernel", f"s{s}b{b}.expand")
+            genes = (
+                "resolution",
+                "width",
+                f"s{s}.depth",
+                f"s{s}.act",
+                f"s{s}.se",
+                f"s{s}b{b}.kernel",
+                f"s{s}b{b}.expand",
+            )
             slots.append(Slot(f"s{s}b{b}", genes, _stage_block(family, stage, b, strides_before, channels_before)))
     slots.append(Slot("head", ("resolution", "width", f"s{len(stages)}.act"), head))
     return SearchSpace(name, choices, slots)

@@ -47,7 +47,9 @@ def run(
 ) -> None:
     """Run ``measure(quick)`` and report. Full runs write ``results/<name>.csv``; quick ones leave it alone."""
     parser = argparse.ArgumentParser(prog=f"{name}.py", description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--quick", action="store_true", help="the same measurement at a size that ends within 60 seconds")
+    parser.add_argument(
+        "--quick", action="store_true", help="the same measurement at a size that ends within 60 seconds"
+    )
     parser.add_argument("--check", action="store_true", help="exit 1 and name every target that is missed")
     args = parser.parse_args()
     if args.quick:
@@ -61,7 +63,9 @@ def run(
             print(f"{target.figure}: not measured in this run")
             continue
         met = target.met(value)
-        print(f"{target.figure}: {value:.4g} (target {target.sense} {target.bound:g}: {'met' if met else 'MISSED'}; {target.why})")
+        print(
+            f"{target.figure}: {value:.4g} (target {target.sense} {target.bound:g}: {'met' if met else 'MISSED'}; {target.why})"
+        )
         if not met:
             missed.append(target.figure)
     if not args.quick:

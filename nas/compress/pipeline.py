@@ -1,14 +1,16 @@
 """The compression pipeline: runs steps in order and measures the network before the first and after every one.
 
 A step changes a network and nothing else; accuracy, size and latency are taken here, so no step can forget or
-flatter. Accuracy is on the validation images.
+flatter. Accuracy is ``nas.train.validation_accuracy``.
 """
 
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +24,7 @@ from nas.errors import BadInput
 from nas.latency import LatencyTable, estimate
 from nas.modules import Network
 from nas.runtimes import Runtime
-from nas.train import accuracy
+from nas.train import validation_accuracy
 
 TIMED_RUNS = 200
 """Runs that a recorded latency is the median of."""
@@ -126,7 +128,7 @@ def measured(
     return Record(
         step=name,
         precision=precision,
-        accuracy=accuracy(network, data.val, data),
+        accuracy=validation_accuracy(network, data),
         macs=sum(b.macs for b in blocks),
         params=sum(b.params for b in blocks),
         size_bytes=size,
@@ -162,8 +164,9 @@ def time_on(runtime: Runtime | None, network: nn.Module) -> float | None:
     """Median latency of ``network`` in ms on a device; None without one."""
     if runtime is None:
         return None
-    model: Any = network.path if isinstance(network, Int8Network) else network
-    prepared = runtime.prepare(model, network.input_shape)  # type: ignore[arg-type]
+    with tempfile.TemporaryDirectory() as folder:
+        model: Any = network.save(Path(folder) / "int8.onnx") if isinstance(network, Int8Network) else network
+        prepared = runtime.prepare(model, network.input_shape)  # type: ignore[arg-type]
     runtime.time(prepared, TIMED_RUNS // 10)
     return float(np.median(runtime.time(prepared, TIMED_RUNS)))
 

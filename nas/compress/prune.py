@@ -25,7 +25,7 @@ class Prune:
     """
 
     ratio: float = 0.3
-    round_to: int = 8
+    round_to: int = 16
     name: str = "prune"
 
     def __post_init__(self) -> None:
@@ -38,7 +38,7 @@ class Prune:
         if not isinstance(network, Network):
             raise BadInput(f"pruning takes a network of blocks, got {type(network).__name__}; prune before quantizing")
         pruned = copy.deepcopy(network).eval()
-        classifier = pruned[-1].classify  # type: ignore[union-attr]
+        classifier = pruned[-1].classify
         tp.pruner.BasePruner(
             pruned,
             torch.zeros(1, *network.input_shape),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,46 +15,46 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from nas.data import ImageData
-from nas.deploy.to_onnx import export_onnx_int8
+from nas.deploy.to_onnx import onnx_int8, run_onnx, write_model
 from nas.errors import BadInput
 from nas.modules import Network
-from nas.train import Augment, Recipe, accuracy, batches, fit, input_size, supervised
+from nas.train import Augment, Recipe, batches, fit, input_size, supervised, validation_accuracy
 
 if TYPE_CHECKING:
     from nas.compress.pipeline import Context
 
 
-class Int8Network(nn.Module):
-    """A quantized network: the ONNX file that is deployed, run by ONNX Runtime; ``network``: its float weights.
+class OnnxNetwork(nn.Module):
+    """A serialised ONNX model of batch 1, run by ONNX Runtime on one thread, behind torch's interface.
 
-    Forward takes ``(n, *input_shape)`` float32 and returns logits ``(n, classes)``; the file has batch 1, as on the
-    device, so the images go through one by one.
+    Forward takes ``(n, *input_shape)`` float32 and returns logits ``(n, classes)``; the images go through one by
+    one, as on the device.
     """
 
-    def __init__(self, network: Network, model: bytes, note: str) -> None:
+    def __init__(self, model: bytes, input_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        import onnxruntime as ort
-
-        self.network = network
         self.model = model
-        self.note = note
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        self._input = self._session.get_inputs()[0].name
-
-    @property
-    def input_shape(self) -> tuple[int, int, int]:
-        return self.network.input_shape
+        self.input_shape = input_shape
 
     @property
     def size_bytes(self) -> int:
         return len(self.model)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = [self._session.run(None, {self._input: image[None]})[0] for image in x.numpy()]
-        return torch.from_numpy(np.concatenate(rows))
+        return torch.from_numpy(run_onnx(self.model, x.contiguous().numpy()))
+
+    def save(self, path: Path) -> Path:
+        """Write the model to a file, atomically."""
+        return write_model(path, self.model)
+
+
+class Int8Network(OnnxNetwork):
+    """A quantized network: the ONNX model that is deployed, and the float ``network`` it was made from."""
+
+    def __init__(self, network: Network, model: bytes, note: str) -> None:
+        super().__init__(model, network.input_shape)
+        self.network = network
+        self.note = note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +77,14 @@ class Quantize:
             raise BadInput(f"quantization takes a float network of blocks, got {type(network).__name__}")
         data = context.data
         images = calibration_images(data, input_size(network), self.calibration)
-        target = accuracy(network, data.val, data) - self.max_loss
-        ptq = Int8Network(network, _int8(network, images), "ptq")
-        reached = accuracy(ptq, data.val, data)
+        target = validation_accuracy(network, data) - self.max_loss
+        ptq = Int8Network(network, onnx_int8(network, images), "ptq")
+        reached = validation_accuracy(ptq, data)
         if reached >= target or not self.qat_epochs:
             return ptq
         tuned = self._quantization_aware(network, context)
-        qat = Int8Network(tuned, _int8(tuned, images), f"qat (ptq reached {reached:.4f})")
-        return qat if accuracy(qat, data.val, data) > reached else ptq
+        qat = Int8Network(tuned, onnx_int8(tuned, images), f"qat (ptq reached {reached:.4f})")
+        return qat if validation_accuracy(qat, data) > reached else ptq
 
     def _quantization_aware(self, network: Network, context: Context) -> Network:
         tuned = copy.deepcopy(network)
@@ -94,7 +93,9 @@ class Quantize:
         step = supervised(recipe, teacher, weight=self.distill)
         size = max([input_size(tuned)] + ([input_size(teacher)] if teacher is not None else []))
 
-        def with_frozen_statistics(model: nn.Module, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
+        def with_frozen_statistics(
+            model: nn.Module, images: Tensor, labels: Tensor, rng: np.random.Generator
+        ) -> Tensor:
             # batch norm is folded into the weights on the device: its statistics must not move any more
             for module in model.modules():
                 if isinstance(module, nn.BatchNorm2d):
@@ -178,11 +179,3 @@ def _input_hook(observed: _ActivationRange) -> Any:
 
 def _output_hook(observed: _ActivationRange) -> Any:
     return lambda module, inputs, output: observed(output)
-
-
-def _int8(network: Network, images: np.ndarray) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = export_onnx_int8(network, Path(folder) / "int8.onnx", images)
-        return path.read_bytes()
-
-

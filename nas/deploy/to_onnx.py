@@ -42,8 +42,10 @@ def export_onnx(
     seen = run_onnx(model.SerializeToString(), x)
     error = float(np.abs(seen - expected).max() / max(np.abs(expected).max(), 1e-6))
     if not error <= FP32_TOLERANCE:
-        raise NasError(f"{path} was not written: ONNX Runtime's outputs differ from torch's by {error:.1e} (allowed 1e-4)")
-    return _write(path, model.SerializeToString())
+        raise NasError(
+            f"{path} was not written: ONNX Runtime's outputs differ from torch's by {error:.1e} (allowed 1e-4)"
+        )
+    return write_model(path, model.SerializeToString())
 
 
 def export_onnx_int8(
@@ -61,15 +63,25 @@ def export_onnx_int8(
     Raises NasError, and leaves no file, when int8 and fp32 outputs on the calibration images point in different
     directions (cosine below 0.9): then the network is not quantized but broken.
     """
+    model = onnx_int8(network, calibration, symmetric_activations=symmetric_activations, batch=batch)
+    return write_model(path, model)
+
+
+def onnx_int8(
+    network: nn.Module, calibration: NDArray[np.float32], *, symmetric_activations: bool = False, batch: int = 1
+) -> bytes:
+    """What ``export_onnx_int8`` writes, checked in the same way."""
     shape = tuple(calibration.shape[1:])
-    fp32 = onnx_model(network, shape, batch=batch)  # type: ignore[arg-type]
+    fp32 = onnx_model(network, shape, batch=batch)
     model = quantized(fp32, calibration, symmetric_activations=symmetric_activations, batch=batch).SerializeToString()
     images = calibration[: 32 // batch * batch or batch]
     expected, seen = run_onnx(fp32.SerializeToString(), images, batch), run_onnx(model, images, batch)
     cosine = float((expected * seen).sum() / max(np.linalg.norm(expected) * np.linalg.norm(seen), 1e-12))
     if not cosine >= INT8_COSINE:
-        raise NasError(f"{path} was not written: int8 and fp32 outputs have cosine {cosine:.3f}, at least {INT8_COSINE} is needed")
-    return _write(path, model)
+        raise NasError(
+            f"quantization failed: int8 and fp32 outputs have cosine {cosine:.3f}, at least {INT8_COSINE} is needed"
+        )
+    return model
 
 
 def onnx_model(network: nn.Module, input_shape: tuple[int, int, int], *, batch: int = 1) -> Any:
@@ -77,12 +89,12 @@ def onnx_model(network: nn.Module, input_shape: tuple[int, int, int], *, batch: 
     import onnx
 
     buffer = io.BytesIO()
-    plain = copy.deepcopy(network).eval().cpu().to(memory_format=torch.contiguous_format)
+    plain = copy.deepcopy(network).eval().cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     with quiet():
         torch.onnx.export(
             plain,
             (torch.zeros(batch, *input_shape),),
-            buffer,
+            buffer,  # type: ignore[arg-type]
             input_names=[INPUT],
             output_names=[OUTPUT],
             opset_version=OPSET,
@@ -172,7 +184,8 @@ def _memory_folder() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
-def _write(path: str | os.PathLike[str], content: bytes) -> Path:
+def write_model(path: str | os.PathLike[str], content: bytes) -> Path:
+    """Write a serialised model to a file, atomically."""
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
     try:
@@ -187,5 +200,7 @@ def _write(path: str | os.PathLike[str], content: bytes) -> Path:
 def _input_shape(network: nn.Module) -> tuple[int, int, int]:
     shape = getattr(network, "input_shape", None)
     if shape is None:
-        raise BadInput(f"{type(network).__name__} does not say its input_shape; pass input_shape=(channels, height, width)")
+        raise BadInput(
+            f"{type(network).__name__} does not say its input_shape; pass input_shape=(channels, height, width)"
+        )
     return shape

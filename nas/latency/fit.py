@@ -46,9 +46,7 @@ def fit_calibration(
     """
     from scipy.optimize import least_squares
 
-    rows = [
-        [ms.sum(), 1.0, len(blocks), elements(blocks).sum()] for blocks, ms in zip(networks, alone_ms, strict=True)
-    ]
+    rows = [[ms.sum(), 1.0, len(blocks), elements(blocks).sum()] for blocks, ms in zip(networks, alone_ms, strict=True)]
     features = np.array(rows) / measured_ms[:, None]  # relative: every network counts the same
     size = np.abs(features).max(axis=0)
     prior = np.array([1.0, 0.0, 0.0, 0.0]) * size

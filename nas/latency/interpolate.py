@@ -16,22 +16,20 @@ from nas.blocks import Block, Conv
 from nas.errors import BadInput
 from nas.latency.table import LatencyTable
 
-SLACK = 1.5
+SLACK = 2.0
 """How far outside the measured range of channels or size an estimate is still given, as a factor."""
 
 _NEIGHBOURS = 4
 _FEWEST = 6
 
 
-def estimate(
-    table: LatencyTable, blocks: Sequence[Block]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def estimate(table: LatencyTable, blocks: Sequence[Block]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """``(ms (n,), relative error (n,))`` of ``blocks`` inside a network.
 
     Blocks of the table keep their own value, with their own spread as the error. For the others the error is that
     of the same estimate on measured blocks left out one at a time (root mean square over the make).
-    Raises BadInput for a block of a make that the table lacks, or with channels or size further than 1.5 times
-    outside the measured range: there is nothing there to interpolate between.
+    Raises BadInput for a block of a make that the table lacks, or with channels or size more than a factor
+    of 2 outside the measured range: there is nothing there to interpolate between.
     """
     known = {key: i for i, key in enumerate(table.rows["block"])}
     spread = ((table.rows["p90_ms"] - table.rows["p10_ms"]) / (2 * table.rows["latency_ms"])).to_numpy(float)

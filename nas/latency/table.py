@@ -71,7 +71,9 @@ class LatencyTable:
         if len(bad):
             raise BadInput(f"latencies are positive, but [{bad['block'].iloc[0]}] has {bad['latency_ms'].iloc[0]} ms")
         if self.rows["block"].duplicated().any():
-            raise BadInput(f"block [{self.rows['block'][self.rows['block'].duplicated()].iloc[0]}] is in the table twice")
+            raise BadInput(
+                f"block [{self.rows['block'][self.rows['block'].duplicated()].iloc[0]}] is in the table twice"
+            )
 
     @property
     def name(self) -> str:
@@ -174,7 +176,9 @@ class LatencyTable:
                 notes=header["notes"],
             )
         except FileNotFoundError as error:
-            raise BadInput(f"{error.filename} does not exist; a table is two files, .csv and .json, side by side") from None
+            raise BadInput(
+                f"{error.filename} does not exist; a table is two files, .csv and .json, side by side"
+            ) from None
         except BadInput as error:
             raise BadInput(f"{csv.with_suffix('')}: {error}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:

@@ -55,7 +55,9 @@ class Ledger:
             else:
                 self._read(path, identity)
         except sqlite3.DatabaseError as error:
-            raise BadInput(f"{path} is not a usable ledger ({error}); delete it, or choose another run folder") from None
+            raise BadInput(
+                f"{path} is not a usable ledger ({error}); delete it, or choose another run folder"
+            ) from None
         except OSError as error:
             raise BadInput(f"cannot write {path}: {error.strerror}") from None
 

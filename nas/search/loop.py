@@ -185,7 +185,9 @@ def _not_finite(values: dict[str, float]) -> str:
     return next((f"{name}: not a finite number ({v})" for name, v in values.items() if not np.isfinite(v)), "")
 
 
-def _violation(constraints: Sequence[Constraint], values: dict[str, NDArray[np.float64]], n: int) -> NDArray[np.float64]:
+def _violation(
+    constraints: Sequence[Constraint], values: dict[str, NDArray[np.float64]], n: int
+) -> NDArray[np.float64]:
     total = np.zeros(n)
     for constraint in constraints:
         if n:

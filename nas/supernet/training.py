@@ -16,7 +16,17 @@ from nas.space import Archs, SearchSpace
 from nas.supernet.recalibrate import recalibrate
 from nas.supernet.strategies import sandwich
 from nas.supernet.supernet import Supernet
-from nas.train import Augment, Recipe, Step, accuracy, batches, describe_recipe, fit, load_weights, save_weights
+from nas.train import (
+    Augment,
+    Recipe,
+    Step,
+    batches,
+    describe_recipe,
+    fit,
+    load_weights,
+    save_weights,
+    validation_accuracy,
+)
 
 CALIBRATION_IMAGES = 512
 """Training images that batch-norm recalibration of a subnet looks at."""
@@ -109,7 +119,7 @@ def calibrated(supernet: Supernet, arch: Archs, data: ImageData) -> torch.nn.Mod
 
 def subnet_accuracy(supernet: Supernet, arch: Archs, data: ImageData) -> float:
     """Validation accuracy of ``arch (genes,)`` with the supernet's weights, batch norm recalibrated."""
-    return accuracy(calibrated(supernet, arch, data), data.val, data)
+    return validation_accuracy(calibrated(supernet, arch, data), data)
 
 
 def calibration_rows(n: int, most: int = CALIBRATION_IMAGES) -> np.ndarray:
@@ -133,5 +143,3 @@ def _write_csv(path: Path, table: pd.DataFrame) -> None:
     temporary = path.with_suffix(".tmp")
     table.to_csv(temporary, index=False)
     os.replace(temporary, path)
-
-

@@ -1,0 +1,419 @@
+"""The command line: every command is a thin call of the Python API, and the only place where names become objects."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.errors import BadInput, NasError
+
+if TYPE_CHECKING:
+    from nas.data import ImageData
+    from nas.run import Run
+    from nas.space import SearchSpace
+
+DIGITS = "digits"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0, or 2 after one line about what was wrong."""
+    given = list(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(given)
+    args.command_line = shlex.join(["nas", *given])
+    try:
+        args.run(args)
+    except NasError as error:
+        print(f"nas: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("nas: interrupted; the same command with --resume goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Commands
+
+
+def _quickstart(args: argparse.Namespace) -> None:
+    from nas import run as stages
+    from nas.report import write_report
+
+    run = _run(args, new=True)
+    stages.open_run(run, args.command_line)
+    final = stages.run_all(run)
+    page = write_report(run.folder)
+    _print_final(final)
+    print(f"\nreport: {page}")
+
+
+def _measure(args: argparse.Namespace) -> None:
+    from nas.latency import measure
+    from nas.runtimes import OnnxRuntime
+
+    space = _space(args.space, args.classes, args.channels)
+    for precision in args.precision:
+        runtime = OnnxRuntime(precision=precision, threads=args.threads, batch=args.batch)
+        table = measure(space, runtime, run_dir=args.run_dir, resume=args.resume, seed=args.seed, progress=_tty())
+        _print_table(Path(args.run_dir) / f"table_{precision}", table)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from nas import run as stages
+
+    run = _run(args, new=not (Path(args.run_dir) / "config.json").exists())
+    if not (run.folder / "config.json").exists():
+        stages.open_run(run, args.command_line)
+    stages.train_stage(run)
+    print(run.folder / "supernet.safetensors")
+
+
+def _search(args: argparse.Namespace) -> None:
+    from nas import run as stages
+
+    run = _run(args)
+    result = stages.search_stage(run, stages.load_trained(run), stages.load_tables(run))
+    path = result.plot(run.folder / "search.png")
+    print(result.front.to_pandas()[["accuracy", "latency_ms", "architecture"]].to_string(index=False, max_colwidth=60))
+    print(path)
+
+
+def _compress(args: argparse.Namespace) -> None:
+    from nas import run as stages
+
+    run = _run(args)
+    stages.candidates_stage(run, stages.load_trained(run), stages.load_tables(run), stages.load_front(run))
+    _print_final(stages.final_stage(run))
+
+
+def _export(args: argparse.Namespace) -> None:
+    from nas import run as stages
+    from nas.compress.quantize import calibration_images
+    from nas.deploy.to_onnx import export_onnx, export_onnx_int8
+
+    run = _run(args)
+    candidate = run.folder / "candidates" / args.candidate
+    target = Path(args.output)
+    network = stages.load_candidate(candidate)
+    if args.format == "bundle":
+        print(stages.bundle_candidate(run, args.candidate, target))
+    elif args.format == "onnx":
+        print(export_onnx(network, target))
+    else:
+        images = calibration_images(run.data, network.input_shape[-1], 128)
+        print(export_onnx_int8(network, target, images, symmetric_activations=args.format == "onnx-int8-symmetric"))
+
+
+def _report(args: argparse.Namespace) -> None:
+    from nas.report import write_report
+
+    print(write_report(args.run_dir))
+
+
+def _tables(args: argparse.Namespace) -> None:
+    from nas.latency import LatencyTable
+
+    found = []
+    for place in args.path:
+        stems = [Path(place)] if not Path(place).is_dir() else [p.with_suffix("") for p in _table_files(Path(place))]
+        found += [(stem, LatencyTable.load(stem)) for stem in stems]
+    if not found:
+        raise BadInput(f"no latency tables in {', '.join(args.path)}; nas measure makes one")
+    for stem, table in found:
+        _print_table(stem, table)
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Names to objects
+
+
+def _run(args: argparse.Namespace, *, new: bool = False) -> Run:
+    """The run of ``args.run_dir``: from the command line when it is new, from its config.json otherwise."""
+    from nas.run import Run, Settings, read_config
+
+    folder = Path(args.run_dir)
+    known = {f.name for f in dataclasses.fields(Settings)}
+    chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
+    if new:
+        config: dict[str, Any] = {"settings": {}}
+        source = {"data": args.data, "size": args.size, "channels": args.channels, "space": args.space}
+        source |= {"test_data": args.test_data, "skip_bad": args.skip_bad}
+    else:
+        config = read_config(folder)
+        source = config["inputs"]
+    data = _data(source, config["settings"].get("seed", 0))
+    space = _space(source["space"], len(data.classes), data.channels)
+    settings = Settings(**{k: v for k, v in config["settings"].items() if k in known} | chosen)
+    return Run(
+        folder=folder,
+        space=space,
+        data=data,
+        settings=settings,
+        inputs=source,
+        resume=args.resume,
+        progress=_tty(),
+        say=lambda line: print(line, flush=True),
+    )
+
+
+def _data(source: dict[str, Any], seed: int) -> ImageData:
+    from nas.data import load_digits, load_images
+
+    if source["data"] == DIGITS:
+        return load_digits()
+    data = load_images(
+        source["data"],
+        size=source["size"] or 32,
+        channels=source["channels"] or 3,
+        test_path=source["test_data"],
+        skip_bad=source["skip_bad"],
+        seed=seed,
+    )
+    for note in data.notes:
+        print(f"note: {note}", flush=True)
+    return data
+
+
+def _space(name: str, classes: int | None, channels: int | None) -> SearchSpace:
+    import search_spaces
+
+    families = {
+        "mobilenet_v2": search_spaces.MobileNetV2,
+        "mobilenet_v3": search_spaces.MobileNetV3,
+        "efficientnet": search_spaces.EfficientNet,
+    }
+    family, _, size = name.partition(".")
+    make = getattr(families.get(family), size, None) if not size.startswith("_") else None
+    if make is None:
+        names = [f"{f}.{s}" for f, c in families.items() for s in vars(c) if not s.startswith("_")]
+        raise BadInput(f"there is no search space {name!r}; there are {', '.join(names)}")
+    sizes = {"classes": classes, "in_channels": channels}
+    space: SearchSpace = make(**{k: v for k, v in sizes.items() if v is not None})
+    return space
+
+
+def _table_files(folder: Path) -> list[Path]:
+    return sorted(
+        p for p in folder.rglob("*.json") if p.with_suffix(".csv").exists() and '"calibration"' in p.read_text()
+    )
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Printing
+
+
+def _print_final(final: Any) -> None:
+    shown = final.copy()
+    for column in [c for c in shown if c.endswith("_accuracy")]:
+        shown[column] = [f"{100 * v:.1f}" for v in shown[column]]
+    for column in [c for c in shown if c.endswith("_ms")]:
+        shown[column] = ["-" if v != v else f"{1000 * v:.1f}" for v in shown[column]]
+    names = {
+        "id": "network",
+        "supernet_accuracy": "supernet %",
+        "fp32_test_accuracy": "fp32 test %",
+        "int8_test_accuracy": "int8 test %",
+        "int8_val_accuracy": "int8 val %",
+        "measured_fp32_ms": "fp32 µs",
+        "predicted_int8_ms": "int8 pred. µs",
+        "measured_int8_ms": "int8 µs",
+        "speedup_int8": "fp32/int8",
+        "int8_bytes": "int8 bytes",
+        "on_final_front": "front",
+    }
+    shown["speedup_int8"] = [f"{v:.2f}" for v in shown["speedup_int8"]]
+    shown["on_final_front"] = ["*" if v else "" for v in shown["on_final_front"]]
+    print(shown[list(names)].rename(columns=names).to_string(index=False))
+
+
+def _print_table(stem: Path, table: Any) -> None:
+    v = table.validation
+    checked = (
+        f"on {v.networks} other networks: Kendall tau {v.kendall_tau:.3f}, mean error {v.mape:.1%}, "
+        f"{v.within_10pct:.0%} within 10%"
+        if v
+        else "not validated"
+    )
+    made_for = table.space.get("name", "-")
+    print(
+        f"{stem}: {table.kind} {table.date}, {table.device.chip}, {table.device.runtime} {table.device.version}, ",
+        end="",
+    )
+    print(f"{table.device.precision}, batch {table.device.batch}, {table.device.threads} thread(s)")
+    print(f"  {len(table.rows)} blocks of {made_for}; {checked}")
+
+
+def _tty() -> bool:
+    return sys.stderr.isatty()
+
+
+# --------------------------------------------------------------------------------------------------------------
+# Flags
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> Any:
+        print(f"nas: {message} (nas {self.prog.partition(' ')[2]} --help lists the flags)", file=sys.stderr)
+        sys.exit(2)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="nas",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="examples:\n  nas quickstart\n  nas quickstart --data flowers/ --space mobilenet_v3.cifar --run-dir runs/flowers\n  nas tables runs/",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(
+        name: str, run: Callable[[argparse.Namespace], None], text: str, *examples: str
+    ) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog="examples:\n" + "\n".join(f"  {e}" for e in examples),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = command(
+        "quickstart",
+        _quickstart,
+        "The whole job: measure, train, search, compress, export, time again, report. Without --data: handwritten digits.",
+        "nas quickstart",
+        "nas quickstart --data photos.zip --space mobilenet_v3.cifar --size 40 --run-dir runs/photos",
+        "nas quickstart --resume",
+    )
+    _run_dir(sub, default="runs/quickstart")
+    _inputs(sub)
+    for group in (_training, _searching, _compressing):
+        group(sub)
+    sub.add_argument("--threads", type=int, help="threads of the measured runtime (default 1)")
+
+    sub = command(
+        "measure",
+        _measure,
+        "Measure latency tables of a search space on this machine's CPU.",
+        "nas measure --space mobilenet_v3.digits --channels 1 --run-dir runs/cpu",
+        "nas measure --space mobilenet_v3.cifar --precision int8 --run-dir runs/cifar --resume",
+    )
+    _run_dir(sub)
+    sub.add_argument("--space", default="mobilenet_v3.digits", help="search space (default %(default)s)")
+    sub.add_argument("--classes", type=int, help="number of classes (default: the space's own)")
+    sub.add_argument("--channels", type=int, help="input channels (default: the space's own)")
+    sub.add_argument("--precision", nargs="+", choices=["fp32", "int8"], default=["fp32", "int8"], help="default: both")
+    sub.add_argument("--threads", type=int, default=1, help="default %(default)s")
+    sub.add_argument("--batch", type=int, default=1, help="default %(default)s")
+    sub.add_argument("--seed", type=int, default=0)
+
+    sub = command(
+        "train",
+        _train,
+        "Train the supernet of a space on images.",
+        "nas train --data digits --run-dir runs/digits",
+        "nas train --data flowers/ --space mobilenet_v3.cifar --size 40 --epochs 100 --run-dir runs/flowers",
+    )
+    _run_dir(sub)
+    _inputs(sub)
+    _training(sub)
+
+    sub = command(
+        "search",
+        _search,
+        "Search the Pareto front of accuracy and latency in a run folder that has tables and a supernet.",
+        "nas search --run-dir runs/digits --budget 500 --max-latency-ms 0.05",
+    )
+    _run_dir(sub)
+    _searching(sub)
+
+    sub = command(
+        "compress",
+        _compress,
+        "Cut networks of the front out, fine-tune, prune, quantize, export and time them.",
+        "nas compress --run-dir runs/digits --candidates 4 --prune 0.3",
+    )
+    _run_dir(sub)
+    _compressing(sub)
+
+    sub = command(
+        "export",
+        _export,
+        "Export a deployed network of a run.",
+        "nas export --run-dir runs/quickstart --candidate c03 --format bundle --output classifier/",
+        "nas export --run-dir runs/quickstart --candidate c03p --format onnx-int8-symmetric --output board.onnx",
+    )
+    _run_dir(sub)
+    sub.add_argument("--candidate", required=True, help="its id in the final table, such as c03")
+    sub.add_argument("--format", choices=["onnx", "onnx-int8", "onnx-int8-symmetric", "bundle"], default="onnx")
+    sub.add_argument("--output", required=True, help="file (or folder, for a bundle) to write")
+
+    sub = command(
+        "report", _report, "Write pareto.png and report.html of a run folder.", "nas report --run-dir runs/quickstart"
+    )
+    _run_dir(sub)
+
+    sub = command("tables", _tables, "List latency tables with their validation.", "nas tables runs/ latency_tables/")
+    sub.add_argument(
+        "path", nargs="*", default=["latency_tables", "runs"], help="folders or tables (default: %(default)s)"
+    )
+    return parser
+
+
+def _run_dir(sub: argparse.ArgumentParser, default: str | None = None) -> None:
+    sub.add_argument(
+        "--run-dir",
+        default=default,
+        required=default is None,
+        help="run folder" + (" (default %(default)s)" if default else ""),
+    )
+    sub.add_argument("--resume", action="store_true", help="go on with what the folder already holds")
+
+
+def _inputs(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--data", default=DIGITS, help="'digits', or a folder or .zip with one subfolder of images per class"
+    )
+    sub.add_argument("--test-data", help="a second folder or .zip that holds the test images")
+    sub.add_argument("--size", type=int, help="pixels at which images are stored (default 32)")
+    sub.add_argument("--channels", type=int, choices=[1, 3], help="1: grey, 3: RGB (default 3; digits are grey)")
+    sub.add_argument("--skip-bad", action="store_true", help="skip images that do not decode")
+    sub.add_argument("--space", default="mobilenet_v3.digits", help="search space (default %(default)s)")
+    sub.add_argument("--seed", type=int, help="default 0")
+
+
+def _training(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--epochs", type=int, help="epochs of supernet training (default 50)")
+    sub.add_argument("--batch-size", type=int, help="default 128")
+    sub.add_argument("--lr", type=float, help="peak learning rate (default 0.1)")
+    sub.add_argument("--device", help="torch device that trains (default cpu)")
+
+
+def _searching(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--budget", type=int, help="networks evaluated (default 320)")
+    sub.add_argument("--population", type=int, help="of NSGA-II (default 48)")
+    sub.add_argument("--max-latency-ms", type=float, help="hard limit on the predicted latency")
+    sub.add_argument("--precision", choices=["fp32", "int8"], help="the latency that is searched for (default int8)")
+
+
+def _compressing(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument("--candidates", type=int, help="networks of the front that are deployed (default 8)")
+    sub.add_argument(
+        "--prune", type=float, help="share of channels removed in the pruned variant (default 0.25; 0: none)"
+    )
+    sub.add_argument("--finetune-epochs", type=int, help="default 12")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
