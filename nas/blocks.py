@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from nas.errors import BadInput
 
@@ -315,9 +315,9 @@ def from_key(key: str) -> Block:
 
     Raises BadInput for a text that no block of this version has as its key.
     """
-    kind, *pairs = key.split()
     try:
-        cls = KINDS[kind]
+        kind, *pairs = key.split()
+        cls: Any = KINDS[kind]
         types = {f.name: str(f.type) for f in dataclasses.fields(cls)}
         values = dict(pair.split("=", 1) for pair in pairs)
         return cls(

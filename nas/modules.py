@@ -7,7 +7,7 @@ elastic ones in ``nas.supernet.elastic``. So the supernet and the extracted netw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,9 @@ class BlockModule(nn.Module):
     """Base of the modules: holds the block and its parts as submodules of the same names."""
 
     block: Any
-    __getattr__: Callable[[str], Any]  # parts are known by name only
+    if TYPE_CHECKING:  # parts are known by name only
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def __init__(self, block: Block, parts: Mapping[str, nn.Module]) -> None:
         super().__init__()

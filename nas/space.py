@@ -243,7 +243,7 @@ class SearchSpace:
 
         def score(archs: ArrayLike) -> NDArray[np.float64]:
             checked = self.check(archs)
-            out = np.full(len(checked), fixed)
+            out = np.full(len(checked), float(fixed))
             partial = np.empty(_CHUNK)
             total = np.empty(_CHUNK)
             for start in range(0, len(checked), _CHUNK):

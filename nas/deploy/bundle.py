@@ -143,7 +143,7 @@ def _fold_batch_norm(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> s
         ):
             raise BadInput(f"{node.target}: a batch norm that does not follow a convolution cannot be folded")
         convolution, norm = modules[str(before.target)], modules[str(node.target)]
-        modules[str(before.target)] = fuse_conv_bn_eval(convolution, norm)  # type: ignore[arg-type]
+        modules[str(before.target)] = fuse_conv_bn_eval(convolution, norm)  # type: ignore[type-var, arg-type]
         folded.add(node)
     return folded
 

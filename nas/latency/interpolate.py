@@ -1,7 +1,7 @@
 """Blocks that a table does not hold: an estimate from measured ones of the same make, with its error.
 
 Used for pruned networks, whose channel counts lie between those of a space. Within one make (kind, kernel, stride,
-squeeze-excite or not, activation, residual) latency is smooth in the sizes: a ridge regression of log latency on
+squeeze-excite or not, activation, residual; any activation where that leaves too few) latency is smooth in the sizes: a ridge regression of log latency on
 logarithms of MACs, activation and weight counts, corrected by the residuals of the nearest measured blocks.
 """
 
@@ -41,7 +41,7 @@ def estimate(table: LatencyTable, blocks: Sequence[Block]) -> tuple[NDArray[np.f
         else:
             makes.setdefault(_make(block), []).append(i)
     for make, rows in makes.items():
-        same = np.array([i for i, b in enumerate(table.blocks) if _make(b) == make], dtype=int)
+        same = _alike(table, make)
         wanted = [blocks[i] for i in rows]
         _refuse_outside(table, [table.blocks[i] for i in same], wanted)
         ms[rows], error[rows] = _interpolate(
@@ -77,16 +77,23 @@ def _weights(to: NDArray[np.float64], at: NDArray[np.float64], *, exclude_self: 
     return weight / weight.sum(1, keepdims=True)
 
 
+def _alike(table: LatencyTable, make: tuple[object, ...]) -> NDArray[np.int64]:
+    """Rows of the same make; where those are too few, of any activation."""
+    makes = [_make(b) for b in table.blocks]
+    same = [i for i, m in enumerate(makes) if m == make]
+    if len(same) < _FEWEST:
+        same = [i for i, m in enumerate(makes) if m[1:] == make[1:]]
+    return np.array(same, dtype=np.int64)
+
+
 def _make(block: Block) -> tuple[object, ...]:
-    first = next(p for p in block.parts().values() if isinstance(p, Conv))
     names = ("kernel", "stride", "residual")
     return (
-        block.kind,
         block.act,  # type: ignore[attr-defined]
+        block.kind,
         *(getattr(block, n, None) for n in names),
         getattr(block, "se", 0) > 0,
         getattr(block, "features", 0) > 0,
-        first.stride,
     )
 
 

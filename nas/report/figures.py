@@ -27,15 +27,14 @@ def write_pareto(contents: Contents) -> Path | None:
     scale_x, scale_y = scale(x), scale(y)
     axes.scatter(good[x] * scale_x, good[y] * scale_y, s=12, color=GREY, alpha=0.6, lw=0, label="evaluated")
     front = good[good["on_front"].astype(bool)].sort_values(x)
-    step = {"where": "post"}
-    axes.step(front[x] * scale_x, front[y] * scale_y, color=BLUE, lw=1.6, **step)
+    axes.step(front[x] * scale_x, front[y] * scale_y, color=BLUE, lw=1.6, where="post")
     axes.plot(front[x] * scale_x, front[y] * scale_y, "o", color=BLUE, ms=4.5, label="Pareto front (predicted)")
     final = contents.final
     if final is not None and x == "latency_ms" and y == "accuracy":
         best = final[final["on_final_front"].astype(bool)].sort_values("measured_int8_ms")
         measured, accuracy = final["measured_int8_ms"] * 1000, final["int8_val_accuracy"] * 100
         axes.plot(measured, accuracy, "D", mfc="none", color=ORANGE, ms=5, alpha=0.6, label="deployed int8 (measured)")
-        axes.step(best["measured_int8_ms"] * 1000, best["int8_val_accuracy"] * 100, color=ORANGE, lw=1.2, **step)
+        axes.step(best["measured_int8_ms"] * 1000, best["int8_val_accuracy"] * 100, color=ORANGE, lw=1.2, where="post")
         axes.plot(best["measured_int8_ms"] * 1000, best["int8_val_accuracy"] * 100, "D", color=ORANGE, ms=5)
     if y == "accuracy" and len(good):
         # a few broken networks far below must not flatten the front

@@ -83,7 +83,9 @@ def _summary(c: Contents) -> str:
             f"and {c.final['speedup_int8'].max():.2f} times): small networks spend their time on calls, not on arithmetic."
         )
     elif c.evaluations is not None:
-        text.append(f"{len(c.evaluations)} networks were evaluated, {int(c.evaluations['on_front'].sum())} are on the front.")
+        text.append(
+            f"{len(c.evaluations)} networks were evaluated, {int(c.evaluations['on_front'].sum())} are on the front."
+        )
     for precision, table in c.tables.items():
         v = table.get("validation")
         if v:
@@ -142,7 +144,9 @@ def _pareto(c: Contents) -> str:
         ys += list(deployed["int8_val_accuracy"] * 100)
     low = float(np.quantile(ys, 0.02)) if y == "accuracy" else min(ys)
     chart = Chart(label(x), label(y), (min(xs), max(xs)), (low, max(ys)), width=900, height=460, title="")
-    chart.points(e[x] * sx, e[y] * sy, "evaluated", tips=[_tip(r, x, y) for _, r in e.iterrows()], radius=3, legend="evaluated")
+    chart.points(
+        e[x] * sx, e[y] * sy, "evaluated", tips=[_tip(r, x, y) for _, r in e.iterrows()], radius=3, legend="evaluated"
+    )
     chart.line(front[x] * sx, front[y] * sy, "front", step=True)
     tips = [_tip(r, x, y) for _, r in front.iterrows()]
     chart.points(front[x] * sx, front[y] * sy, "front", tips=tips, radius=4.5, legend="Pareto front, predicted latency")
@@ -154,7 +158,12 @@ def _pareto(c: Contents) -> str:
         ]
         legend = "deployed in int8, measured latency"
         chart.points(
-            deployed["measured_int8_ms"] * 1000, deployed["int8_val_accuracy"] * 100, "deployed", tips=tips, legend=legend, diamond=True
+            deployed["measured_int8_ms"] * 1000,
+            deployed["int8_val_accuracy"] * 100,
+            "deployed",
+            tips=tips,
+            legend=legend,
+            diamond=True,
         )
     note = "Up and to the left is better. Hover or tab over a point for its architecture."
     return _figure(chart, note)
@@ -170,7 +179,10 @@ def _latency(c: Contents) -> str:
         chart = Chart("predicted (µs)", "measured (µs)", (bottom, top), (bottom, top), title=precision)
         chart.band(0.9, 1.1, "band", legend="±10%")
         chart.line(chart.x_range, chart.x_range, "diagonal")
-        for role, css, legend in (("calibrate", "evaluated", "used to calibrate"), ("validate", "front", "not seen before")):
+        for role, css, legend in (
+            ("calibrate", "evaluated", "used to calibrate"),
+            ("validate", "front", "not seen before"),
+        ):
             part = frame[frame["role"] == role]
             tips = [
                 f"{_ms(r['measured_ms'])} measured, {_ms(r['predicted_ms'])} predicted\n" + _wrapped(r["architecture"])
@@ -181,10 +193,17 @@ def _latency(c: Contents) -> str:
         if deployed is not None:
             tips = [f"{i}: {_ms(m)} measured, {_ms(p)} predicted" for i, p, m in deployed.itertuples(index=False)]
             chart.points(
-                deployed.iloc[:, 1] * 1000, deployed.iloc[:, 2] * 1000, "deployed", tips=tips, legend="deployed", diamond=True
+                deployed.iloc[:, 1] * 1000,
+                deployed.iloc[:, 2] * 1000,
+                "deployed",
+                tips=tips,
+                legend="deployed",
+                diamond=True,
             )
         figures.append(_figure(chart))
-    note = "On the diagonal the table is right; the band is ±10%. Only networks that the calibration has not seen count."
+    note = (
+        "On the diagonal the table is right; the band is ±10%. Only networks that the calibration has not seen count."
+    )
     return f"<div class='pair'>{''.join(figures)}</div><p class='note'>{note}</p>"
 
 
@@ -194,16 +213,31 @@ def _hypervolume(c: Contents) -> str:
     x, y = c.hypervolume["evaluations"], c.hypervolume["hypervolume"]
     if y.max() > 0:
         y = y / y.max()
-    chart = Chart("evaluations", "hypervolume (share of the final one)", (0, x.max()), (float(y.min()), 1.0), width=900, height=300)
+    chart = Chart(
+        "evaluations",
+        "hypervolume (share of the final one)",
+        (0, x.max()),
+        (float(y.min()), 1.0),
+        width=900,
+        height=300,
+    )
     chart.line(x, y, "front", step=True)
-    return _figure(chart, "How fast the front grew; a curve that is flat at its end says that more evaluations would add little.")
+    return _figure(
+        chart, "How fast the front grew; a curve that is flat at its end says that more evaluations would add little."
+    )
 
 
 def _training(c: Contents) -> str:
     if c.training is None or not len(c.training):
         return _missing("training.csv", "nas train")
     t = c.training
-    loss = Chart("epoch", "training loss (largest subnet)", (0, t["epoch"].max()), (t["loss"].min(), t["loss"].max()), title="loss")
+    loss = Chart(
+        "epoch",
+        "training loss (largest subnet)",
+        (0, t["epoch"].max()),
+        (t["loss"].min(), t["loss"].max()),
+        title="loss",
+    )
     loss.line(t["epoch"], t["loss"], "front")
     figures = [_figure(loss)]
     names = [n for n in ("accuracy_largest", "accuracy_smallest") if n in t and t[n].notna().any()]
@@ -214,7 +248,9 @@ def _training(c: Contents) -> str:
         for name, css in zip(names, ("front", "deployed"), strict=False):
             known = t[t[name].notna()]
             accuracy.line(known["epoch"], known[name] * 100, css)
-            accuracy.points(known["epoch"], known[name] * 100, css, legend=f"{name.removeprefix('accuracy_')} subnet", radius=3)
+            accuracy.points(
+                known["epoch"], known[name] * 100, css, legend=f"{name.removeprefix('accuracy_')} subnet", radius=3
+            )
         figures.append(_figure(accuracy))
     note = "All subnets share these weights. Largest and smallest should end close to each other, and level."
     return f"<div class='pair'>{''.join(figures)}</div><p class='note'>{note}</p>"
@@ -251,12 +287,29 @@ def _steps(c: Contents) -> str:
 def _tables(c: Contents) -> str:
     if not c.tables:
         return _missing("table_<precision>.json", "nas measure")
-    head = ["precision", "kind", "chip", "runtime", "batch", "threads", "date", "unseen networks", "Kendall tau", "mean error", "within 10%"]
+    head = [
+        "precision",
+        "kind",
+        "chip",
+        "runtime",
+        "batch",
+        "threads",
+        "date",
+        "unseen networks",
+        "Kendall tau",
+        "mean error",
+        "within 10%",
+    ]
     rows = []
     for precision, t in c.tables.items():
         d, v = t["device"], t.get("validation") or {}
         cells = [precision, t["kind"], d["chip"], f"{d['runtime']} {d['version']}", d["batch"], d["threads"], t["date"]]
-        checked = [v.get("networks", "-"), v.get("kendall_tau", "-"), _pct(v.get("mape")), _pct(v.get("within_10pct"), 0)]
+        checked = [
+            v.get("networks", "-"),
+            v.get("kendall_tau", "-"),
+            _pct(v.get("mape")),
+            _pct(v.get("within_10pct"), 0),
+        ]
         rows.append([(x, str(x)) for x in [*cells, *checked]])
     return _table(head, rows)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 560, 340
@@ -31,8 +31,8 @@ class Chart:
 
     def points(
         self,
-        xs: Sequence[float],
-        ys: Sequence[float],
+        xs: Iterable[float],
+        ys: Iterable[float],
         css: str,
         *,
         tips: Sequence[str] | None = None,
@@ -59,7 +59,7 @@ class Chart:
         if legend:
             self._legend.append((css, "diamond" if diamond else "dot", legend))
 
-    def line(self, xs: Sequence[float], ys: Sequence[float], css: str, *, step: bool = False, legend: str = "") -> None:
+    def line(self, xs: Iterable[float], ys: Iterable[float], css: str, *, step: bool = False, legend: str = "") -> None:
         """A line, or a staircase that keeps each y until the next x."""
         path, previous = "", 0.0
         for x, y in zip(xs, ys, strict=True):

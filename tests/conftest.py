@@ -1,0 +1,89 @@
+"""Fixtures that several test files share: small spaces, small data, randomised networks."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from nas.data import ImageData, load_digits
+from nas.space import SearchSpace
+from search_spaces import EfficientNet, MobileNetV2, MobileNetV3
+from search_spaces.stages import Family, Stage, build_space
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+FAMILIES = {
+    "mobilenet_v2.digits": MobileNetV2.digits,
+    "mobilenet_v2.imagenet": MobileNetV2.imagenet,
+    "mobilenet_v3.digits": MobileNetV3.digits,
+    "mobilenet_v3.cifar": MobileNetV3.cifar,
+    "mobilenet_v3.imagenet": MobileNetV3.imagenet,
+    "efficientnet.digits": EfficientNet.digits,
+    "efficientnet.imagenet": EfficientNet.imagenet,
+}
+
+
+@pytest.fixture(scope="session", params=FAMILIES, ids=str)
+def space(request: pytest.FixtureRequest) -> SearchSpace:
+    """Every space of every family."""
+    return FAMILIES[request.param]()
+
+
+@pytest.fixture(scope="session", params=["mobilenet_v2.digits", "mobilenet_v3.digits", "efficientnet.digits"], ids=str)
+def family(request: pytest.FixtureRequest) -> SearchSpace:
+    """One small space of each family."""
+    return FAMILIES[request.param]()
+
+
+@pytest.fixture(scope="session")
+def tiny() -> SearchSpace:
+    """A space small enough to enumerate: 96 networks, 13 or so blocks."""
+    stage = Stage(channels=16, stride=2, depths=(1, 2), kernels=(3, 5), expansions=(2,), acts=("relu", "hswish"))
+    return build_space(
+        "tiny",
+        Family(stem=8, hidden=16, squeeze=lambda before, mid: 8),
+        [stage],
+        resolutions=(8, 16),
+        widths=(1.0, 2.0),
+        classes=10,
+        in_channels=1,
+    )
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageData:
+    return load_digits()
+
+
+@pytest.fixture(scope="session")
+def few_digits(digits: ImageData) -> ImageData:
+    """A fifth of the digits, for tests that train."""
+    rng = np.random.default_rng(0)
+
+    def some(split, n):
+        return split.take(np.sort(rng.permutation(len(split))[:n]))
+
+    return dataclasses.replace(
+        digits, train=some(digits.train, 256), val=some(digits.val, 96), test=some(digits.test, 96)
+    )
+
+
+def randomise(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights, and batch norms far from the identity: with identity norms wrong slices would pass."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.weight.copy_(torch.rand(module.weight.shape, generator=generator) + 0.5)
+                module.bias.copy_(torch.randn(module.bias.shape, generator=generator) * 0.3)
+                module.running_mean.copy_(torch.randn(module.running_mean.shape, generator=generator) * 0.3)
+                module.running_var.copy_(torch.rand(module.running_var.shape, generator=generator) + 0.5)
+        for name, parameter in network.named_parameters():
+            if ".transforms." in name or name.endswith("bias"):
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    return network.eval()

@@ -1,0 +1,164 @@
+"""Blocks, modules and the supernet: shapes, counts and the equality of subnet and extracted network."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from conftest import randomise
+from fvcore.nn import FlopCountAnalysis, parameter_count
+from torch import nn
+from torch.nn import functional as F
+
+from nas.blocks import Conv, InvertedResidual, Linear, Norm
+from nas.errors import BadInput
+from nas.modules import Network, build, describe
+from nas.space import Choice, SearchSpace, Slot
+from nas.supernet import Supernet, recalibrate
+from nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+
+
+def test_a_built_block_describes_itself(space):
+    rng = np.random.default_rng(0)
+    for i in rng.choice(len(space.blocks), 40, replace=False):
+        block = space.blocks[i]
+        module = build(block).eval()
+        assert describe(module) == block
+        y = module(torch.randn(2, *block.in_shape))
+        expected = (2, block.out_ch) if block.kind == "head" else (2, *block.out_shape)
+        assert tuple(y.shape) == expected
+
+
+def test_macs_and_parameters_equal_fvcores(family):
+    supernet = Supernet(family)
+    for arch in family.sample(50, np.random.default_rng(0)):
+        network = supernet.extract(arch)
+        blocks = family.networks(arch[None])[0]
+        x = torch.randn(1, *network.input_shape)
+        counted = FlopCountAnalysis(network.eval(), x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        operators = counted.by_operator()
+        assert sum(b.macs for b in blocks) == operators["conv"] + operators["linear"]
+        assert sum(b.params for b in blocks) == parameter_count(network)[""]
+
+
+def test_extracted_network_equals_active_subnet(family):
+    supernet = randomise(Supernet(family, seed=1))
+    generator = torch.Generator().manual_seed(0)
+    for arch in family.sample(50, np.random.default_rng(1)):
+        network = supernet.extract(arch)
+        supernet.activate(arch)
+        assert network.input_shape == supernet.input_shape
+        x = torch.randn(3, *network.input_shape, generator=generator)
+        with torch.no_grad():
+            expected, seen = supernet(x), network(x)
+        assert expected.std() > 1e-3  # not equal because all is zero
+        torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_extraction_copies_and_leaves_no_trace(family):
+    supernet = randomise(Supernet(family))
+    arch = family.sample(1, np.random.default_rng(0))[0]
+    network = supernet.extract(arch)
+    assert network.describe() == family.networks(arch[None])[0]
+    assert not any(type(m).__module__.startswith("nas.supernet") for m in network.modules())
+    Network(network.describe()).load_state_dict(network.state_dict())
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with torch.no_grad():
+        for parameter in supernet.parameters():
+            parameter.zero_()
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_networks_differ_between_architectures(family):
+    supernet = randomise(Supernet(family))
+    archs = np.unique(family.sample(30, np.random.default_rng(0)), axis=0)
+    outputs = []
+    for arch in archs:
+        network = supernet.extract(arch)
+        x = F.interpolate(torch.ones(1, network.input_shape[0], 8, 8), size=network.input_shape[-1])
+        with torch.no_grad():
+            outputs.append(network(x).numpy().round(5).tobytes())
+    assert len(set(outputs)) == len(archs)
+
+
+def test_elastic_slices_equal_hand_written_indexing():
+    torch.manual_seed(0)
+    dense = ElasticConv2d([Conv(in_ch=i, out_ch=o, size=4, bias=True) for i in (3, 6) for o in (4, 8)])
+    part = Conv(in_ch=3, out_ch=4, size=4, bias=True)
+    dense.activate(part)
+    x = torch.randn(2, 3, 4, 4)
+    torch.testing.assert_close(dense(x), F.conv2d(x, dense.weight[:4, :3], dense.bias[:4]))
+
+    depthwise = ElasticConv2d(
+        [Conv(in_ch=c, out_ch=c, kernel=k, depthwise=True, size=8) for c in (4, 8) for k in (3, 5, 7)]
+    )
+    matrices = {5: torch.randn(25, 25), 3: torch.randn(9, 9)}
+    with torch.no_grad():
+        for k, matrix in matrices.items():
+            depthwise.transforms[str(k)].copy_(matrix)
+    weight = depthwise.weight[:4]
+    five = (weight[:, :, 1:6, 1:6].reshape(4, 25) @ matrices[5]).view(4, 1, 5, 5)
+    three = (five[:, :, 1:4, 1:4].reshape(4, 9) @ matrices[3]).view(4, 1, 3, 3)
+    for kernel, expected in ((7, weight), (5, five), (3, three)):
+        part = Conv(in_ch=4, out_ch=4, kernel=kernel, depthwise=True, size=8)
+        torch.testing.assert_close(depthwise.sliced(part)["weight"], expected)
+
+    linear = ElasticLinear([Linear(in_ch=i, out_ch=o) for i in (3, 6) for o in (4, 8)])
+    linear.activate(Linear(in_ch=3, out_ch=8))
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(linear(x), x @ linear.weight[:, :3].T + linear.bias)
+
+
+def test_elastic_norm_trains_its_slice_only():
+    norm = ElasticBatchNorm2d([Norm(channels=4), Norm(channels=8)]).train()
+    norm.activate(Norm(channels=4))
+    norm(torch.randn(16, 4, 5, 5) + 3)
+    assert (norm.running_mean[:4] > 0.1).all()
+    assert (norm.running_mean[4:] == 0).all()
+
+
+def test_recalibration_pools_variance_over_batches(family):
+    torch.manual_seed(0)
+    network = Network(family.networks(family.sample(1, np.random.default_rng(0)))[0])
+    # batches that differ a lot, and in size: only the pooled statistics equal those of all images at once
+    images = torch.randn(96, *network.input_shape) * torch.linspace(0.2, 3, 96).view(-1, 1, 1, 1)
+    images += torch.linspace(-2, 2, 96).view(-1, 1, 1, 1)
+    network.train()
+    first = network[0].conv(images)
+    recalibrate(network, images.split(40))
+    norm = network[0].norm
+    mean, variance = first.mean((0, 2, 3)), first.var((0, 2, 3))
+    torch.testing.assert_close(norm.running_mean, mean, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(norm.running_var, variance, rtol=1e-2, atol=1e-4)
+    assert network.training
+    assert norm.momentum == 0.1
+
+
+def test_describe_follows_pruned_layers_and_refuses_broken_ones(family):
+    block = next(b for b in family.blocks if isinstance(b, InvertedResidual) and not b.residual)
+    smaller = dataclasses.replace(block, in_ch=block.in_ch - 3, mid=block.mid - 5, out_ch=block.out_ch - 1)
+    module = build(smaller)
+    module.block = block  # as after pruning: the layers have changed, the record has not
+    assert describe(module) == smaller
+    module.project = nn.Conv2d(block.mid, block.out_ch, 1, bias=False)
+    with pytest.raises(BadInput, match="no longer form"):
+        describe(module)
+
+
+def test_networks_of_blocks_that_do_not_fit_are_refused(family):
+    blocks = list(family.networks(family.sample(1, np.random.default_rng(0)))[0])
+    with pytest.raises(BadInput, match="takes"):
+        Network([blocks[0], blocks[-1], blocks[0]])
+
+
+def test_slots_that_cannot_share_weights_are_refused():
+    def changing(stride):
+        return InvertedResidual(in_ch=8, out_ch=8, mid=16, size=8, stride=stride, act="relu")
+
+    space = SearchSpace("x", [Choice("stride", (1, 2))], [Slot("a", ("stride",), changing)])
+    with pytest.raises(BadInput, match="cannot share weights"):
+        Supernet(space)
+    with pytest.raises(BadInput, match="one architecture has shape"):
+        Supernet(SearchSpace("y", [Choice("stride", (1,))], [Slot("a", ("stride",), changing)])).activate([[0]])
