@@ -39,7 +39,7 @@ def export_onnx(
     x = np.random.default_rng(0).standard_normal((batch, *shape), dtype=np.float32)
     with torch.no_grad():
         expected = copy.deepcopy(network).eval().cpu()(torch.from_numpy(x)).numpy()
-    seen = run_onnx(model.SerializeToString(), x)
+    seen = run_onnx(model.SerializeToString(), x, batch)
     error = float(np.abs(seen - expected).max() / max(np.abs(expected).max(), 1e-6))
     if not error <= FP32_TOLERANCE:
         raise NasError(

@@ -26,13 +26,15 @@ _FEWEST = 6
 def estimate(table: LatencyTable, blocks: Sequence[Block]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """``(ms (n,), relative error (n,))`` of ``blocks`` inside a network.
 
-    Blocks of the table keep their own value, with their own spread as the error. For the others the error is that
+    Blocks of the table keep their own value, with the standard error of their median. For the others the error is that
     of the same estimate on measured blocks left out one at a time (root mean square over the make).
     Raises BadInput for a block of a make that the table lacks, or with channels or size more than a factor
     of 2 outside the measured range: there is nothing there to interpolate between.
     """
     known = {key: i for i, key in enumerate(table.rows["block"])}
-    spread = ((table.rows["p90_ms"] - table.rows["p10_ms"]) / (2 * table.rows["latency_ms"])).to_numpy(float)
+    # standard error of a median; from the lower half only, because disturbances stretch the upper one
+    deviation = (table.rows["latency_ms"] - table.rows["p10_ms"]) / 1.28
+    spread = (1.25 * deviation / table.rows["latency_ms"] / np.sqrt(table.rows["runs"])).to_numpy(float)
     ms, error = np.empty(len(blocks)), np.empty(len(blocks))
     makes: dict[tuple[object, ...], list[int]] = {}
     for i, block in enumerate(blocks):

@@ -44,7 +44,7 @@ def write_pareto(contents: Contents) -> Path | None:
     axes.set_ylabel(label(y))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False, loc="lower right")
+    axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
     path = contents.folder / "pareto.png"
     temporary = contents.folder / ".pareto.png.tmp"
     figure.savefig(temporary, dpi=140, format="png")

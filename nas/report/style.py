@@ -6,7 +6,7 @@ CSS = """
 --grey:#667382;--band:#6fb0f022}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--bg);color:var(--fg);font:15px/1.5 system-ui,sans-serif}
-main{max-width:1080px;margin:0 auto;padding:24px 20px 60px}
+main{max-width:1240px;margin:0 auto;padding:24px 20px 60px}
 h1{font-size:26px;margin:8px 0 4px}
 h2{font-size:18px;margin:36px 0 8px;border-top:1px solid var(--rule);padding-top:18px}
 p{margin:6px 0;max-width:80ch}
@@ -30,7 +30,7 @@ circle.deployed,path.deployed{fill:var(--orange)} .line.deployed{fill:none;strok
 .pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(380px,1fr));gap:12px 24px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;font-size:13px;font-variant-numeric:tabular-nums}
-th,td{padding:4px 9px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule)}
+th,td{padding:4px 7px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule)}
 th{cursor:pointer;color:var(--soft);font-weight:600;position:sticky;top:0;background:var(--bg)}
 td:first-child,th:first-child,td:last-child,th:last-child{text-align:left}
 summary{cursor:pointer;color:var(--blue)}

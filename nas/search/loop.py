@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,7 +95,7 @@ def search(
             # known ground that is feasible: the exact optimum of each constrained quantity
             archs = space.canonical(np.array(starts)) if starts else space.canonical(space.check(searcher.ask(batch)))
             starts = []
-            archs = _first_of_each(archs, skip=evaluated.keys() | ruled_out)
+            archs = _first_of_each(archs, evaluated, ruled_out)
             values_of = {o.name: o(archs) for o in cheap} if len(archs) else {}
             violation = _violation([c for c in constraints if c.objective.cheap], values_of, len(archs))
             allowed = np.flatnonzero(violation <= 0)[: budget - len(evaluated)]
@@ -195,11 +195,11 @@ def _violation(
     return total
 
 
-def _first_of_each(archs: Archs, skip: set[bytes]) -> Archs:
+def _first_of_each(archs: Archs, *known: Container[bytes]) -> Archs:
     keys: dict[bytes, int] = {}
     for i, row in enumerate(archs):
         key = row.tobytes()
-        if key not in skip:
+        if not any(key in seen for seen in known):
             keys.setdefault(key, i)
     return archs[list(keys.values())]
 

@@ -1,0 +1,179 @@
+"""Loading images: layouts, formats, honest splits, bad input."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import SHARED
+from PIL import Image
+
+from nas.data import load_digits, load_images, read_image
+from nas.errors import BadInput
+
+
+def picture(seed: int, size=(20, 16), mode="RGB") -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 255, (size[1], size[0], 3)).astype(np.uint8)
+    return Image.fromarray(pixels).convert(mode)
+
+
+def folder_of(root: Path, classes=("cat", "dog", "eel"), each=12, suffix=".png") -> Path:
+    for c, name in enumerate(classes):
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for i in range(each):
+            picture(1000 * c + i).save(root / name / f"{i}{suffix}")
+    return root
+
+
+def zipped(folder: Path, target: Path, prefix="") -> Path:
+    with zipfile.ZipFile(target, "w") as archive:
+        for p in sorted(folder.rglob("*")):
+            if p.is_file():
+                archive.write(p, prefix + p.relative_to(folder).as_posix())
+        archive.writestr("__MACOSX/._x.png", b"junk")
+        archive.writestr(".DS_Store", b"junk")
+    return target
+
+
+def rows(split) -> set[bytes]:
+    return {image.tobytes() for image in split.images}
+
+
+def test_digits_are_split_honestly():
+    data = load_digits()
+    sizes = [len(s) for s in (data.train, data.val, data.test)]
+    assert sum(sizes) == 1797
+    assert [round(n / 1797, 2) for n in sizes] == [0.6, 0.2, 0.2]
+    assert not rows(data.train) & rows(data.test)
+    assert not rows(data.val) & rows(data.test)
+    assert not rows(data.train) & rows(data.val)
+    for split in (data.train, data.val, data.test):
+        share = np.bincount(split.labels) / len(split)
+        assert np.abs(share - 0.1).max() < 0.015
+    assert load_digits().fingerprint == data.fingerprint != load_digits(seed=1).fingerprint
+    pixels = data.train.images / 255
+    assert data.mean == pytest.approx(pixels.mean(), abs=1e-5)
+    assert data.std == pytest.approx(pixels.std(), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "zip with a folder around"])
+def test_layouts_give_the_same_data(tmp_path, kind):
+    root = folder_of(tmp_path / "flowers")
+    path = {
+        "folder": lambda: root,
+        "zip": lambda: zipped(root, tmp_path / "flowers.zip"),
+        "zip with a folder around": lambda: zipped(root, tmp_path / "flowers.zip", "flowers/"),
+    }[kind]()
+    data = load_images(path, size=8, val=0.25, test=0.25)
+    assert data.classes == ("cat", "dog", "eel")
+    assert [len(s) for s in (data.train, data.val, data.test)] == [18, 9, 9]
+    assert np.bincount(data.val.labels).tolist() == [3, 3, 3]
+    assert data.train.images.shape == (18, 3, 8, 8)
+    assert data.fingerprint == load_images(root, size=8, val=0.25, test=0.25).fingerprint
+    assert not rows(data.train) & (rows(data.val) | rows(data.test))
+
+
+def test_given_splits_are_honoured(tmp_path):
+    folder_of(tmp_path / "x" / "train")
+    folder_of(tmp_path / "x" / "test", each=5)  # the same pictures as the first five in train
+    data = load_images(tmp_path / "x", size=8, val=0.2)
+    assert len(data.test) == 15
+    assert not rows(data.train) & rows(data.test)
+    assert any("15 training images that are also test images" in note for note in data.notes)
+    folder_of(tmp_path / "more", each=3)
+    again = load_images(tmp_path / "x" / "train", size=8, test_path=tmp_path / "more")
+    assert len(again.test) == 9
+
+
+def test_identical_images_stay_in_one_split(tmp_path):
+    root = folder_of(tmp_path / "x", each=10)
+    for i in range(10):
+        (root / "cat" / f"copy{i}.png").write_bytes((root / "cat" / "0.png").read_bytes())
+    data = load_images(root, size=8, val=0.3, test=0.3)
+    assert sum(len(s) for s in (data.train, data.val, data.test)) == 40
+    for a, b in ((data.train, data.val), (data.train, data.test), (data.val, data.test)):
+        assert not rows(a) & rows(b)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "LA", "1", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_kind_of_image_is_read(tmp_path, mode, channels):
+    plain = picture(0, (30, 30))
+    if mode == "I;16":
+        Image.fromarray(np.asarray(plain.convert("L")).astype(np.uint16) * 256).save(tmp_path / "x.png")
+    else:
+        plain.convert(mode).save(tmp_path / "x.png")
+    pixels = read_image(tmp_path / "x.png", 30, channels)
+    assert pixels.shape == (channels, 30, 30)
+    if mode in ("L", "I;16", "LA"):
+        expected = np.asarray(plain.convert("L"))
+        assert np.abs(pixels[0].astype(int) - expected).max() <= 1
+
+
+def test_crop_is_central_and_exif_is_honoured(tmp_path):
+    wide = Image.new("RGB", (30, 10))
+    wide.paste((255, 0, 0), (10, 0, 20, 10))
+    wide.save(tmp_path / "wide.png")
+    assert (read_image(tmp_path / "wide.png", 10, 3)[0] == 255).all()
+    image = Image.new("L", (20, 20))
+    image.paste(255, (0, 0, 20, 10))  # white above, but the camera lay on its side
+    exif = image.getexif()
+    exif[0x0112] = 3  # turn by 180 degrees
+    image.save(tmp_path / "turned.jpg", exif=exif, quality=100)
+    pixels = read_image(tmp_path / "turned.jpg", 20, 1)[0]
+    assert pixels[:8].max() < 30
+    assert pixels[12:].min() > 220
+
+
+def damaged_image(root):
+    (root / "cat" / "bad.png").write_bytes(b"\x89PNG\r\n not really")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda p: p / "nowhere", "does not exist"),
+        (lambda p: (p / "x.zip").write_bytes(b"zip?") and p / "x.zip", "neither a folder nor a readable .zip"),
+        (lambda p: (p / "empty").mkdir() or p / "empty", "holds no images"),
+        (lambda p: folder_of(p / "one", classes=("cat",)), "1 class folder"),
+        (lambda p: folder_of(p / "few", each=2), "too few to split"),
+        (lambda p: (folder_of(p / "x"), picture(0).save(p / "x" / "loose.png"))[0], "loose.png lies in no class folder"),
+        (lambda p: (folder_of(p / "x"), damaged_image(p / "x"))[0], "cat/bad.png: does not decode"),
+        (lambda p: (folder_of(p / "x/train"), folder_of(p / "x/test", classes=("cow",)))[0].parent, "'cow' has no training"),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_line(tmp_path, prepare, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        load_images(prepare(tmp_path), size=8)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_images_are_skipped_on_request_and_counted(tmp_path):
+    root = folder_of(tmp_path / "x")
+    damaged_image(root)
+    data = load_images(root, size=8, skip_bad=True)
+    assert sum(len(s) for s in (data.train, data.val, data.test)) == 36
+    assert data.notes == ("1 images that do not decode were skipped",)
+
+
+def test_memory_is_refused_before_it_is_taken(tmp_path):
+    with pytest.raises(BadInput, match="GiB at 64 px, allowed"):
+        load_images(folder_of(tmp_path / "x"), size=64, max_bytes=1000)
+
+
+def test_truncated_files_are_bad_input():
+    buffer = io.BytesIO()
+    picture(0, (200, 200)).save(buffer, "JPEG")
+    with pytest.raises(BadInput, match="does not decode"):
+        read_image(io.BytesIO(buffer.getvalue()[:1000]), 8, 3)
+
+
+@pytest.mark.skipif(not (SHARED / "cifar10").exists(), reason="CIFAR-10 is not in ../shared/data")
+def test_cifar_as_a_zip():
+    data = load_images(SHARED / "cifar10" / "test.zip", size=32)
+    assert len(data.classes) == 10
+    assert len(data.train) + len(data.val) + len(data.test) == 10_000
+    assert data.train.images.shape[1:] == (3, 32, 32)

@@ -1,0 +1,200 @@
+"""Exports: ONNX fp32 and int8 against torch, and the bundle, which must run without this library."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from conftest import randomise
+from PIL import Image
+from torch import nn
+
+from nas.blocks import Head, InvertedResidual, Stem
+from nas.data import read_image
+from nas.deploy.bundle import export_bundle, generate
+from nas.deploy.to_onnx import export_onnx, export_onnx_int8, onnx_model, run_onnx
+from nas.errors import BadInput, NasError
+from nas.modules import Network, build
+from nas.runtimes import OnnxRuntime
+from nas.train import normalised, resize
+
+
+def network_of(space, seed=0) -> Network:
+    return randomise(Network(space.networks(space.sample(1, np.random.default_rng(seed)))[0]), seed)
+
+
+def pruned() -> Network:
+    """Channel counts as a pruner leaves them: uneven, with residual, squeeze-excite and two activations."""
+    stem = Stem(in_ch=3, out_ch=13, size=20, act="hswish")
+    first = InvertedResidual(in_ch=13, mid=29, out_ch=13, size=10, kernel=5, se=5, act="silu", residual=True)
+    second = InvertedResidual(in_ch=13, mid=21, out_ch=13, size=10, stride=2, act="relu6")
+    head = Head(in_ch=13, hidden=17, features=11, out_ch=4, size=5, act="hswish")
+    return randomise(Network([stem, first, second, head]))
+
+
+PREPROCESSING = {"load_size": 24, "size": 20, "channels": 3, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_onnx_equals_torch(family, tmp_path, batch):
+    for seed in range(3):
+        network = network_of(family, seed)
+        path = export_onnx(network, tmp_path / f"{seed}.onnx", batch=batch)
+        x = torch.randn(2 * batch, *network.input_shape)
+        with torch.no_grad():
+            expected = network(x).numpy()
+        seen = run_onnx(path.read_bytes(), x.numpy(), batch)
+        assert np.abs(seen - expected).max() < 1e-4 * np.abs(expected).max()
+        assert not any(n.op_type == "BatchNormalization" for n in onnx.load(path).graph.node)
+
+
+def test_int8_is_close_and_really_int8(family, tmp_path):
+    network = network_of(family)
+    images = np.random.default_rng(0).standard_normal((64, *network.input_shape)).astype(np.float32)
+    path = export_onnx_int8(network, tmp_path / "q.onnx", images)
+    with torch.no_grad():
+        expected = network(torch.from_numpy(images)).numpy()
+    seen = run_onnx(path.read_bytes(), images)
+    assert np.corrcoef(seen.ravel(), expected.ravel())[0, 1] > 0.97
+    assert not np.array_equal(seen, expected)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def optimised_operators(model: bytes, tmp_path) -> list[str]:
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return [n.op_type for n in onnx.load(tmp_path / "optimised.onnx").graph.node]
+
+
+def test_every_convolution_runs_in_int8_even_with_equal_biases(family, tmp_path):
+    # a fresh network has all-zero biases; the exporter would merge them into one, which keeps convolutions in float
+    network = Network(family.networks(family.sample(1, np.random.default_rng(0)))[0]).eval()
+    images = np.random.default_rng(0).standard_normal((8, *network.input_shape)).astype(np.float32)
+    path = export_onnx_int8(network, tmp_path / "q.onnx", images)
+    operators = optimised_operators(path.read_bytes(), tmp_path)
+    convolutions = sum(isinstance(m, nn.Conv2d) for m in network.modules())
+    assert operators.count("QLinearConv") == convolutions
+    assert "Conv" not in operators
+
+
+def test_what_is_timed_runs_in_int8(family, tmp_path):
+    runtime = OnnxRuntime(precision="int8")
+    for block in family.blocks[:: len(family.blocks) // 12]:
+        model = runtime.exported(build(block), block.in_shape)
+        assert "Conv" not in optimised_operators(model.SerializeToString(), tmp_path), block.key
+
+
+def test_symmetric_activations_have_zero_points_of_zero(family, tmp_path):
+    network = network_of(family)
+    images = np.random.default_rng(0).standard_normal((8, *network.input_shape)).astype(np.float32)
+    path = export_onnx_int8(network, tmp_path / "s.onnx", images, symmetric_activations=True)
+    for tensor in onnx.load(path).graph.initializer:
+        if tensor.name.endswith("zero_point"):
+            assert not onnx.numpy_helper.to_array(tensor).any()
+
+
+def test_the_exporter_leaves_the_network_as_it_was(family):
+    network = network_of(family).train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    onnx_model(network, network.input_shape)
+    assert network.training
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
+
+
+def test_wrong_outputs_and_unwritable_places_leave_no_file(family, tmp_path):
+    class Random(nn.Module):
+        input_shape = (1, 4, 4)
+
+        def forward(self, x):
+            return x.flatten(1) * np.random.default_rng().random()
+
+    with pytest.raises(NasError, match="differ from torch's"):
+        export_onnx(Random(), tmp_path / "x.onnx")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadInput, match="cannot write"):
+        export_onnx(network_of(family), tmp_path / "file" / "x.onnx")
+    with pytest.raises(BadInput, match="input_shape"):
+        export_onnx(nn.Identity(), tmp_path / "x.onnx")
+
+
+def test_runtimes_refuse_what_they_cannot_do():
+    with pytest.raises(BadInput, match="fp32 or int8"):
+        OnnxRuntime(precision="int4")
+    with pytest.raises(BadInput, match="at least 1"):
+        OnnxRuntime(threads=0)
+    assert OnnxRuntime(precision="int8").device.key.endswith("_onnxruntime_int8_b1_t1")
+
+
+def test_generated_source_equals_the_network(family):
+    for network in (network_of(family, 1), network_of(family, 2), pruned()):
+        source, weights = generate(network)
+        assert max(len(line) for line in source.splitlines()) <= 120
+        assert "nas" not in source.replace("nas_", "")
+        scope: dict = {}
+        exec(source, scope)
+        model = scope["Model"]().eval()
+        model.load_state_dict(weights)
+        x = torch.randn(2, *network.input_shape)
+        with torch.no_grad():
+            torch.testing.assert_close(model(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_bundle_predicts_by_itself_as_the_framework_does(tmp_path):
+    network = pruned()
+    folder = export_bundle(network, tmp_path / "bundle", classes=["a", "b", "c", "d"], preprocessing=PREPROCESSING)
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 55, 3)).astype(np.uint8)
+    Image.fromarray(pixels).resize((110, 80)).save(tmp_path / "x.png")
+    finished = subprocess.run(
+        [sys.executable, str(folder / "predict.py"), str(tmp_path / "x.png")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    image = torch.from_numpy(read_image(tmp_path / "x.png", 24, 3))[None].float() / 255
+    statistics = dataclasses.make_dataclass("S", ["mean", "std"])(
+        np.float32([0.4, 0.5, 0.6]), np.float32([0.2, 0.25, 0.3])
+    )
+    with torch.no_grad():
+        expected = network(normalised(resize(image, 20), statistics)).softmax(1)[0]
+    best = expected.topk(3)
+    shown = ", ".join(f"{'abcd'[i]} {p:.1%}" for p, i in zip(best.values, best.indices, strict=True))
+    assert finished.stdout.strip() == f"{tmp_path / 'x.png'} {shown}"
+    assert json.loads((folder / "bundle.json").read_text())["largest_relative_difference"] < 1e-4
+    assert "nas" not in {
+        line.split()[1].split(".")[0]
+        for f in folder.glob("*.py")
+        for line in f.read_text().splitlines()
+        if line.startswith(("import ", "from "))
+    }
+
+
+def test_only_bundles_are_replaced(tmp_path):
+    arguments = {"classes": list("abcd"), "preprocessing": PREPROCESSING}
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    with pytest.raises(BadInput, match="is not a bundle"):
+        export_bundle(pruned(), tmp_path / "mine", **arguments)
+    assert (tmp_path / "mine" / "thesis.txt").exists()
+    export_bundle(pruned(), tmp_path / "b", **arguments)
+    export_bundle(pruned(), tmp_path / "b", **arguments)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "mine"]
+
+
+def test_operations_the_generator_does_not_know_are_named():
+    class Odd(nn.Module):
+        def forward(self, x):
+            return torch.cumsum(x, 1)
+
+    with pytest.raises(BadInput, match="cumsum"):
+        generate(Odd())

@@ -1,0 +1,294 @@
+"""The search loop: constraints, failures, budgets, duplicates, resume; laws of every searcher."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nas
+from nas.errors import BadInput, Infeasible
+from nas.objectives import Objective, flash, macs, params, peak_memory
+from nas.objectives.objective import additive
+from nas.search import NSGA2, RandomSearch, search
+from nas.space import SearchSpace
+from search_spaces import MobileNetV3
+
+SEARCHERS = [RandomSearch, NSGA2]
+SPACE = MobileNetV3.digits()
+COST = additive(SPACE, "cost", SPACE.per_block(lambda b: 1.0 + b.macs / 1e5), unit="ms")
+GAIN = SPACE.scorer(SPACE.per_block(lambda b: b.macs**0.5) * np.random.default_rng(7).random(len(SPACE.blocks)) / 100)
+
+
+def quality(archs):
+    """Every block adds something of its own, on the whole more when it costs more: a front that must be found."""
+    return GAIN(archs)
+
+
+class Counting:
+    """An expensive objective that counts its calls and can be interrupted, fail, or be slow."""
+
+    def __init__(self, stop_at=None, fail_if=None):
+        self.seen, self.stop_at, self.fail_if = [], stop_at, fail_if
+
+    def __call__(self, archs):
+        assert len(archs) == 1
+        if self.stop_at is not None and len(self.seen) >= self.stop_at:
+            raise KeyboardInterrupt
+        self.seen.append(archs[0].tobytes())
+        if self.fail_if is not None and self.fail_if(archs[0]):
+            raise ValueError("does not fit")
+        return quality(archs)
+
+    def objective(self):
+        return Objective(name="quality", fn=self, maximize=True, cheap=False)
+
+
+@pytest.fixture(params=SEARCHERS, ids=lambda c: c.__name__)
+def searcher(request):
+    return request.param(SPACE, seed=3)
+
+
+def test_searchers_never_repeat_themselves_and_stay_in_the_space(searcher):
+    seen = set()
+    for _ in range(30):
+        archs = searcher.ask(20)
+        assert np.array_equal(SPACE.canonical(SPACE.check(archs)), archs)
+        new = {row.tobytes() for row in archs}
+        assert len(new) == len(archs) == 20
+        assert not new & seen
+        seen |= new
+        costs = np.column_stack([-quality(archs), COST(archs)])
+        order = np.random.default_rng(0).permutation(20)[:15]  # any subset, any order
+        searcher.tell(archs[order], costs[order], np.zeros(15))
+
+
+def test_searchers_take_rows_they_never_asked_for_and_failed_ones(searcher):
+    archs = SPACE.sample(10, np.random.default_rng(9))
+    searcher.tell(archs, np.full((10, 2), np.nan), np.zeros(10))
+    searcher.tell(archs[:5], np.full((5, 2), np.nan), np.ones(5))
+    asked = searcher.ask(30)
+    assert not {r.tobytes() for r in asked} & {r.tobytes() for r in archs}
+
+
+def test_restart_repeats(searcher):
+    first = searcher.ask(10)
+    searcher.restart(3)
+    assert np.array_equal(searcher.ask(10), first)
+    searcher.restart(4)
+    assert not np.array_equal(searcher.ask(10), first)
+
+
+def test_an_exhausted_space_ends_the_search(tiny, searcher):
+    searcher = type(searcher)(tiny, seed=0)
+    cost = macs(tiny)
+    result = search(tiny, [cost, params(tiny)], searcher, budget=10_000)
+    assert len(result) == tiny.size
+    assert "nothing new" in result.stopped
+    assert result.front.values[0, 0] == cost.extremes.minimum
+
+
+def test_nsga2_beats_random_search():
+    objectives = [Counting().objective(), COST]
+    results = {c: [search(SPACE, objectives, c(SPACE, seed=s), budget=400) for s in range(3)] for c in SEARCHERS}
+    reference = results[RandomSearch][0].reference
+    volume = {c: np.mean([r.hypervolume(reference) for r in rs]) for c, rs in results.items()}
+    assert volume[NSGA2] > 1.02 * volume[RandomSearch]
+
+
+def test_constraints_hold_and_violators_cost_no_evaluation(searcher):
+    counting = Counting()
+    bound = float(np.quantile(COST(SPACE.sample(2000, np.random.default_rng(0))), 0.05))
+    result = search(SPACE, [counting.objective(), COST], searcher, budget=60, constraints=[bound >= COST])
+    assert len(result) == len(counting.seen) == 60
+    assert (result.column(COST) <= bound).all()
+    assert result.best(counting.objective()).shape == (SPACE.genes,)
+
+
+def test_the_tightest_feasible_constraint_is_met_and_a_tighter_one_refused_at_once():
+    counting = Counting()
+    least = COST.extremes.minimum
+    result = search(SPACE, [counting.objective(), COST], budget=5, constraints=[least * (1 + 1e-9) >= COST])
+    assert len(result) >= 1
+    assert result.values[0, 1] == pytest.approx(least)
+    calls = len(counting.seen)
+    with pytest.raises(Infeasible, match=f"nearest value that can be met is {least:.6g} ms"):
+        search(SPACE, [counting.objective(), COST], budget=5, constraints=[0.99 * least >= COST])
+    assert len(counting.seen) == calls
+
+
+def test_constraints_that_only_together_cannot_be_met_end_with_a_reason():
+    small, large = (
+        macs(SPACE) <= macs(SPACE).extremes.minimum * 1.01,
+        params(SPACE) >= params(SPACE).extremes.maximum * 0.99,
+    )
+    result = search(SPACE, [Counting().objective(), COST], budget=5, constraints=[small, large])
+    assert len(result) == 0
+    assert "nothing new" in result.stopped
+    with pytest.raises(Infeasible):
+        result.best(COST)
+
+
+def test_a_bound_on_an_expensive_objective_is_kept_out_of_the_front():
+    objective = Counting().objective()
+    bound = float(np.median(quality(SPACE.sample(500, np.random.default_rng(0)))))
+    result = search(SPACE, [objective, COST], budget=80, constraints=[objective >= bound])
+    assert (result.violation > 0).any()
+    assert (result.front.column(objective) >= bound).all()
+
+
+def test_failures_are_recorded_and_stay_off_the_front(tmp_path):
+    counting = Counting(fail_if=lambda arch: arch[0] == 0)
+    result = search(SPACE, [counting.objective(), COST], budget=60, run_dir=tmp_path)
+    failed = result.error != ""
+    assert failed.sum() == (result.archs[:, 0] == 0).sum() > 0
+    assert all("ValueError: does not fit" in e for e in result.error[failed])
+    assert np.isnan(result.values[failed, 0]).all()
+    assert not result.on_front[failed].any()
+    nan = Objective(name="quality", fn=lambda a: np.full(len(a), np.nan), cheap=False)
+    assert len(search(SPACE, [nan, COST], budget=5).front) == 0
+
+
+def test_no_candidate_is_evaluated_twice(searcher):
+    counting = Counting()
+    search(SPACE, [counting.objective(), COST], searcher, budget=150)
+    assert len(set(counting.seen)) == len(counting.seen) == 150
+
+
+@pytest.mark.parametrize("stop_at", [0, 1, 17, 40, 79])
+def test_an_interrupted_search_resumes_to_the_same_result(tmp_path, searcher, stop_at):
+    whole = search(SPACE, [Counting().objective(), COST], type(searcher)(SPACE, seed=1), budget=80)
+    broken = Counting(stop_at=stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        search(SPACE, [broken.objective(), COST], type(searcher)(SPACE, seed=1), budget=80, run_dir=tmp_path)
+    rest = Counting()
+    resumed = search(
+        SPACE, [rest.objective(), COST], type(searcher)(SPACE, seed=1), budget=80, run_dir=tmp_path, resume=True
+    )
+    assert np.array_equal(resumed.archs, whole.archs)
+    assert np.array_equal(resumed.values, whole.values)
+    assert len(broken.seen) + len(rest.seen) == 80  # nothing finished was done again
+
+
+_KILLED = """
+import os, time, numpy as np
+from test_search import SPACE, COST, quality
+from nas.objectives import Objective
+from nas.search import NSGA2, search
+def slow(archs):
+    time.sleep(0.02)
+    return quality(archs)
+search(SPACE, [Objective(name="quality", fn=slow, maximize=True, cheap=False), COST], NSGA2(SPACE, seed=1),
+       budget=120, run_dir=os.environ["RUN_DIR"])
+"""
+
+
+def test_a_killed_search_resumes_to_the_same_result(tmp_path):
+    import sqlite3
+
+    environment = os.environ | {"RUN_DIR": str(tmp_path), "PYTHONPATH": f"{Path(__file__).parent}"}
+    process = subprocess.Popen([sys.executable, "-c", _KILLED], env=environment, cwd=Path(__file__).parents[1])
+    database = tmp_path / "evaluations.db"
+    deadline = time.monotonic() + 60
+    finished = 0
+    while finished < 30 and time.monotonic() < deadline:
+        time.sleep(0.05)
+        if database.exists():
+            try:
+                with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as db:
+                    finished = db.execute("SELECT count(*) FROM evaluations").fetchone()[0]
+                db.close()
+            except sqlite3.OperationalError:
+                pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 30 <= finished < 120
+    rest = Counting()
+    resumed = search(SPACE, [rest.objective(), COST], NSGA2(SPACE, seed=1), budget=120, run_dir=tmp_path, resume=True)
+    whole = search(SPACE, [Counting().objective(), COST], NSGA2(SPACE, seed=1), budget=120)
+    assert np.array_equal(resumed.archs, whole.archs)
+    assert len(rest.seen) <= 120 - finished
+
+
+def test_a_finished_search_continues_with_a_larger_budget(tmp_path):
+    search(SPACE, [Counting().objective(), COST], NSGA2(SPACE, seed=1), budget=40, run_dir=tmp_path)
+    more = Counting()
+    result = search(SPACE, [more.objective(), COST], NSGA2(SPACE, seed=1), budget=64, run_dir=tmp_path, resume=True)
+    assert len(result) == 64
+    assert len(more.seen) == 24
+
+
+def test_ledgers_of_other_searches_are_refused(tmp_path):
+    objective = Counting().objective()
+    search(SPACE, [objective, COST], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path)
+    with pytest.raises(BadInput, match="already holds a search"):
+        search(SPACE, [objective, COST], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path)
+    with pytest.raises(BadInput, match="searcher differ"):
+        search(SPACE, [objective, COST], NSGA2(SPACE, seed=2), budget=5, run_dir=tmp_path, resume=True)
+    with pytest.raises(BadInput, match="constraints differ"):
+        search(
+            SPACE,
+            [objective, COST],
+            NSGA2(SPACE, seed=1),
+            budget=5,
+            run_dir=tmp_path,
+            resume=True,
+            constraints=[COST <= 50],
+        )
+    (tmp_path / "evaluations.db").write_bytes(b"not a database at all" * 100)
+    with pytest.raises(BadInput, match="not a usable ledger"):
+        search(SPACE, [objective, COST], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"budget": 0}, "at least 1"),
+        ({"objectives": []}, "at least one objective"),
+        ({"objectives": [COST, COST]}, "same name"),
+        ({"constraints": [True]}, "written like"),
+        ({"objectives": [Objective(name="x", fn=lambda a: np.zeros(1 + len(a))), COST]}, "returned shape"),
+    ],
+)
+def test_senseless_settings_are_refused(arguments, message):
+    arguments = {"objectives": [COST], "budget": 5} | arguments
+    with pytest.raises(BadInput, match=message):
+        search(SPACE, arguments.pop("objectives"), **arguments)
+
+
+def test_result_columns_best_and_plot(tmp_path):
+    objective = Counting().objective()
+    result = search(SPACE, [objective, COST], budget=100, seed=5)
+    frame = result.to_pandas()
+    assert len(frame) == 100
+    assert frame["on_front"].sum() >= len(result.front)
+    half = float(np.median(result.column(COST)))
+    best = result.best(objective, half >= COST)
+    allowed = result.column(COST) <= half
+    assert objective(best[None])[0] == result.column(objective)[allowed].max()
+    with pytest.raises(Infeasible, match="the nearest has"):
+        result.best(objective, COST <= 0.0)
+    history = result.hypervolume_history()
+    assert history[-1] == pytest.approx(result.hypervolume())
+    assert result.plot(tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
+    assert len(result[result.on_front]) == result.on_front.sum()
+
+
+def test_memory_and_flash_are_what_the_blocks_need(family: SearchSpace):
+    archs = family.sample(30, np.random.default_rng(0))
+    networks = family.networks(archs)
+    assert peak_memory(family, bytes_per_element=4)(archs).tolist() == [
+        4 * max(b.live_elements for b in n) for n in networks
+    ]
+    assert flash(family)(archs).tolist() == [sum(b.weights for b in n) for n in networks]
+
+
+def test_packages_are_also_their_main_function():
+    assert nas.search(SPACE, [COST, macs(SPACE)], budget=10, seed=0).values.shape == (10, 2)
+    assert nas.search.loop.search is search
