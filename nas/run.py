@@ -25,7 +25,7 @@ import pandas as pd
 import torch
 
 from nas.blocks import from_key
-from nas.compress import Compressed, FineTune, Int8Network, OnnxNetwork, Prune, Quantize, Record, Step, compress
+from nas.compress import Compressed, FineTune, Int8Network, OnnxNetwork, Prune, Quantize, Step, compress
 from nas.data import ImageData
 from nas.deploy.bundle import export_bundle
 from nas.deploy.to_onnx import export_onnx
@@ -227,13 +227,16 @@ def candidates_stage(
     summaries = []
     with _stage(run, "candidates"):
         for i, arch in enumerate(chosen, 1):
-            folders = [run.folder / "candidates" / f"c{i:02d}"]
-            if s.prune:
-                folders.append(run.folder / "candidates" / f"c{i:02d}p")
-            if not all((f / "summary.json").exists() for f in folders):
+            whole = run.folder / "candidates" / f"c{i:02d}"
+            folders = [whole]
+            if not (whole / "summary.json").exists():
                 network = calibrated(supernet, arch, run.data).to("cpu")
                 assert isinstance(network, Network)
-                _deploy_candidate(run, network, arch, folders, tables, teacher)
+                _deploy_whole(run, network, arch, whole, tables, teacher)
+            if s.prune:
+                folders.append(whole.with_name(f"{whole.name}p"))
+                if not (folders[1] / "summary.json").exists():
+                    _deploy_pruned(run, whole, arch, folders[1], tables, teacher)
             for folder in folders:
                 summary = json.loads((folder / "summary.json").read_text())
                 summaries.append(summary)
@@ -354,31 +357,45 @@ def bundle_candidate(run: Run, candidate: str, path: Path | None = None) -> Path
     return export_bundle(network, path or folder / "bundle", classes=run.data.classes, preprocessing=preprocessing)
 
 
-def _deploy_candidate(
-    run: Run,
-    network: Network,
-    arch: Archs,
-    folders: Sequence[Path],
-    tables: dict[str, LatencyTable],
-    teacher: torch.nn.Module,
+def _deploy_whole(
+    run: Run, network: Network, arch: Archs, folder: Path, tables: dict[str, LatencyTable], teacher: torch.nn.Module
 ) -> None:
+    """Fine-tune and quantize a network of the front."""
     s = run.settings
-    quantize = Quantize(qat_epochs=s.qat_epochs)
-    common: dict[str, Any] = {"runtime": run.runtimes.values(), "teacher": teacher, "seed": s.seed}
-    whole = compress(network, [FineTune(epochs=s.finetune_epochs), quantize], run.data, tables.values(), **common)
-    _write_candidate(run, folders[0], arch, whole, whole.records, "fine-tune", pruned=0.0)
-    if len(folders) > 1:
-        tuned = whole.stages["fine-tune"]
-        assert isinstance(tuned, Network)
-        steps: list[Step] = [Prune(ratio=s.prune), FineTune(epochs=s.finetune_epochs, name="recover"), quantize]
-        small = compress(tuned, steps, run.data, tables.values(), **common)
-        _write_candidate(
-            run, folders[1], arch, small, [*whole.records[:2], *small.records[1:]], "recover", pruned=s.prune
-        )
+    steps: list[Step] = [FineTune(epochs=s.finetune_epochs), Quantize(qat_epochs=s.qat_epochs)]
+    result = compress(
+        network, steps, run.data, tables.values(), runtime=run.runtimes.values(), teacher=teacher, seed=s.seed
+    )
+    _write_candidate(run, folder, arch, result, [asdict(r) for r in result.records], "fine-tune", pruned=0.0)
+
+
+def _deploy_pruned(
+    run: Run, whole: Path, arch: Archs, folder: Path, tables: dict[str, LatencyTable], teacher: torch.nn.Module
+) -> None:
+    """Prune the fine-tuned network of a finished candidate, fine-tune again and quantize."""
+    s = run.settings
+    steps: list[Step] = [
+        Prune(ratio=s.prune),
+        FineTune(epochs=s.finetune_epochs, name="recover"),
+        Quantize(qat_epochs=s.qat_epochs),
+    ]
+    network = load_candidate(whole)
+    result = compress(
+        network, steps, run.data, tables.values(), runtime=run.runtimes.values(), teacher=teacher, seed=s.seed
+    )
+    before = json.loads((whole / "summary.json").read_text())["steps"][:-1]
+    records = [*before, *(asdict(r) for r in result.records[1:])]
+    _write_candidate(run, folder, arch, result, records, "recover", pruned=s.prune)
 
 
 def _write_candidate(
-    run: Run, folder: Path, arch: Archs, result: Compressed, records: Sequence[Record], last_float: str, pruned: float
+    run: Run,
+    folder: Path,
+    arch: Archs,
+    result: Compressed,
+    records: Sequence[dict[str, Any]],
+    last_float: str,
+    pruned: float,
 ) -> None:
     """The files first, ``summary.json`` last: with it the candidate is done."""
     network, int8 = result.stages[last_float], result.network
@@ -396,7 +413,7 @@ def _write_candidate(
         "quantization": int8.note.split()[0],
         "fp32_step": last_float,
         "blocks": [b.key for b in network.describe()],
-        "steps": [asdict(r) for r in records],
+        "steps": list(records),
         "files": {"fp32": "fp32.onnx", "int8": "int8.onnx", "weights": "weights.safetensors"},
     }
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")

@@ -86,7 +86,7 @@ def measure(
     write_text(stem.with_name(stem.name + "_networks.csv"), networks.to_csv(index=False, float_format="%.6g"))
     table.save(stem)
     partial.unlink()
-    return table
+    return LatencyTable.load(stem)  # as a resumed run will see it, to the last digit
 
 
 def time_interleaved(
