@@ -9,23 +9,26 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from nas.errors import BadInput
+from nas.image_files import ImageFile, find_images, read_image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+__all__ = ["ImageData", "Split", "load_digits", "load_images", "read_image"]
+
 MAX_BYTES = 8 << 30
-MAX_PIXELS = 100_000_000  # of one image file: a decompression bomb is refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +95,12 @@ class ImageData:
             "load_size": self.size,
             "size": size,
             "channels": self.channels,
-            "mean": [round(float(m), 6) for m in self.mean],
-            "std": [round(float(s), 6) for s in self.std],
+            "mean": [float(m) for m in self.mean],  # unrounded: the deployed network sees the very numbers of training
+            "std": [float(s) for s in self.std],
+            "resize": (
+                "turn upright (EXIF), short side to load_size (Pillow bilinear), centre crop, "
+                "then to size (bilinear, antialiased when smaller), then (x / 255 - mean) / std"
+            ),
         }
 
 
@@ -133,22 +140,22 @@ def load_images(
 
     Subfolders ``train``, ``val`` and ``test`` (with the classes inside) are honoured; whichever of val and test is
     missing is split off, stratified, as fractions ``val`` and ``test`` of all images. ``test_path``: a second folder
-    or zip that holds the test images. Zips are read in place. Each image is turned upright (EXIF), converted to
-    ``channels`` (1: grey, 3: RGB), resized so that its short side is ``size``, and cropped to the centre.
+    or zip that holds the test images (its ``test`` folder, when it has several). Zips are read in place. Each image
+    is turned upright (EXIF), converted to ``channels`` (1: grey, 3: RGB), resized so that its short side is ``size``,
+    and cropped to the centre.
 
-    Raises BadInput, one line each, for a missing path, no or one class, a class too small to split, an image that
-    does not decode (unless ``skip_bad``), or arrays beyond ``max_bytes``.
+    ``max_bytes`` bounds the arrays; the peak is about twice that, while they are divided. ``notes`` of the result
+    say what was skipped, dropped or kept together. Raises BadInput, one line each, for a missing path, no or one
+    class, an empty class or one too small to split, a class that only val or test has, an image that does not decode
+    (unless ``skip_bad``), or arrays beyond ``max_bytes``.
     """
     if channels not in (1, 3):
         raise BadInput(f"channels is 1 (grey) or 3 (RGB), got {channels}")
-    if size < 1 or not (0 < val < 1 and 0 < test < 1 and val + test < 1):
-        raise BadInput(f"need size >= 1 and fractions val + test < 1, got size {size}, val {val}, test {test}")
-    found = _by_split(_files(Path(path)), Path(path))
-    if "train" not in found:  # a lone test folder, say: all there is
-        found = {"train": [item for files in found.values() for item in files]}
-    if test_path is not None:
-        extra = _by_split(_files(Path(test_path)), Path(test_path))
-        found["test"] = [item for files in extra.values() for item in files]
+    if not isinstance(size, int) or size < 1:
+        raise BadInput(f"size is a whole number of pixels, at least 1, got {size}")
+    if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
+        raise BadInput(f"val and test are fractions above 0 that leave something to train on, got {val} and {test}")
+    found, notes = _found(Path(path), None if test_path is None else Path(test_path))
     classes = tuple(sorted({c for c, _ in found.get("train", [])}))
     if len(classes) < 2:
         raise BadInput(
@@ -159,11 +166,13 @@ def load_images(
         raise BadInput(f"class {unknown[0]!r} has no training images; the training classes are {', '.join(classes)}")
     needed = sum(len(files) for files in found.values()) * channels * size * size
     if needed > max_bytes:
-        raise BadInput(f"{path} needs {needed / 2**30:.1f} GiB at {size} px, allowed are {max_bytes / 2**30:.1f} GiB")
-    notes: list[str] = []
+        raise BadInput(
+            f"{path} needs {needed / 2**20:,.1f} MiB at {size} px, allowed are {max_bytes / 2**20:,.1f} MiB; "
+            "choose a smaller size, or raise max_bytes"
+        )
     parts = {name: _decode(files, classes, size, channels, skip_bad, notes) for name, files in found.items() if files}
     return _divided(
-        Path(path).stem,
+        Path(path).resolve().stem,
         classes,
         parts["train"],
         val=val,
@@ -175,99 +184,31 @@ def load_images(
     )
 
 
-def read_image(file: str | os.PathLike[str] | io.BytesIO, size: int, channels: int) -> NDArray[np.uint8]:
-    """One image file as ``(channels, size, size) uint8``: upright, short side resized to ``size``, centre crop.
-
-    Raises BadInput when it does not decode.
-    """
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
-    try:
-        with Image.open(file) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise BadInput(f"{image.width} x {image.height} pixels, more than {MAX_PIXELS:,}")
-            if image.format == "JPEG":
-                image.draft("RGB" if channels == 3 else "L", (size, size))  # decodes large photographs faster
-            upright = ImageOps.exif_transpose(image)
-            if upright.mode.startswith("I;16") or upright.mode == "I":
-                upright = upright.point(lambda value: value / 256).convert("L")
-            elif upright.mode in ("P", "PA", "LA", "La", "RGBa"):
-                upright = upright.convert("RGBA")
-            plain = upright.convert("RGB" if channels == 3 else "L")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadInput(f"does not decode as an image: {str(error).splitlines()[0]}") from None
-    scale = size / min(plain.size)
-    resized = plain.resize(
-        (max(size, round(plain.width * scale)), max(size, round(plain.height * scale))), Image.Resampling.BILINEAR
-    )
-    left, top = (resized.width - size) // 2, (resized.height - size) // 2
-    pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
-    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
-
-
 # --------------------------------------------------------------------------------------------------------------
-# Finding files
+# Decoding
 
 
-@dataclass(frozen=True)
-class _File:
-    """An image somewhere: ``where`` is its path below the data's root, ``read`` gives its bytes."""
-
-    where: PurePosixPath
-    read: Callable[[], bytes]
-
-
-def _files(path: Path) -> list[_File]:
-    if path.is_dir():
-        paths = sorted(p for p in path.rglob("*") if p.is_file())
-        found = [_File(PurePosixPath(p.relative_to(path).as_posix()), p.read_bytes) for p in paths]
-    elif path.is_file():
-        found = _zip_files(path)
-    else:
-        raise BadInput(f"{path} does not exist; give a folder or .zip with one subfolder of images per class")
-    found = [f for f in found if f.where.suffix.lower() in IMAGE_SUFFIXES and not _hidden(f.where)]
-    if not found:
-        raise BadInput(
-            f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}); expected one subfolder of images per class"
-        )
-    # a single folder around everything is looked through
-    while len({f.where.parts[0] for f in found}) == 1 and all(len(f.where.parts) > 2 for f in found):
-        if found[0].where.parts[0].lower() in SPLIT_NAMES:
-            break
-        found = [_File(PurePosixPath(*f.where.parts[1:]), f.read) for f in found]
-    return found
-
-
-def _zip_files(path: Path) -> list[_File]:
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError):
-        raise BadInput(f"{path} is neither a folder nor a readable .zip") from None
-    names = sorted(i.filename for i in archive.infolist() if not i.is_dir())
-    return [_File(PurePosixPath(name), lambda name=name: archive.read(name)) for name in names]  # type: ignore[misc]
-
-
-def _hidden(where: PurePosixPath) -> bool:
-    return any(part.startswith((".", "__MACOSX")) for part in where.parts)
-
-
-def _by_split(files: Sequence[_File], path: Path) -> dict[str, list[tuple[str, _File]]]:
-    """Files as (class, file) under train, val and test; all under train when there are no such folders."""
-    tops = {f.where.parts[0].lower() for f in files if len(f.where.parts) > 2}
-    nested = bool(tops) and tops <= set(SPLIT_NAMES)
-    depth = 3 if nested else 2
-    loose = [f for f in files if len(f.where.parts) < depth]
-    if loose:
-        raise BadInput(f"{path}: {loose[0].where} lies in no class folder; expected one subfolder of images per class")
-    split: dict[str, list[tuple[str, _File]]] = {}
-    for f in files:
-        name = SPLIT_NAMES[f.where.parts[0].lower()] if nested else "train"
-        split.setdefault(name, []).append((f.where.parts[depth - 2], f))
-    return split
+def _found(path: Path, test_path: Path | None) -> tuple[dict[str, list[tuple[str, ImageFile]]], list[str]]:
+    """(class, file) pairs by split, always with train, and the notes."""
+    images = find_images(path)
+    found, ignored = dict(images.splits), images.ignored
+    if "train" not in found:
+        if len(found) > 1:
+            raise BadInput(f"{path} has {' and '.join(sorted(found))} folders but no train folder")
+        found = {"train": next(iter(found.values()))}  # a lone test folder, say: all there is
+    if test_path is not None:
+        if "test" in found:
+            raise BadInput(f"{path} has test images of its own; leave out test_path ({test_path}), or give its train")
+        extra = find_images(test_path)
+        ignored += extra.ignored
+        if len(extra.splits) > 1 and "test" not in extra.splits:
+            raise BadInput(f"{test_path} has {' and '.join(sorted(extra.splits))} folders but no test folder")
+        found["test"] = extra.splits.get("test") or next(iter(extra.splits.values()))
+    return found, [f"{ignored} files that are not .jpg, .jpeg or .png were ignored"] if ignored else []
 
 
 def _decode(
-    files: Sequence[tuple[str, _File]],
+    files: Sequence[tuple[str, ImageFile]],
     classes: tuple[str, ...],
     size: int,
     channels: int,
@@ -281,17 +222,21 @@ def _decode(
     def decode(row: int) -> None:
         try:
             images[row] = read_image(io.BytesIO(files[row][1].read()), size, channels)
-        except (BadInput, zipfile.BadZipFile, OSError) as error:
+        except (BadInput, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             if not skip_bad:
                 raise BadInput(f"{files[row][1].where}: {error}; remove it, or pass skip_bad (--skip-bad)") from None
             good[row] = False
 
-    with ThreadPoolExecutor() as pool:
-        for _ in pool.map(decode, range(len(files)), chunksize=64):
+    # warning filters belong to the process, not to a thread, so Pillow's warning (read_image refuses such images
+    # itself) is silenced out here
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        for _ in pool.map(decode, range(len(files))):
             pass
-    if not good.all():
-        notes.append(f"{(~good).sum()} images that do not decode were skipped")
     labels = np.array([position[c] for c, _ in files], dtype=np.int64)
+    if good.all():  # without the copy
+        return Split(images=images, labels=labels)
+    notes.append(f"{(~good).sum()} images that do not decode were skipped")
     return Split(images=images, labels=labels).take(np.flatnonzero(good))
 
 
@@ -330,6 +275,8 @@ def _divided(
         if not keep.all():
             notes.append(f"{(~keep).sum()} validation images that are also test images were dropped from validation")
             splits["val"] = splits["val"].take(np.flatnonzero(keep))
+    if len(splits) < 2:
+        notes += _copies(everything, hashes)
     total = len(everything)
     for part, share in (("test", test), ("val", val)):
         if part not in splits:
@@ -340,6 +287,8 @@ def _divided(
             everything, hashes = everything.take(keep), [hashes[i] for i in keep]
     splits["train"] = everything
     for part, split in splits.items():
+        if not len(split):
+            raise BadInput(f"{name}: no images are left for {part}")
         missing = sorted(set(range(len(classes))) - set(split.labels.tolist()))
         if missing and part != "test":
             raise BadInput(f"{name}: class {classes[missing[0]]!r} has no images left for {part}; it needs more images")
@@ -375,6 +324,17 @@ def _stratified(
         for row in rng.permutation(own)[:wanted]:
             chosen[groups[hashes[row]]] = True
     return chosen
+
+
+def _copies(split: Split, hashes: Sequence[bytes]) -> list[str]:
+    """What to tell about identical images: they stay together when the images are divided."""
+    first: dict[bytes, int] = {}
+    for digest, label in zip(hashes, split.labels.tolist(), strict=True):
+        first.setdefault(digest, label)
+    copies = len(hashes) - len(first)
+    odd = sum(label != first[digest] for digest, label in zip(hashes, split.labels.tolist(), strict=True))
+    told = [f"{copies} images that are copies of others were put into the same split as the first"] if copies else []
+    return [*told, f"{odd} of these copies lie in another class than the first"] if odd else told
 
 
 def _hashes(split: Split) -> list[bytes]:

@@ -160,7 +160,7 @@ def test_bad_images_are_skipped_on_request_and_counted(tmp_path):
 
 
 def test_memory_is_refused_before_it_is_taken(tmp_path):
-    with pytest.raises(BadInput, match="GiB at 64 px, allowed"):
+    with pytest.raises(BadInput, match=r"needs 0\.4 MiB at 64 px, allowed are 0\.0 MiB"):
         load_images(folder_of(tmp_path / "x"), size=64, max_bytes=1000)
 
 

@@ -46,7 +46,11 @@ def run(
     packages: Sequence[str] = ("numpy", "torch", "onnxruntime"),
 ) -> None:
     """Run ``measure(quick)`` and report. Full runs write ``results/<name>.csv``; quick ones leave it alone."""
-    parser = argparse.ArgumentParser(prog=f"{name}.py", description=sys.modules["__main__"].__doc__)
+    parser = argparse.ArgumentParser(
+        prog=f"{name}.py",
+        description=sys.modules["__main__"].__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument(
         "--quick", action="store_true", help="the same measurement at a size that ends within 60 seconds"
     )

@@ -69,7 +69,11 @@ class ElasticConv2d(nn.Conv2d):
         return F.conv2d(x, weight, bias, part.stride, part.kernel // 2, 1, groups)
 
     def _slice(self, part: Conv) -> tuple[Tensor, Tensor | None]:
-        weight = self.weight[: part.out_ch] if self.depthwise else self.weight[: part.out_ch, : part.in_ch]
+        weight: Tensor = self.weight
+        if part.out_ch < self.out_channels:  # a slice of everything would still cost a copy going back
+            weight = weight[: part.out_ch]
+        if not self.depthwise and part.in_ch < self.in_channels:
+            weight = weight[:, : part.in_ch]
         for smaller in self.smaller_kernels:
             if smaller < part.kernel:
                 break
@@ -98,6 +102,8 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         n = self.part.channels
+        if n == self.num_features:
+            return super().forward(x)
         mean, var = cast(Tensor, self.running_mean)[:n], cast(Tensor, self.running_var)[:n]
         return F.batch_norm(x, mean, var, self.weight[:n], self.bias[:n], self.training, self.momentum or 0.0, self.eps)
 

@@ -33,6 +33,7 @@ class Supernet(nn.Module):
         self.largest: Archs = extremes.argmax
         self.smallest: Archs = extremes.argmin
         self._running: list[BlockModule] = []
+        self._plans: dict[tuple[int, Block], list[tuple[Elastic, Part]]] = {}
         self.activate(self.largest)
 
     def activate(self, arch: ArrayLike) -> None:
@@ -40,8 +41,8 @@ class Supernet(nn.Module):
         self._running = []
         for module, block in self._filled(arch):
             module.block = block
-            for name, part in block.parts().items():
-                _primitive(module, name).activate(part)
+            for primitive, part in self._plan(module, block):
+                primitive.activate(part)
             self._running.append(module)
 
     @property
@@ -64,9 +65,17 @@ class Supernet(nn.Module):
         filled = self._filled(arch)
         network = Network(block for _, block in filled)
         for (elastic, block), plain in zip(filled, network, strict=True):
-            for name, part in block.parts().items():
-                plain.get_submodule(name).load_state_dict(_primitive(elastic, name).sliced(part))
+            for (primitive, part), name in zip(self._plan(elastic, block), block.parts(), strict=True):
+                plain.get_submodule(name).load_state_dict(primitive.sliced(part))
         return network.to(next(self.parameters()).device).train(self.training)
+
+    def _plan(self, module: BlockModule, block: Block) -> list[tuple[Elastic, Part]]:
+        """Which primitive runs as which part when ``module`` is ``block``; kept, because every training step asks."""
+        key = (id(module), block)
+        if key not in self._plans:
+            parts = block.parts().items()
+            self._plans[key] = [(cast(Elastic, module.get_submodule(name)), part) for name, part in parts]
+        return self._plans[key]
 
     def _filled(self, arch: ArrayLike) -> list[tuple[BlockModule, Block]]:
         given = np.asarray(arch)
@@ -89,7 +98,3 @@ def _elastic_slot(space: SearchSpace, slot: int) -> BlockModule:
         for name, part in block.parts().items():
             parts.setdefault(name, []).append(part)
     return build(options[0], {name: elastic_part(seen) for name, seen in parts.items()})
-
-
-def _primitive(module: nn.Module, name: str) -> Elastic:
-    return cast(Elastic, module.get_submodule(name))

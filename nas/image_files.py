@@ -1,0 +1,199 @@
+"""Image files on disk or in a zip: finding them by class and split, and decoding one (NumPy and Pillow, no torch)."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from nas.errors import BadInput
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+MAX_FILE_BYTES = 512 << 20  # of one entry of a zip, unpacked
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image somewhere: ``where`` is its path below the data's root, ``read`` gives its bytes."""
+
+    where: PurePosixPath
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Found:
+    """``splits``: (class, file) pairs under train, val and test, all under train when the data is not split.
+
+    ``ignored``: how many other files (not .jpg, .jpeg or .png) the class folders hold.
+    """
+
+    splits: dict[str, list[tuple[str, ImageFile]]]
+    ignored: int
+
+
+def find_images(path: Path) -> Found:
+    """The images of a folder or .zip with one subfolder per class, possibly inside train, val and test.
+
+    A single folder around everything is looked through. Hidden files, ``__MACOSX`` and zip entries that point outside
+    the zip are ignored. Raises BadInput, one line each, for a missing path, no images, images outside class folders,
+    an empty class folder, and folders that lie beside train, val and test.
+    """
+    if path.is_dir():
+        files, folders = _in_folder(path)
+    elif path.is_file():
+        files, folders = _in_zip(path)
+    else:
+        raise BadInput(f"{path} does not exist; give a folder or .zip with one subfolder of images per class")
+    images = [f for f in files if f.where.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        raise BadInput(
+            f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}); expected one subfolder of images per class"
+        )
+    around = _around(images)
+    images = [ImageFile(f.where.relative_to(around), f.read) for f in images]
+    folders = {f.relative_to(around) for f in folders if f.is_relative_to(around)}
+    nested = _is_split(images, path)
+    depth = 2 if nested else 1  # of a class folder
+    for f in images:
+        if len(f.where.parts) <= depth:
+            raise BadInput(f"{path}: {f.where} lies in no class folder; expected one subfolder of images per class")
+    filled = {f.where.parts[:depth] for f in images}
+    for folder in sorted(folders):
+        # val and test may lack a class; that is judged where all splits are known
+        if len(folder.parts) == depth and folder.parts not in filled and not (nested and _split(folder) != "train"):
+            raise BadInput(f"{path}: class folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}); remove it")
+    splits: dict[str, list[tuple[str, ImageFile]]] = {}
+    for f in images:
+        splits.setdefault((_split(f.where) if nested else None) or "train", []).append((f.where.parts[depth - 1], f))
+    whole = len(around.parts) + depth
+    return Found(splits, sum(len(f.where.parts) > whole for f in files) - len(images))
+
+
+def square_pixels(file: str | os.PathLike[str] | io.BytesIO, size: int, channels: int) -> NDArray[np.uint8]:
+    """One image file as ``(channels, size, size) uint8``: upright, short side resized to ``size``, centre crop.
+
+    Deployed bundles carry a copy of this function, so it uses numpy and Pillow only. Raises whatever Pillow does.
+    """
+    # .jpg files of the web are often GIF, BMP or WebP; other formats stay shut (EPS would start ghostscript)
+    with Image.open(file, formats=("JPEG", "PNG", "GIF", "BMP", "WEBP")) as image:
+        scale = size / min(image.size)
+        wide, high = (max(size, round(side * scale)) for side in image.size)
+        if max(image.width * image.height, wide * high) > 80_000_000:  # a decompression bomb, or a thread-like image
+            raise ValueError(f"{image.width} x {image.height} pixels are too many at {size} px (limit: 80,000,000)")
+        if image.format == "JPEG":
+            image.draft("RGB" if channels == 3 else "L", (size, size))  # decodes large photographs faster
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode.startswith("I"):  # 16 bits per pixel
+            upright = upright.point(lambda value: value / 256).convert("L")
+        elif upright.mode in ("P", "PA", "LA", "La", "RGBa"):
+            upright = upright.convert("RGBA")
+        plain = upright.convert("RGB" if channels == 3 else "L")
+    scale = size / min(plain.size)
+    wide, high = (max(size, round(side * scale)) for side in plain.size)
+    resized = plain.resize((wide, high), Image.Resampling.BILINEAR)
+    left, top = (wide - size) // 2, (high - size) // 2
+    pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
+    return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
+
+
+def read_image(file: str | os.PathLike[str] | io.BytesIO, size: int, channels: int) -> NDArray[np.uint8]:
+    """``square_pixels``, but raises BadInput, one line, when the file does not decode."""
+    try:
+        return square_pixels(file, size, channels)
+    except UnidentifiedImageError:
+        raise BadInput("does not decode as an image: it is neither JPEG nor PNG") from None
+    except Exception as error:  # on damaged files Pillow's decoders raise nearly every kind there is
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(f"does not decode as an image: {reason}") from None
+
+
+def _in_folder(path: Path) -> tuple[list[ImageFile], set[PurePosixPath]]:
+    """All files and all folders below ``path``; links are followed, each folder once per way that leads to it."""
+    files, folders = [], set()
+    for place in _walk(path, ()):
+        where = PurePosixPath(place.relative_to(path).as_posix())
+        if place.is_dir():
+            folders.add(where)
+        elif place.is_file():
+            files.append(ImageFile(where, place.read_bytes))
+    return files, folders
+
+
+def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
+    above = (*above, folder.resolve())
+    try:
+        places = sorted(folder.iterdir())
+    except OSError as error:
+        raise BadInput(f"{folder} cannot be read: {error.strerror}") from None
+    for place in places:
+        if _hidden(PurePosixPath(place.name)):
+            continue
+        yield place
+        if place.is_dir() and place.resolve() not in above:  # a link to a folder above would never end
+            yield from _walk(place, above)
+
+
+def _in_zip(path: Path) -> tuple[list[ImageFile], set[PurePosixPath]]:
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError):
+        raise BadInput(f"{path} is neither a folder nor a readable .zip") from None
+    files, folders = {}, set()
+    for entry in archive.infolist():
+        where = PurePosixPath(entry.filename.replace("\\", "/"))  # some Windows tools write backslashes
+        link = stat.S_ISLNK(entry.external_attr >> 16)
+        if _hidden(where) or where.is_absolute() or ":" in where.parts[0] or link:
+            continue
+        if entry.filename.endswith(("/", "\\")):
+            folders.add(where)
+            continue
+        if entry.flag_bits & 1:
+            raise BadInput(f"{path}: {where} is encrypted; unpack the zip and give the folder")
+        files[where] = ImageFile(where, lambda entry=entry: _unpacked(archive, entry))  # type: ignore[misc]
+    return [files[where] for where in sorted(files)], folders
+
+
+def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    if entry.file_size > MAX_FILE_BYTES:
+        raise BadInput(f"unpacks to {entry.file_size >> 20:,} MiB, more than {MAX_FILE_BYTES >> 20} MiB")
+    return archive.read(entry)
+
+
+def _hidden(where: PurePosixPath) -> bool:
+    """Dotfiles, ``..`` in a zip, the Mac's resource forks, and the empty path."""
+    return not where.parts or any(part.startswith((".", "__MACOSX")) for part in where.parts)
+
+
+def _around(images: list[ImageFile]) -> PurePosixPath:
+    """The folders that lie around everything, as long as a class folder remains below them."""
+    around: list[str] = []
+    paths = [f.where.parts for f in images]
+    while all(len(p) > len(around) + 2 for p in paths) and len({p[len(around)] for p in paths}) == 1:
+        top = paths[0][len(around)]
+        if top.lower() in SPLIT_NAMES:
+            break
+        around.append(top)
+    return PurePosixPath(*around)
+
+
+def _is_split(images: list[ImageFile], path: Path) -> bool:
+    """Whether the top folders are train, val and test."""
+    tops = sorted({f.where.parts[0] for f in images if len(f.where.parts) > 2})
+    names = [top for top in tops if top.lower() in SPLIT_NAMES]
+    other = [top for top in tops if top not in names]
+    if other and any(SPLIT_NAMES[name.lower()] == "train" for name in names):
+        raise BadInput(f"{path}: {other[0]!r} lies beside {', '.join(map(repr, names))} and is no split; move it away")
+    return bool(names) and not other
+
+
+def _split(where: PurePosixPath) -> str | None:
+    return SPLIT_NAMES.get(where.parts[0].lower())
