@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from nas.space import SearchSpace
 
 DIGITS = "digits"
+_INPUTS = ("data", "test_data", "size", "channels", "skip_bad", "space")
+_DEFAULT_INPUTS = {"data": DIGITS, "space": "mobilenet_v3.digits"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,6 +74,7 @@ def _train(args: argparse.Namespace) -> None:
     if not (run.folder / "config.json").exists():
         stages.open_run(run, args.command_line)
     stages.train_stage(run)
+    stages.remember_settings(run)
     print(run.folder / "supernet.safetensors")
 
 
@@ -80,6 +83,7 @@ def _search(args: argparse.Namespace) -> None:
 
     run = _run(args)
     result = stages.search_stage(run, stages.load_trained(run), stages.load_tables(run))
+    stages.remember_settings(run)
     path = result.plot(run.folder / "search.png")
     print(result.front.to_pandas()[["accuracy", "latency_ms", "architecture"]].to_string(index=False, max_colwidth=60))
     print(path)
@@ -90,6 +94,7 @@ def _compress(args: argparse.Namespace) -> None:
 
     run = _run(args)
     stages.candidates_stage(run, stages.load_trained(run), stages.load_tables(run), stages.load_front(run))
+    stages.remember_settings(run)
     _print_final(stages.final_stage(run))
 
 
@@ -121,11 +126,13 @@ def _tables(args: argparse.Namespace) -> None:
     from nas.latency import LatencyTable
 
     found = []
-    for place in args.path:
+    for place in args.path or [p for p in ("latency_tables", "runs") if Path(p).is_dir()]:
         stems = [Path(place)] if not Path(place).is_dir() else [p.with_suffix("") for p in _table_files(Path(place))]
         found += [(stem, LatencyTable.load(stem)) for stem in stems]
     if not found:
-        raise BadInput(f"no latency tables in {', '.join(args.path)}; nas measure makes one")
+        raise BadInput(
+            f"no latency tables in {', '.join(args.path) or 'latency_tables/ and runs/'}; nas measure makes one"
+        )
     for stem, table in found:
         _print_table(stem, table)
 
@@ -143,11 +150,15 @@ def _run(args: argparse.Namespace, *, new: bool = False) -> Run:
     chosen = {k: v for k, v in vars(args).items() if k in known and v is not None}
     if new:
         config: dict[str, Any] = {"settings": {}}
-        source = {"data": args.data, "size": args.size, "channels": args.channels, "space": args.space}
-        source |= {"test_data": args.test_data, "skip_bad": args.skip_bad}
+        source = {name: getattr(args, name) for name in _INPUTS}
+        source |= {k: v for k, v in _DEFAULT_INPUTS.items() if source[k] is None}
     else:
         config = read_config(folder)
         source = config["inputs"]
+        for name in _INPUTS:
+            given = getattr(args, name, None)
+            if given not in (None, False, source[name]):
+                raise BadInput(f"{folder} was made with {name} {source[name]}, not {given}; choose another run folder")
     data = _data(source, config["settings"].get("seed", 0))
     space = _space(source["space"], len(data.classes), data.channels)
     settings = Settings(**{k: v for k, v in config["settings"].items() if k in known} | chosen)
@@ -365,9 +376,7 @@ def _parser() -> argparse.ArgumentParser:
     _run_dir(sub)
 
     sub = command("tables", _tables, "List latency tables with their validation.", "nas tables runs/ latency_tables/")
-    sub.add_argument(
-        "path", nargs="*", default=["latency_tables", "runs"], help="folders or tables (default: %(default)s)"
-    )
+    sub.add_argument("path", nargs="*", help="folders or tables (default: latency_tables/ and runs/)")
     return parser
 
 
@@ -383,13 +392,13 @@ def _run_dir(sub: argparse.ArgumentParser, default: str | None = None) -> None:
 
 def _inputs(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "--data", default=DIGITS, help="'digits', or a folder or .zip with one subfolder of images per class"
+        "--data", help="'digits' (the default), or a folder or .zip with one subfolder of images per class"
     )
     sub.add_argument("--test-data", help="a second folder or .zip that holds the test images")
     sub.add_argument("--size", type=int, help="pixels at which images are stored (default 32)")
     sub.add_argument("--channels", type=int, choices=[1, 3], help="1: grey, 3: RGB (default 3; digits are grey)")
     sub.add_argument("--skip-bad", action="store_true", help="skip images that do not decode")
-    sub.add_argument("--space", default="mobilenet_v3.digits", help="search space (default %(default)s)")
+    sub.add_argument("--space", help="search space (default mobilenet_v3.digits)")
     sub.add_argument("--seed", type=int, help="default 0")
 
 

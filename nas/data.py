@@ -12,7 +12,7 @@ import os
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,25 +25,11 @@ from PIL import Image
 
 from nas.errors import BadInput
 from nas.image_files import ImageFile, find_images, read_image
+from nas.splits import Split, divide
 
 __all__ = ["ImageData", "Split", "load_digits", "load_images", "read_image"]
 
 MAX_BYTES = 8 << 30
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """``images (n, c, h, w) uint8`` and their ``labels (n,) int64`` (indices into the class names)."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, rows: NDArray[Any]) -> Split:
-        """The given rows."""
-        return Split(images=np.ascontiguousarray(self.images[rows]), labels=self.labels[rows])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,15 +99,11 @@ def load_digits(seed: int = 0) -> ImageData:
 
     bunch = embedded()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
-    return _divided(
-        "digits",
-        tuple(str(d) for d in range(10)),
-        Split(images=images, labels=bunch.target.astype(np.int64)),
-        val=0.2,
-        test=0.2,
-        seed=seed,
-        source="scikit-learn load_digits (UCI Optical Recognition of Handwritten Digits)",
-    )
+    classes = tuple(str(d) for d in range(10))
+    everything = Split(images=images, labels=bunch.target.astype(np.int64))
+    splits, notes = divide(everything, classes, val=0.2, test=0.2, seed=seed)
+    source = "scikit-learn load_digits (UCI Optical Recognition of Handwritten Digits)"
+    return ImageData(name="digits", classes=classes, **splits, source=source, notes=tuple(notes))
 
 
 def load_images(
@@ -171,21 +153,15 @@ def load_images(
             "choose a smaller size, or raise max_bytes"
         )
     parts = {name: _decode(files, classes, size, channels, skip_bad, notes) for name, files in found.items() if files}
-    return _divided(
-        Path(path).resolve().stem,
-        classes,
-        parts["train"],
-        val=val,
-        test=test,
-        seed=seed,
+    train = parts.pop("train")
+    splits, told = divide(train, classes, val=val, test=test, seed=seed, given=parts)
+    return ImageData(
+        name=Path(path).resolve().stem,
+        classes=classes,
+        **splits,
         source=str(path) if test_path is None else f"{path}, {test_path}",
-        given={name: part for name, part in parts.items() if name != "train"},
-        notes=notes,
+        notes=(*notes, *told),
     )
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Decoding
 
 
 def _found(path: Path, test_path: Path | None) -> tuple[dict[str, list[tuple[str, ImageFile]]], list[str]]:
@@ -238,107 +214,6 @@ def _decode(
         return Split(images=images, labels=labels)
     notes.append(f"{(~good).sum()} images that do not decode were skipped")
     return Split(images=images, labels=labels).take(np.flatnonzero(good))
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Splitting
-
-
-def _divided(
-    name: str,
-    classes: tuple[str, ...],
-    everything: Split,
-    *,
-    val: float,
-    test: float,
-    seed: int,
-    source: str,
-    given: Mapping[str, Split] | None = None,
-    notes: Iterable[str] = (),
-) -> ImageData:
-    """Split off what is not ``given``; identical images stay together, and leave train where a given split has them."""
-    notes = list(notes)
-    splits = dict(given or {})
-    hashes = _hashes(everything)
-    for part in ("test", "val"):
-        if part not in splits:
-            continue
-        seen = set(_hashes(splits[part]))
-        clash = np.array([h in seen for h in hashes])
-        if clash.any():
-            notes.append(f"{clash.sum()} training images that are also {part} images were dropped from training")
-            keep = np.flatnonzero(~clash)
-            everything, hashes = everything.take(keep), [hashes[i] for i in keep]
-    if {"test", "val"} <= set(splits):
-        seen = set(_hashes(splits["test"]))
-        keep = np.array([h not in seen for h in _hashes(splits["val"])])
-        if not keep.all():
-            notes.append(f"{(~keep).sum()} validation images that are also test images were dropped from validation")
-            splits["val"] = splits["val"].take(np.flatnonzero(keep))
-    if len(splits) < 2:
-        notes += _copies(everything, hashes)
-    total = len(everything)
-    for part, share in (("test", test), ("val", val)):
-        if part not in splits:
-            # fractions are of all images, so the second cut takes a larger share of what the first one left
-            chosen = _stratified(everything, hashes, share * total / len(everything), classes, seed)
-            splits[part] = everything.take(np.flatnonzero(chosen))
-            keep = np.flatnonzero(~chosen)
-            everything, hashes = everything.take(keep), [hashes[i] for i in keep]
-    splits["train"] = everything
-    for part, split in splits.items():
-        if not len(split):
-            raise BadInput(f"{name}: no images are left for {part}")
-        missing = sorted(set(range(len(classes))) - set(split.labels.tolist()))
-        if missing and part != "test":
-            raise BadInput(f"{name}: class {classes[missing[0]]!r} has no images left for {part}; it needs more images")
-    return ImageData(
-        name=name,
-        classes=classes,
-        train=splits["train"],
-        val=splits["val"],
-        test=splits["test"],
-        source=source,
-        notes=tuple(notes),
-    )
-
-
-def _stratified(
-    split: Split, hashes: Sequence[bytes], share: float, classes: tuple[str, ...], seed: int
-) -> NDArray[np.bool_]:
-    """Which images to split off: ``share`` of every class, at least one, groups of identical images whole."""
-    rng = np.random.default_rng(seed)
-    groups: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(hashes):
-        groups.setdefault(digest, []).append(row)
-    firsts = [rows[0] for rows in groups.values()]
-    chosen = np.zeros(len(split), dtype=bool)
-    for label in range(len(classes)):
-        own = [row for row in firsts if split.labels[row] == label]
-        wanted = max(1, round(share * len(own)))
-        if len(own) - wanted < 1:
-            raise BadInput(
-                f"class {classes[label]!r} has {len(own)} different image(s), too few to split into "
-                "training, validation and test; it needs at least 3"
-            )
-        for row in rng.permutation(own)[:wanted]:
-            chosen[groups[hashes[row]]] = True
-    return chosen
-
-
-def _copies(split: Split, hashes: Sequence[bytes]) -> list[str]:
-    """What to tell about identical images: they stay together when the images are divided."""
-    first: dict[bytes, int] = {}
-    for digest, label in zip(hashes, split.labels.tolist(), strict=True):
-        first.setdefault(digest, label)
-    copies = len(hashes) - len(first)
-    odd = sum(label != first[digest] for digest, label in zip(hashes, split.labels.tolist(), strict=True))
-    told = [f"{copies} images that are copies of others were put into the same split as the first"] if copies else []
-    return [*told, f"{odd} of these copies lie in another class than the first"] if odd else told
-
-
-def _hashes(split: Split) -> list[bytes]:
-    return [hashlib.blake2b(image.tobytes(), digest_size=16).digest() for image in split.images]
 
 
 def _pixel_mean(images: NDArray[np.uint8], power: int = 1) -> NDArray[np.float64]:

@@ -69,11 +69,13 @@ def find_images(path: Path) -> Found:
     filled = {f.where.parts[:depth] for f in images}
     for folder in sorted(folders):
         # val and test may lack a class; that is judged where all splits are known
-        if len(folder.parts) == depth and folder.parts not in filled and not (nested and _split(folder) != "train"):
+        train = not nested or SPLIT_NAMES.get(folder.parts[0].lower()) == "train"
+        if train and len(folder.parts) == depth and folder.parts not in filled:
             raise BadInput(f"{path}: class folder {folder} holds no images ({', '.join(IMAGE_SUFFIXES)}); remove it")
     splits: dict[str, list[tuple[str, ImageFile]]] = {}
     for f in images:
-        splits.setdefault((_split(f.where) if nested else None) or "train", []).append((f.where.parts[depth - 1], f))
+        split = SPLIT_NAMES[f.where.parts[0].lower()] if nested else "train"
+        splits.setdefault(split, []).append((f.where.parts[depth - 1], f))
     whole = len(around.parts) + depth
     return Found(splits, sum(len(f.where.parts) > whole for f in files) - len(images))
 
@@ -193,7 +195,3 @@ def _is_split(images: list[ImageFile], path: Path) -> bool:
     if other and any(SPLIT_NAMES[name.lower()] == "train" for name in names):
         raise BadInput(f"{path}: {other[0]!r} lies beside {', '.join(map(repr, names))} and is no split; move it away")
     return bool(names) and not other
-
-
-def _split(where: PurePosixPath) -> str | None:
-    return SPLIT_NAMES.get(where.parts[0].lower())

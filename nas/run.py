@@ -134,6 +134,14 @@ def open_run(run: Run, command: str) -> None:
     write_text(path, json.dumps(config, indent=2) + "\n")
 
 
+def remember_settings(run: Run) -> None:
+    """Write the settings that a stage has just used into ``config.json``, for the stages after it and the report."""
+    config = read_config(run.folder)
+    if config["settings"] != asdict(run.settings):
+        config["settings"] = asdict(run.settings)
+        write_text(run.folder / "config.json", json.dumps(config, indent=2) + "\n")
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """``config.json`` of a run folder. Raises BadInput when it is missing or damaged."""
     path = folder / "config.json"
@@ -224,18 +232,22 @@ def candidates_stage(
     s = run.settings
     teacher = calibrated(supernet, supernet.largest, run.data).to("cpu")
     chosen = spread_over_front(result, s.candidates)
+    if not run.resume and (run.folder / "candidates").exists():
+        raise BadInput(
+            f"{run.folder} already holds candidates; pass resume (--resume) to go on with them, or another folder"
+        )
     summaries = []
     with _stage(run, "candidates"):
         for i, arch in enumerate(chosen, 1):
             whole = run.folder / "candidates" / f"c{i:02d}"
             folders = [whole]
-            if not (whole / "summary.json").exists():
+            if not _is_done(run, whole, arch):
                 network = calibrated(supernet, arch, run.data).to("cpu")
                 assert isinstance(network, Network)
                 _deploy_whole(run, network, arch, whole, tables, teacher)
             if s.prune:
                 folders.append(whole.with_name(f"{whole.name}p"))
-                if not (folders[1] / "summary.json").exists():
+                if not _is_done(run, folders[1], arch):
                     _deploy_pruned(run, whole, arch, folders[1], tables, teacher)
             for folder in folders:
                 summary = json.loads((folder / "summary.json").read_text())
@@ -251,11 +263,13 @@ def candidates_stage(
 def final_stage(run: Run) -> pd.DataFrame:
     """All deployed networks timed again, side by side, and the test images looked at once: ``final.csv``."""
     path = run.folder / "final.csv"
-    if path.exists() and run.resume:
-        return pd.read_csv(path)
     summaries = [json.loads(p.read_text()) for p in sorted((run.folder / "candidates").glob("*/summary.json"))]
     if not summaries:
         raise BadInput(f"{run.folder} has no candidates yet (nas compress)")
+    if path.exists() and run.resume:
+        final = pd.read_csv(path)
+        if set(final["id"]) == {x["id"] for x in summaries}:
+            return final
     with _stage(run, "final"):
         files = {
             (x["id"], p): run.folder / "candidates" / x["id"] / x["files"][p] for x in summaries for p in PRECISIONS
@@ -357,6 +371,35 @@ def bundle_candidate(run: Run, candidate: str, path: Path | None = None) -> Path
     return export_bundle(network, path or folder / "bundle", classes=run.data.classes, preprocessing=preprocessing)
 
 
+def _recipe_of(run: Run, arch: Archs) -> dict[str, Any]:
+    """What decides a candidate besides the supernet: its genes and the settings of compression."""
+    s = run.settings
+    return {
+        "genes": [int(g) for g in arch],
+        "finetune_epochs": s.finetune_epochs,
+        "qat_epochs": s.qat_epochs,
+        "prune": s.prune,
+        "seed": s.seed,
+    }
+
+
+def _is_done(run: Run, folder: Path, arch: Archs) -> bool:
+    """Whether a candidate is finished. Raises BadInput when what is there was made from something else."""
+    try:
+        there = json.loads((folder / "summary.json").read_text())["made_from"]
+    except OSError:
+        return False
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"{folder / 'summary.json'} is damaged ({error}); delete {folder}") from None
+    here = _recipe_of(run, arch)
+    differing = [k for k in here if there.get(k) != here[k]]
+    if differing:
+        raise BadInput(
+            f"{folder} was made with other {', '.join(differing)}; delete {folder.parent}, or choose another run folder"
+        )
+    return True
+
+
 def _deploy_whole(
     run: Run, network: Network, arch: Archs, folder: Path, tables: dict[str, LatencyTable], teacher: torch.nn.Module
 ) -> None:
@@ -407,7 +450,7 @@ def _write_candidate(
     summary = {
         "id": folder.name,
         "architecture": run.space.describe(arch[None])[0],
-        "genes": [int(g) for g in arch],
+        "made_from": _recipe_of(run, arch),
         "input_shape": list(network.input_shape),
         "pruned": pruned,
         "quantization": int8.note.split()[0],

@@ -164,6 +164,31 @@ def test_single_commands_work_on_a_finished_run(finished, tmp_path, capsys):
     assert main(["report", "--run-dir", str(finished)]) == 0
 
 
+def test_stages_follow_each_other_command_by_command(finished, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "candidates")
+    for name in ("final.csv", "evaluations.db", "evaluations.csv"):
+        (folder / name).unlink()
+    run = ["--run-dir", str(folder)]
+    assert main(["search", *run, "--budget", "10", "--max-latency-ms", "5"]) == 0
+    assert len(pd.read_csv(folder / "evaluations.csv")) == 10
+    assert json.loads((folder / "config.json").read_text())["settings"]["max_latency_ms"] == 5
+    assert main(["search", *run]) == 2
+    assert "already holds a search" in capsys.readouterr().err
+    assert main(["search", *run, "--budget", "12", "--resume"]) == 0
+    assert len(pd.read_csv(folder / "evaluations.csv")) == 12
+    assert main(["compress", *run, "--candidates", "1", "--prune", "0"]) == 0
+    assert pd.read_csv(folder / "final.csv")["id"].tolist() == ["c01"]
+    capsys.readouterr()
+    assert main(["compress", *run]) == 2
+    assert "already holds candidates" in capsys.readouterr().err
+    assert main(["compress", *run, "--resume", "--finetune-epochs", "3"]) == 2
+    assert "made with other finetune_epochs" in capsys.readouterr().err
+    assert main(["train", *run, "--data", "elsewhere/", "--resume"]) == 2
+    assert "was made with data digits" in capsys.readouterr().err
+
+
 def folder_with_config(tmp_path):
     (tmp_path / "r").mkdir()
     (tmp_path / "r" / "config.json").write_text("{broken")

@@ -3,20 +3,18 @@
 (a) Hypervolume of 1,000 random fronts of 2 and 3 objectives: largest absolute difference to pymoo's.
 (b) NSGA-II at equal evaluations and equal population, 10 seeds: DTLZ1 to 5 and 7 with every variable on a grid of 8 to
 16 levels, 2 and 3 objectives, and NAS-Bench-201 (CIFAR-100 error against the latency measured on six devices). pymoo
-runs twice, with SBX and polynomial mutation rounded to integers (the settings its guide gives for integers) and with
-uniform crossover and a mutation that draws another level; per problem the better of the two means is the peer.
+runs with SBX and polynomial mutation rounded to integers (the settings its guide gives for integers), and with uniform
+crossover and a mutation that draws another level; each with 64 offspring per generation and with 16, as ours has. Per
+problem the best of these four means is the peer.
 
 Hypervolumes are normalised per problem: objectives scaled to the range of the best known front (all of
 NAS-Bench-201; else the union of all runs), reference at 1.1, divided by that front's own hypervolume. A problem counts
 as "no worse" when the mean difference over the seeds, ours minus peer, is at least minus one standard error of the
-paired differences: with 10 seeds a smaller deficit cannot be told from chance.
+paired differences (1e-9 where both always find the same front): with 10 seeds a smaller deficit cannot be told from
+chance. The defaults of our NSGA-II were chosen on these problems with seeds 1000 and up, not with those measured here.
 """
 
 from __future__ import annotations
-
-import os
-
-os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
 import sys
 import time
@@ -49,6 +47,7 @@ TARGETS = [
     Target(figure="hv_max_difference", sense="<=", bound=1e-9, why="equal up to the rounding of sums; issue 2"),
 ]
 POPULATION = 64
+BATCH = 16  # what nas.search asks for at a time
 NASBENCH = Path(__file__).parents[3] / "shared" / "data" / "nasbench201" / "nasbench201.csv.gz"
 DEVICES = ("pixel2", "raspi4", "eyeriss", "gold_6240", "1080ti_1", "2080ti_256")
 Costs = NDArray[np.float64]
@@ -56,11 +55,15 @@ Costs = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """``costs``: ``archs (n, genes) -> (n, objectives)``, minimised. ``front``: the true one where it is known."""
+    """``costs``: ``archs (n, genes) -> (n, objectives)``, minimised. ``front``: the true one where it is known.
+
+    ``ordered``: whether a gene's levels are numbers on a grid, or names of operations.
+    """
 
     name: str
     levels: tuple[int, ...]
     objectives: int
+    ordered: bool = True
     costs: Callable[[NDArray[np.uint8]], Costs]
     evaluations: int
     front: Costs | None = None
@@ -68,7 +71,10 @@ class Problem:
     @property
     def space(self) -> SearchSpace:
         """A search space of these genes. Its one block means nothing: costs come from ``costs``."""
-        choices = [Choice(f"x{i}", tuple(range(n))) for i, n in enumerate(self.levels)]
+        choices = [
+            Choice(f"x{i}", tuple(range(n)) if self.ordered else tuple(f"op{v}" for v in range(n)))
+            for i, n in enumerate(self.levels)
+        ]
         return SearchSpace(self.name, choices, [Slot("stem", ("x0",), lambda x: Stem(in_ch=1, out_ch=8, size=8))])
 
 
@@ -80,8 +86,10 @@ def measure(quick: bool) -> Measured:
     return Measured(
         rows=table,
         figures={
-            "problems_not_worse_share": float((table["difference"] >= -table["standard_error"]).mean()),
-            "problems_better_by_2_standard_errors": float((table["difference"] > 2 * table["standard_error"]).sum()),
+            "problems_not_worse_share": float(table["no_worse"].mean()),
+            "problems_better_by_2_standard_errors": float(
+                (table["difference"] > 2 * table["standard_error"].clip(lower=1e-9)).sum()
+            ),
             "problems": float(len(table)),
             "mean_difference": float(table["difference"].mean()),
             "hv_max_difference": hypervolume_difference(fronts=200 if quick else 1000),
@@ -127,27 +135,30 @@ def compare(problem: Problem, seeds: int) -> dict[str, object]:
     volumes = {name: np.array([volume(f) for f in all_seeds]) / volume(best) for name, all_seeds in fronts.items()}
     peer = max(PEERS, key=lambda name: volumes[name].mean())
     difference = volumes["ours"] - volumes[peer]
+    mean, error = float(difference.mean()), float(difference.std(ddof=1) / np.sqrt(seeds))
     return {
         "problem": problem.name,
         "genes": len(problem.levels),
         "evaluations": problem.evaluations,
         "seeds": seeds,
         "ours": round(float(volumes["ours"].mean()), 5),
+        "peer": round(float(volumes[peer].mean()), 5),
+        "best_peer": peer,
+        "difference": round(mean, 5),
+        "standard_error": round(error, 5),
+        "no_worse": mean >= -max(error, 1e-9),
         **{name: round(float(volumes[name].mean()), 5) for name in PEERS},
-        "difference": round(float(difference.mean()), 5),
-        "standard_error": round(float(difference.std(ddof=1) / np.sqrt(seeds)), 5),
-        "no_worse": bool(difference.mean() >= -difference.std(ddof=1) / np.sqrt(seeds)),
         "seconds": round(seconds["ours"], 2),
         "peer_seconds": round(seconds[peer], 2),
     }
 
 
 def run_ours(problem: Problem, seed: int) -> Costs:
-    """The front after exactly ``evaluations`` different architectures, a population at a time."""
+    """The front after exactly ``evaluations`` different architectures."""
     searcher = NSGA2(problem.space, seed=seed, population=POPULATION)
     found: list[Costs] = []
     left = problem.evaluations
-    while left and len(archs := searcher.ask(min(POPULATION, left))):
+    while left and len(archs := searcher.ask(min(BATCH, left))):
         costs = problem.costs(archs)
         searcher.tell(archs, costs, np.zeros(len(archs)))
         found.append(costs)
@@ -226,6 +237,7 @@ def nasbench_problems(evaluations: int) -> list[Problem]:
                 name=f"nasbench201 {device}",
                 levels=(5,) * 6,
                 objectives=2,
+                ordered=False,
                 costs=lambda archs, table=table: table[tuple(archs.T)],  # type: ignore[misc]
                 evaluations=evaluations,
                 front=everything[non_dominated(everything)],

@@ -1,4 +1,4 @@
-"""pymoo's NSGA-II on integer genes, with two sets of operators; a peer of nsga2.py."""
+"""pymoo's NSGA-II on integer genes, with two sets of operators and two numbers of offspring; a peer of nsga2.py."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ class OtherLevel(Mutation):
 
 def _run(
     operators: Callable[[], dict[str, Any]],
+    offspring: int,
     levels: Sequence[int],
     objectives: int,
     costs: Evaluate,
@@ -53,7 +54,13 @@ def _run(
             out["F"] = costs(X.astype(np.uint8))
             found.append(out["F"])
 
-    algorithm = NSGA2(pop_size=population, sampling=IntegerRandomSampling(), eliminate_duplicates=True, **operators())
+    algorithm = NSGA2(
+        pop_size=population,
+        n_offsprings=offspring,
+        sampling=IntegerRandomSampling(),
+        eliminate_duplicates=True,
+        **operators(),
+    )
     minimize(Table(), algorithm, ("n_eval", evaluations), seed=seed)
     return np.vstack(found)[:evaluations]
 
@@ -71,8 +78,10 @@ def _categorical() -> dict[str, Any]:
 
 
 PEERS: dict[str, Callable[..., NDArray[np.float64]]] = {
-    "pymoo_sbx_pm": partial(_run, _rounded),
-    "pymoo_uniform": partial(_run, _categorical),
+    "sbx_pm_64": partial(_run, _rounded, 64),
+    "sbx_pm_16": partial(_run, _rounded, 16),
+    "uniform_64": partial(_run, _categorical, 64),
+    "uniform_16": partial(_run, _categorical, 16),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -33,9 +34,20 @@ class Objective:
 
     def __call__(self, archs: Archs) -> NDArray[np.float64]:
         """``(n,)``. Raises BadInput when ``fn`` returns another shape."""
-        values = np.asarray(self.fn(archs), dtype=np.float64)
-        if values.shape != (len(archs),):
-            raise BadInput(f"objective {self.name} returned shape {values.shape} for {len(archs)} architectures")
+        return self.checked(self.fn(archs), len(archs))
+
+    def checked(self, returned: ArrayLike, n: int) -> NDArray[np.float64]:
+        """What ``fn`` returned for ``n`` architectures as ``(n,)`` floats. Raises BadInput when it is something else."""
+        try:
+            values = np.asarray(returned, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise BadInput(
+                f"objective {self.name} returned {type(returned).__name__}, expected {n} numbers, one per architecture"
+            ) from None
+        if values.shape != (n,):
+            raise BadInput(
+                f"objective {self.name} returned shape {values.shape}, expected ({n},): one value per architecture"
+            )
         return values
 
     def __le__(self, bound: float) -> Constraint:
@@ -55,13 +67,15 @@ class Constraint:
 
     def __post_init__(self) -> None:
         if self.sense not in ("<=", ">=") or not np.isfinite(self.bound):
-            raise BadInput(f"a constraint is <= or >= a finite number, got {self.sense} {self.bound}")
+            raise BadInput(
+                f"a constraint on {self.objective.name} is <= or >= a finite number, got {self.sense} {self.bound}"
+            )
 
     def __str__(self) -> str:
         return f"{self.objective.name} {self.sense} {self.bound:g}{_unit(self.objective)}"
 
     def violation(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How far ``values (n,)`` miss the bound, relative to it; 0 where they meet it."""
+        """How far ``values (n,)`` miss the bound, relative to it; 0 where they meet it, NaN where they are NaN."""
         excess = values - self.bound if self.sense == "<=" else self.bound - values
         return np.maximum(excess, 0) / max(abs(self.bound), 1e-12)
 
@@ -108,13 +122,22 @@ def additive(
     combine: np.ufunc = np.add,
     identity: str = "",
 ) -> Objective:
-    """The sum (or with ``combine=np.maximum`` the largest) of ``per_block (blocks,)`` over a network, plus ``fixed``."""
+    """The sum (or with ``combine=np.maximum`` the largest) of ``per_block (blocks,)`` over a network, plus ``fixed``.
+
+    Raises BadInput when ``per_block`` does not have one finite value per block of the space.
+    """
+    vector = np.asarray(per_block, dtype=np.float64)
+    if not np.isfinite(vector).all():
+        first = space.blocks[int(np.flatnonzero(~np.isfinite(vector))[0])].key if vector.ndim == 1 else vector.shape
+        raise BadInput(f"{name} needs a finite value for every block, {first} has none")
+    # the space's fingerprint covers the blocks, not their values
+    digest = hashlib.sha256(vector.tobytes() + repr((float(fixed), combine.__name__)).encode()).hexdigest()[:16]
     return Objective(
         name=name,
         fn=space.scorer(per_block, fixed=fixed, combine=combine),
         unit=unit,
         extremes=space.extremes(per_block, fixed=fixed, combine=combine),
-        identity=identity or f"{name} {space.fingerprint}",
+        identity=identity or f"{name} {space.fingerprint} {digest}",
     )
 
 
@@ -138,14 +161,13 @@ def params(space: SearchSpace) -> Objective:
 def peak_memory(space: SearchSpace, *, bytes_per_element: int = 1) -> Objective:
     """Most bytes of activations alive at once, block by block (1 byte per element for int8, 4 for fp32)."""
     per_block = bytes_per_element * space.per_block(lambda b: b.live_elements)
-    name = f"peak_memory {bytes_per_element} {space.fingerprint}"
-    return additive(space, "peak_memory", per_block, unit="bytes", combine=np.maximum, identity=name)
+    return additive(space, "peak_memory", per_block, unit="bytes", combine=np.maximum)
 
 
 def flash(space: SearchSpace, *, bytes_per_weight: int = 1) -> Objective:
     """Bytes of weights stored on the device, batch norm folded (1 byte each for int8, 4 for fp32)."""
     per_block = bytes_per_weight * space.per_block(lambda b: b.weights)
-    return additive(space, "flash", per_block, unit="bytes", identity=f"flash {bytes_per_weight} {space.fingerprint}")
+    return additive(space, "flash", per_block, unit="bytes")
 
 
 def _unit(objective: Objective) -> str:

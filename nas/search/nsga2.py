@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,20 @@ from numpy.typing import NDArray
 
 from nas.errors import BadInput
 from nas.search.pareto import crowding_distance, rank
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Choice, SearchSpace
 
-_TRIES = 20
+_TRIES = 20  # rounds of proposals per ask
+_GENTLE = 5  # of these, rounds with the usual mutation; what still finds nothing new mutates harder and harder
+_STEPS = 0.8  # share of a numeric gene's mutations that step up or down instead of jumping anywhere
 
 
 class NSGA2:
     """Non-dominated sorting, crowding distance, constrained domination; uniform crossover and mutation.
 
-    ``crossover``: share of children with two parents. ``mutation``: probability per gene (default 1/genes; at least
-    one active gene always changes in children of one parent). No network is proposed twice.
+    ``crossover``: share of children with two parents. Uniform crossover alone gives new networks, so a share
+    ``mutated`` of these children is mutated as well; children of one parent always are. ``mutation``: probability per
+    active gene (default 1/genes; at least one changes). Genes whose values are numbers in order mostly step to values
+    nearby. No network is proposed twice.
     """
 
     def __init__(
@@ -28,6 +33,7 @@ class NSGA2:
         seed: int = 0,
         population: int = 64,
         crossover: float = 0.9,
+        mutated: float = 0.1,
         mutation: float | None = None,
     ) -> None:
         if population < 4:
@@ -35,7 +41,12 @@ class NSGA2:
         self.space = space
         self.population = population
         self.crossover = crossover
+        self.mutated = mutated
         self.mutation = 1.0 / space.genes if mutation is None else mutation
+        for name in ("crossover", "mutated", "mutation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInput(f"{name} is a probability between 0 and 1, got {getattr(self, name)}")
+        self._ordered = np.array([_is_ordered(choice) for choice in space.choices])
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
@@ -57,6 +68,7 @@ class NSGA2:
             "seed": self._seed,
             "population": self.population,
             "crossover": self.crossover,
+            "mutated": self.mutated,
             "mutation": self.mutation,
         }
 
@@ -65,8 +77,9 @@ class NSGA2:
         chosen: list[NDArray[np.uint8]] = []
         for attempt in range(_TRIES):
             first_generation = self._asked + len(chosen) < self.population or len(self._archs) < 2
-            # children that have all been seen before mean that the population has converged: mutate harder
-            proposals = self.space.sample(n, self._rng) if first_generation else self._children(n, 1 + attempt)
+            # the last round draws at random: a converged population must not end a search with networks left
+            at_random = first_generation or attempt == _TRIES - 1
+            proposals = self.space.sample(n, self._rng) if at_random else self._children(n, 1 + attempt // _GENTLE)
             for row in proposals:
                 if len(chosen) < n and row.tobytes() not in self._seen:
                     self._seen.add(row.tobytes())
@@ -81,10 +94,16 @@ class NSGA2:
 
         Rows whose costs are not finite survive only if they violate a constraint (then costs do not count).
         """
-        self._seen.update(row.tobytes() for row in archs)
+        archs = self.space.canonical(archs)
         fine = np.isfinite(costs).all(axis=1) | (violation > 0)
         known = {row.tobytes() for row in self._archs}
-        fine &= np.array([row.tobytes() not in known for row in archs], dtype=bool)
+        for i, row in enumerate(archs):
+            key = row.tobytes()
+            self._seen.add(key)
+            if key in known:
+                fine[i] = False
+            elif fine[i]:
+                known.add(key)
         if not fine.any():
             return
         self._archs = np.vstack([self._archs, archs[fine]])
@@ -113,16 +132,41 @@ class NSGA2:
         mothers, fathers = self._tournament(n), self._tournament(n)
         both = self._rng.random(n) < self.crossover
         children = np.where(both[:, None], self.space.crossover(mothers, fathers, self._rng), mothers)
-        mutated = self.space.mutate(children, self._rng, rate=min(0.5, strength * self.mutation))
-        # children of two parents are new without mutation; half of them keep what they inherited
-        untouched = both & (self._rng.random(n) < 0.5) & (strength == 1)
-        return np.where(untouched[:, None], children, mutated)
+        mutated = self._mutate(children, min(0.5, strength * self.mutation))
+        unchanged = both & (self._rng.random(n) >= self.mutated) & (strength == 1)
+        return np.where(unchanged[:, None], children, mutated)
+
+    def _mutate(self, archs: Archs, rate: float) -> Archs:
+        """Like ``space.mutate``, but genes with an order mostly move by a geometric step, held at either end.
+
+        Genes that become active start at random values, not at the 0 that stands for inactive ones.
+        """
+        rng, sizes, active = self._rng, self.space.sizes, self.space.active(archs)
+        free = active & (sizes > 1)
+        forced = np.where(free, rng.random(archs.shape), -1.0).argmax(axis=1)
+        changed = rng.random(archs.shape) < rate
+        untouched = np.flatnonzero(~(free & changed).any(axis=1))
+        changed[untouched, forced[untouched]] = True
+        jumped = (archs + rng.integers(1, np.maximum(sizes, 2), size=archs.shape)) % sizes
+        steps = rng.geometric(0.5, size=archs.shape) * rng.choice([-1, 1], size=archs.shape)
+        stepped = np.clip(archs + steps, 0, sizes - 1)
+        near = self._ordered & (stepped != archs) & (rng.random(archs.shape) < _STEPS)
+        moved = np.where(free & changed, np.where(near, stepped, jumped), archs)
+        return self.space.canonical(np.where(active, moved, rng.integers(0, sizes, size=archs.shape)).astype(np.uint8))
 
     def _tournament(self, n: int) -> Archs:
         pairs = self._rng.integers(0, len(self._archs), size=(n, 2))
         ranks, crowding = self._rank[pairs], self._crowding[pairs]
         second = (ranks[:, 1] < ranks[:, 0]) | ((ranks[:, 1] == ranks[:, 0]) & (crowding[:, 1] > crowding[:, 0]))
         return self._archs[np.where(second, pairs[:, 1], pairs[:, 0])]
+
+
+def _is_ordered(choice: Choice) -> bool:
+    """Whether the alternatives are three or more numbers in increasing or decreasing order."""
+    if len(choice.values) < 3 or not all(isinstance(v, int | float) for v in choice.values):
+        return False
+    rising = [a < b for a, b in pairwise(choice.values)]  # type: ignore[operator]
+    return all(rising) or not any(rising)
 
 
 def _constrained_rank(costs: NDArray[np.float64], violation: NDArray[np.float64]) -> NDArray[np.int64]:

@@ -9,6 +9,8 @@ from nas.errors import BadInput
 
 Costs = NDArray[np.float64]
 
+_CHUNK = 256  # rows compared at a time, so that the comparison of n rows needs no n x n table
+
 
 def non_dominated(costs: ArrayLike) -> NDArray[np.bool_]:
     """Which rows no other row dominates, ``(n,)``. Equal rows are all kept; rows with NaN never are."""
@@ -29,18 +31,22 @@ def rank(costs: ArrayLike) -> NDArray[np.int64]:
     """
     given = _matrix(costs)
     ranks = np.full(len(given), len(given), dtype=np.int64)
-    left = np.flatnonzero(~np.isnan(given).any(axis=1))
+    rows = np.flatnonzero(~np.isnan(given).any(axis=1))
+    unique, inverse = np.unique(given[rows], axis=0, return_inverse=True)  # sorted once, for all fronts
+    unique_ranks = np.empty(len(unique), dtype=np.int64)
+    left = np.arange(len(unique))
     front = 0
     while len(left):
-        on_front = non_dominated(given[left])
-        ranks[left[on_front]] = front
+        on_front = _front_of_sorted(unique[left])
+        unique_ranks[left[on_front]] = front
         left = left[~on_front]
         front += 1
+    ranks[rows] = unique_ranks[inverse.ravel()]
     return ranks
 
 
 def crowding_distance(costs: ArrayLike) -> NDArray[np.float64]:
-    """Crowding distance of every row within its set, ``(n,)``; infinite at the ends (Deb et al. 2002).
+    """Crowding distance of every row of finite costs within its set, ``(n,)``; infinite at the ends (Deb et al. 2002).
 
     Of several equal rows one keeps the distance and the others get 0.
     """
@@ -64,9 +70,8 @@ def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
     Points that are not better than the reference in every objective contribute nothing. 3-D: a sweep along the last
     objective over 2-D areas. Raises BadInput for more objectives, or shapes that do not fit.
     """
-    points, ref = _matrix(costs), np.asarray(reference, dtype=np.float64)
-    if ref.shape != (points.shape[1],):
-        raise BadInput(f"{points.shape[1]} objectives need a reference of shape ({points.shape[1]},), got {ref.shape}")
+    points = _matrix(costs)
+    ref = _reference(points, reference)
     points = points[(points < ref).all(axis=1)]  # NaN compares false
     if not len(points):
         return 0.0
@@ -76,14 +81,13 @@ def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
         return float(ref[0] - points[0, 0])
     if points.shape[1] == 2:
         return _area(points, ref)
-    if points.shape[1] == 3:
-        return _volume(points, ref)
-    raise BadInput(f"hypervolume is exact for 1 to 3 objectives, got {points.shape[1]}")
+    return _volume(points, ref)
 
 
 def hypervolume_history(costs: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
     """Hypervolume after each row of ``costs (n, k)``, ``(n,)``; computed anew only where the front changes."""
-    points, ref = _matrix(costs), np.asarray(reference, dtype=np.float64)
+    points = _matrix(costs)
+    ref = _reference(points, reference)
     history = np.zeros(len(points))
     front = np.empty((0, points.shape[1]))
     value = 0.0
@@ -103,15 +107,21 @@ def _front_of_sorted(points: Costs) -> NDArray[np.bool_]:
         # sorted by the first objective: a row is dominated unless it lowers the running minimum of the second
         best_before = np.minimum.accumulate(np.concatenate([[np.inf], points[:-1, 1]]))
         return points[:, 1] < best_before
-    # only earlier rows can dominate a later one; compare each with the front found so far
-    mask = np.ones(len(points), dtype=bool)
-    front = np.empty((0, points.shape[1]))
-    for i, point in enumerate(points):
-        if (front <= point).all(axis=1).any():
-            mask[i] = False
-        else:
-            front = np.vstack([front, point])
+    # only earlier rows can dominate a later one: each chunk is compared with the front so far, then with itself
+    mask = np.zeros(len(points), dtype=bool)
+    for start in range(0, len(points), _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, len(points)))
+        rows = rows[~_at_most(points[mask], points[rows]).any(axis=0)]
+        mask[rows] = _at_most(points[rows], points[rows]).sum(axis=0) == 1  # a row is at most itself
     return mask
+
+
+def _at_most(first: Costs, second: Costs) -> NDArray[np.bool_]:
+    """``[i, j]``: whether row i of ``first`` is at most row j of ``second`` in every column."""
+    result = first[:, :1] <= second[:, 0]
+    for column in range(1, first.shape[1]):
+        result &= first[:, column, None] <= second[:, column]
+    return result
 
 
 def _area(points: Costs, ref: Costs) -> float:
@@ -132,6 +142,18 @@ def _volume(points: Costs, ref: Costs) -> float:
         if height > 0:
             volume += height * _area(skyline[np.argsort(skyline[:, 0])], ref[:2])
     return volume
+
+
+def _reference(points: Costs, reference: ArrayLike) -> Costs:
+    k = points.shape[1]
+    if k > 3:
+        raise BadInput(f"hypervolume is exact for 1 to 3 objectives, got {k}")
+    ref = np.asarray(reference, dtype=np.float64)
+    if ref.shape != (k,) or not np.isfinite(ref).all():
+        raise BadInput(
+            f"{k} objectives need a finite reference of shape ({k},), got {ref.tolist()} of shape {ref.shape}"
+        )
+    return ref
 
 
 def _matrix(costs: ArrayLike) -> Costs:

@@ -1,0 +1,55 @@
+"""The README's code runs, and what it says of files and commands is so."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nas.cli import _parser
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_python_example_runs(tmp_path, monkeypatch):
+    """As it stands, but on a smaller space, with fewer epochs and evaluations, and limits that any machine meets."""
+    code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    smaller = {
+        "from search_spaces import MobileNetV3": "from search_spaces import EfficientNet as MobileNetV3",
+        "epochs=50": "epochs=3",
+        "budget=300": "budget=20",
+        "<= 0.04": "<= 4.0",
+        "<= 0.03": "<= 3.0",
+        "nas.FineTune()": "nas.FineTune(epochs=2)",
+        "nas.Quantize()": "nas.Quantize(qat_epochs=1)",
+    }
+    for old, new in smaller.items():
+        assert old in code
+        code = code.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    exec(code, scope)
+    assert scope["small"].records[-1].precision == "int8"
+    assert (tmp_path / "runs/api/digits_int8.onnx").exists()
+    assert (tmp_path / "runs/api/front.png").exists()
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README, re.M))
+def test_commands_in_the_readme_parse(line):
+    _parser().parse_args(line.split())
+
+
+def test_links_point_at_files():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+    for name in re.findall(r"`((?:nas|experiments|search_spaces|tests)/[\w/.]+\w)`", README):
+        assert (ROOT / name).exists(), name
+
+
+def test_every_benchmark_has_a_committed_result():
+    folder = ROOT / "experiments" / "benchmarks"
+    names = {p.stem for p in folder.glob("*.py")} - {"harness"}
+    assert names == {p.stem for p in (folder / "results").glob("*.csv")}
+    assert "@" not in re.sub(r"@media|user@host", "", README)  # no placeholder left
