@@ -23,12 +23,12 @@ $(VENV)/bin/pip:
 
 # torch first and pinned, or another package pulls a CUDA build
 $(VENV)/.nas: $(VENV)/bin/pip pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(BIN)/pip install -qq --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install -qq --constraint constraints.txt --editable .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.nas
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install -qq --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:

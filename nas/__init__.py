@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nas.objectives import Constraint, Objective, flash, latency, macs, params, peak_memory
     from nas.objectives.accuracy import accuracy
     from nas.report import write_report
-    from nas.run import Run, Settings
+    from nas.run_folder import Run, Settings
     from nas.search import NSGA2, RandomSearch, SearchResult, search
     from nas.space import Choice, SearchSpace, Slot
     from nas.supernet import Supernet, train_supernet
@@ -37,7 +37,7 @@ _HOME = {
     "nas.objectives": ["Constraint", "Objective", "flash", "macs", "params", "peak_memory"],
     "nas.objectives.accuracy": ["accuracy"],
     "nas.report": ["write_report"],
-    "nas.run": ["Run", "Settings"],
+    "nas.run_folder": ["Run", "Settings"],
     "nas.search": ["NSGA2", "RandomSearch", "SearchResult"],
     "nas.space": ["Choice", "SearchSpace", "Slot"],
     "nas.supernet": ["Supernet", "train_supernet"],

@@ -14,7 +14,7 @@ from nas.errors import BadInput, NasError
 
 if TYPE_CHECKING:
     from nas.data import ImageData
-    from nas.run import Run
+    from nas.run_folder import Run
     from nas.space import SearchSpace
 
 DIGITS = "digits"
@@ -46,10 +46,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _quickstart(args: argparse.Namespace) -> None:
     from nas import run as stages
+    from nas import run_folder
     from nas.report import write_report
 
     run = _run(args, new=True)
-    stages.open_run(run, args.command_line)
+    run_folder.open_run(run, args.command_line)
     final = stages.run_all(run)
     page = write_report(run.folder)
     _print_final(final)
@@ -69,46 +70,49 @@ def _measure(args: argparse.Namespace) -> None:
 
 def _train(args: argparse.Namespace) -> None:
     from nas import run as stages
+    from nas import run_folder
 
     run = _run(args, new=not (Path(args.run_dir) / "config.json").exists())
     if not (run.folder / "config.json").exists():
-        stages.open_run(run, args.command_line)
+        run_folder.open_run(run, args.command_line)
     stages.train_stage(run)
-    stages.remember_settings(run)
+    run_folder.remember_settings(run)
     print(run.folder / "supernet.safetensors")
 
 
 def _search(args: argparse.Namespace) -> None:
     from nas import run as stages
+    from nas import run_folder
 
     run = _run(args)
     result = stages.search_stage(run, stages.load_trained(run), stages.load_tables(run))
-    stages.remember_settings(run)
+    run_folder.remember_settings(run)
     path = result.plot(run.folder / "search.png")
     print(result.front.to_pandas()[["accuracy", "latency_ms", "architecture"]].to_string(index=False, max_colwidth=60))
     print(path)
 
 
 def _compress(args: argparse.Namespace) -> None:
+    from nas import candidates, run_folder
     from nas import run as stages
 
     run = _run(args)
-    stages.candidates_stage(run, stages.load_trained(run), stages.load_tables(run), stages.load_front(run))
-    stages.remember_settings(run)
-    _print_final(stages.final_stage(run))
+    candidates.candidates_stage(run, stages.load_trained(run), stages.load_tables(run), stages.load_front(run))
+    run_folder.remember_settings(run)
+    _print_final(candidates.final_stage(run))
 
 
 def _export(args: argparse.Namespace) -> None:
-    from nas import run as stages
+    from nas import candidates
     from nas.compress.quantize import calibration_images
     from nas.deploy.to_onnx import export_onnx, export_onnx_int8
 
     run = _run(args)
     candidate = run.folder / "candidates" / args.candidate
     target = Path(args.output)
-    network = stages.load_candidate(candidate)
+    network = candidates.load_candidate(candidate)
     if args.format == "bundle":
-        print(stages.bundle_candidate(run, args.candidate, target))
+        print(candidates.bundle_candidate(run, args.candidate, target))
     elif args.format == "onnx":
         print(export_onnx(network, target))
     else:
@@ -143,7 +147,7 @@ def _tables(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace, *, new: bool = False) -> Run:
     """The run of ``args.run_dir``: from the command line when it is new, from its config.json otherwise."""
-    from nas.run import Run, Settings, read_config
+    from nas.run_folder import Run, Settings, read_config
 
     folder = Path(args.run_dir)
     known = {f.name for f in dataclasses.fields(Settings)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import zipfile
 from pathlib import Path
 
@@ -91,10 +92,16 @@ def test_given_splits_are_honoured(tmp_path):
 def test_identical_images_stay_in_one_split(tmp_path):
     root = folder_of(tmp_path / "x", each=10)
     for i in range(10):
-        (root / "cat" / f"copy{i}.png").write_bytes((root / "cat" / "0.png").read_bytes())
+        (root / "cat" / f"copy{i}.png").write_bytes((root / "cat" / f"{i}.png").read_bytes())
     data = load_images(root, size=8, val=0.3, test=0.3)
     assert sum(len(s) for s in (data.train, data.val, data.test)) == 40
     for a, b in ((data.train, data.val), (data.train, data.test), (data.val, data.test)):
+        assert not rows(a) & rows(b)
+    assert data.notes == ("10 images that are copies of others were put into the same split as the first",)
+    (root / "dog" / "copy.png").write_bytes((root / "cat" / "0.png").read_bytes())
+    again = load_images(root, size=8, val=0.3, test=0.3)
+    assert again.notes[1] == "1 of these copies lie in another class than the first"
+    for a, b in ((again.train, again.val), (again.train, again.test), (again.val, again.test)):
         assert not rows(a) & rows(b)
 
 
@@ -128,6 +135,99 @@ def test_crop_is_central_and_exif_is_honoured(tmp_path):
     assert pixels[12:].min() > 220
 
 
+def encrypted(path: Path) -> Path:
+    """The zip with the flags of encrypted entries."""
+    data = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(signature)
+        while at >= 0:
+            data[at + flags] |= 1
+            at = data.find(signature, at + 1)
+    path.write_bytes(data)
+    return path
+
+
+def test_odd_entries_of_a_zip_are_ignored(tmp_path):
+    root = folder_of(tmp_path / "x")
+    picture_bytes = (root / "cat" / "0.png").read_bytes()
+    with zipfile.ZipFile(zipped(root, tmp_path / "x.zip"), "a") as archive:
+        for name in ("../up/1.png", "a/../../up/1.png", "/top/1.png", "C:/top/1.png", "__MACOSX/cat/._1.png"):
+            entry = zipfile.ZipInfo("x")
+            entry.filename = name  # the constructor would clean it
+            archive.writestr(entry, picture_bytes)
+        link = zipfile.ZipInfo("cat/link.png")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "/etc/passwd")
+    assert load_images(tmp_path / "x.zip", size=8).fingerprint == load_images(root, size=8).fingerprint
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x", "x.zip"]  # nothing was extracted
+
+
+def test_zips_of_windows_tools_are_read(tmp_path):
+    root = folder_of(tmp_path / "x")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for p in sorted(root.rglob("*.png")):
+            archive.write(p, str(p.relative_to(root)).replace("/", "\\"))
+    assert load_images(tmp_path / "x.zip", size=8).fingerprint == load_images(root, size=8).fingerprint
+
+
+def test_linked_class_folders_are_followed_but_not_in_circles(tmp_path):
+    folder_of(tmp_path / "x", classes=("cat",))
+    folder_of(tmp_path / "elsewhere", classes=("ant", "dog"))  # other pictures than the cats
+    (tmp_path / "x" / "dog").symlink_to(tmp_path / "elsewhere" / "dog")
+    (tmp_path / "x" / "cat" / "loop").symlink_to(tmp_path / "x")
+    data = load_images(tmp_path / "x", size=8)
+    assert data.classes == ("cat", "dog")
+    assert len(data.train) + len(data.val) + len(data.test) == 24
+
+
+def test_every_spelling_of_the_suffixes_is_read_and_the_rest_is_counted(tmp_path):
+    for i, suffix in enumerate((".jpg", ".JPG", ".jpeg", ".JPEG", ".png", ".PNG")):
+        for c in ("cat", "dog"):
+            (tmp_path / "x" / c).mkdir(parents=True, exist_ok=True)
+            picture(10 * i + (c == "dog")).save(tmp_path / "x" / c / f"{i}{suffix}")
+    (tmp_path / "x" / "cat" / "notes.txt").write_text("not an image")
+    (tmp_path / "x" / "LICENSE").write_text("beside the classes")
+    data = load_images(tmp_path / "x", size=8)
+    assert len(data.train) + len(data.val) + len(data.test) == 12
+    assert data.notes == ("1 files that are not .jpg, .jpeg or .png were ignored",)
+
+
+def test_only_the_test_folder_of_a_second_path_is_used(tmp_path):
+    folder_of(tmp_path / "a")
+    for name, start in (("train", 40), ("test", 50)):
+        for c in ("cat", "dog", "eel"):
+            (tmp_path / "b" / name / c).mkdir(parents=True)
+            for i in range(4):
+                picture(start * 100 + i + ord(c[0]) * 7).save(tmp_path / "b" / name / c / f"{i}.png")
+    data = load_images(tmp_path / "a", size=8, test_path=tmp_path / "b")
+    theirs = load_images(tmp_path / "b", size=8)
+    assert len(data.test) == 12
+    assert rows(data.test) == rows(theirs.test)
+    with pytest.raises(BadInput, match="has test images of its own"):
+        load_images(tmp_path / "b", size=8, test_path=tmp_path / "a")
+
+
+def test_huge_images_are_refused_before_they_are_decoded(tmp_path):
+    Image.new("1", (9500, 9500)).save(tmp_path / "bomb.png")
+    with pytest.raises(BadInput, match="does not decode"):
+        read_image(tmp_path / "bomb.png", 8, 1)
+    Image.new("L", (2_000_000, 1)).save(tmp_path / "thread.png")  # small, but 8 billion pixels once resized
+    with pytest.raises(BadInput, match="2000000 x 1 pixels are too many at 64 px"):
+        read_image(tmp_path / "thread.png", 64, 1)
+    root = folder_of(tmp_path / "x")
+    (tmp_path / "bomb.png").rename(root / "cat" / "bomb.png")
+    with pytest.raises(BadInput, match=r"cat/bomb.png: .* pixels are too many"):  # and no warning of Pillow's
+        load_images(root, size=8)
+
+
+def test_preprocessing_is_json_and_exact():
+    data = load_digits()
+    record = json.loads(json.dumps(data.preprocessing(16)))
+    assert (record["load_size"], record["size"], record["channels"]) == (8, 16, 1)
+    assert np.array_equal(np.float32(record["mean"]), data.mean)
+    assert np.array_equal(np.float32(record["std"]), data.std)
+
+
 def damaged_image(root):
     (root / "cat" / "bad.png").write_bytes(b"\x89PNG\r\n not really")
 
@@ -143,6 +243,12 @@ def damaged_image(root):
         (lambda p: (folder_of(p / "x"), picture(0).save(p / "x" / "loose.png"))[0], "loose.png lies in no class folder"),
         (lambda p: (folder_of(p / "x"), damaged_image(p / "x"))[0], "cat/bad.png: does not decode"),
         (lambda p: (folder_of(p / "x/train"), folder_of(p / "x/test", classes=("cow",)))[0].parent, "'cow' has no training"),
+        (lambda p: (folder_of(p / "x"), (p / "x/fox").mkdir())[0], "class folder fox holds no images"),
+        (lambda p: (folder_of(p / "x/train"), (p / "x/train/fox").mkdir())[0].parent, "class folder train/fox holds no"),
+        (lambda p: (folder_of(p / "x/train"), folder_of(p / "x/extra"))[0].parent, "'extra' lies beside 'train'"),
+        (lambda p: (folder_of(p / "x/val"), folder_of(p / "x/test"))[0].parent, "test and val folders but no train"),
+        (lambda p: encrypted(zipped(folder_of(p / "x"), p / "x.zip")), "cat/0.png is encrypted"),
+        (lambda p: (folder_of(p / "x"), (p / "x/cat/0.png").write_bytes(b""))[0], "cat/0.png: does not decode"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(tmp_path, prepare, message):

@@ -27,6 +27,12 @@ def test_non_dominated_equals_the_definition(k):
         assert non_dominated(costs).tolist() == expected
 
 
+def test_large_sets_give_what_small_ones_do():
+    # more rows than are compared at a time, with ties; moocore is the judge
+    costs = np.random.default_rng(0).integers(0, 40, (5000, 3)).astype(float)
+    assert np.array_equal(non_dominated(costs), moocore.is_nondominated(costs, keep_weakly=True))
+
+
 def test_rows_with_nan_are_never_on_the_front():
     assert non_dominated([[np.nan, 0.0], [1.0, 1.0], [0.0, np.nan]]).tolist() == [False, True, False]
     assert rank([[np.nan, 0.0], [1.0, 1.0], [2.0, 2.0]]).tolist() == [3, 0, 1]
@@ -73,7 +79,12 @@ def test_history_is_the_hypervolume_of_every_prefix(k):
 def test_bad_input_is_refused():
     with pytest.raises(BadInput, match="1 to 3 objectives"):
         hypervolume([[0.0] * 4], [1.0] * 4)
-    with pytest.raises(BadInput, match="reference of shape"):
-        hypervolume([[0.0, 0.0]], [1.0])
+    with pytest.raises(BadInput, match="1 to 3 objectives"):
+        hypervolume(np.empty((0, 4)), [1.0] * 4)
+    for reference in ([1.0], 1.0, [1.0, np.nan]):
+        with pytest.raises(BadInput, match="reference of shape"):
+            hypervolume([[0.0, 0.0]], reference)
+        with pytest.raises(BadInput, match="reference of shape"):
+            hypervolume_history([[0.0, 0.0]], reference)
     with pytest.raises(BadInput, match="shape"):
         non_dominated([1.0, 2.0])

@@ -16,11 +16,11 @@ import pandas as pd
 import pytest
 
 import nas
+from nas.candidates import load_candidate
 from nas.cli import main
 from nas.compress.quantize import OnnxNetwork
 from nas.data import load_digits
 from nas.report.page import write_report
-from nas.run import load_candidate
 from nas.train import accuracy
 
 ROOT = Path(__file__).parents[1]

@@ -155,6 +155,57 @@ def test_failures_are_recorded_and_stay_off_the_front(tmp_path):
     assert len(search(SPACE, [nan, COST], budget=5).front) == 0
 
 
+def test_a_cheap_objective_may_fail_for_some(tmp_path):
+    def fussy(archs):
+        if (archs[:, 0] == 0).any():
+            raise RuntimeError("resolution too small")
+        return np.where(archs[:, 0] == 1, np.nan, COST(archs))
+
+    cheap, counting = Objective(name="fussy", fn=fussy), Counting()
+    arguments = {"budget": 60, "constraints": [cheap <= COST.extremes.maximum], "run_dir": tmp_path}
+    result = search(SPACE, [counting.objective(), cheap], **arguments)
+    raised, nan = result.archs[:, 0] == 0, result.archs[:, 0] == 1
+    assert raised.any()
+    assert nan.any()
+    assert (result.error[raised] == "fussy: RuntimeError: resolution too small").all()
+    assert (result.error[nan] == "fussy: not a finite number (nan)").all()
+    assert (result.error[~raised & ~nan] == "").all()
+    assert len(counting.seen) == (~raised & ~nan).sum()  # the expensive one was not troubled with them
+    assert not result.on_front[raised | nan].any()
+    again = search(SPACE, [Counting(stop_at=0).objective(), cheap], **arguments, resume=True)
+    assert np.array_equal(again.values, result.values, equal_nan=True)
+    assert again.error.tolist() == result.error.tolist()
+
+
+def test_infinite_values_are_failures_also_when_resumed(tmp_path):
+    objective = Objective(name="q", fn=lambda a: np.where(a[:, 0] == 0, np.inf, 1.0), cheap=False)
+    results = [search(SPACE, [objective, COST], budget=30, run_dir=tmp_path, resume=r) for r in (False, True)]
+    assert (results[0].error != "").any()
+    assert np.array_equal(results[0].values, results[1].values, equal_nan=True)
+    assert np.isfinite(results[0].front.values).all()
+
+
+def test_a_wrong_shape_from_an_expensive_objective_stops_the_search():
+    with pytest.raises(BadInput, match=r"expected \(1,\)"):
+        search(SPACE, [Objective(name="q", fn=lambda a: 0.5, cheap=False), COST], budget=5)
+
+
+def test_a_rare_feasible_region_is_found_without_its_corner_being_given(searcher):
+    # the same quantity without its extremes: neither a check before the search nor a first candidate helps
+    blind = Objective(name="blind", fn=COST.fn)
+    values = COST(SPACE.sample(20_000, np.random.default_rng(0)))
+    bound = float(np.quantile(values, 0.002))
+    result = search(SPACE, [Counting().objective(), blind], searcher, budget=10, constraints=[blind <= bound])
+    assert len(result) == 10, result.stopped
+    assert (result.column(blind) <= bound).all()
+
+
+def test_the_best_corner_of_every_constraint_comes_first():
+    small = macs(SPACE) <= 1.2 * macs(SPACE).extremes.minimum
+    result = search(SPACE, [Counting().objective(), COST], budget=3, constraints=[small])
+    assert np.array_equal(result.archs[0], macs(SPACE).extremes.argmin)
+
+
 def test_no_candidate_is_evaluated_twice(searcher):
     counting = Counting()
     search(SPACE, [counting.objective(), COST], searcher, budget=150)
@@ -241,15 +292,63 @@ def test_ledgers_of_other_searches_are_refused(tmp_path):
             resume=True,
             constraints=[COST <= 50],
         )
+    with pytest.raises(BadInput, match="objectives differ"):
+        search(SPACE, [objective, macs(SPACE)], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path, resume=True)
     (tmp_path / "evaluations.db").write_bytes(b"not a database at all" * 100)
     with pytest.raises(BadInput, match="not a usable ledger"):
         search(SPACE, [objective, COST], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path, resume=True)
 
 
+def test_the_ledger_keeps_numbers_violations_and_failures(tmp_path):
+    import json
+    import sqlite3
+
+    objective = Counting(fail_if=lambda arch: arch[0] == 0).objective()
+    bound = float(np.median(quality(SPACE.sample(500, np.random.default_rng(0)))))
+    result = search(SPACE, [objective, COST], budget=40, constraints=[objective >= bound], run_dir=tmp_path)
+    with sqlite3.connect(tmp_path / "evaluations.db") as db:
+        rows = db.execute(
+            "SELECT arch, ask, tell, objectives, violation, error FROM evaluations ORDER BY tell"
+        ).fetchall()
+    db.close()
+    assert [r[0] for r in rows] == [a.tobytes() for a in result.archs]
+    assert [r[2] for r in rows] == list(range(1, 41))
+    assert [r[1] for r in rows] == sorted(r[1] for r in rows)
+    assert [r[4] for r in rows] == result.violation.tolist()
+    assert [r[5] for r in rows] == result.error.tolist()
+    assert [json.loads(r[3])["cost"] for r in rows] == result.column(COST).tolist()
+    assert {json.loads(r[3])["quality"] is None for r in rows if r[5]} == {True}
+
+
+def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
+        with pytest.raises(BadInput, match=r"cannot write .*evaluations\.db"):
+            search(SPACE, [COST], budget=5, run_dir=folder)
+    (tmp_path / "evaluations.db").mkdir()
+    with pytest.raises(BadInput, match="cannot write"):
+        search(SPACE, [COST], budget=5, run_dir=tmp_path, resume=True)
+
+
+def test_a_damaged_ledger_is_refused_in_one_line(tmp_path):
+    search(SPACE, [Counting().objective(), COST], budget=40, run_dir=tmp_path)
+    path = tmp_path / "evaluations.db"
+    whole = path.read_bytes()
+    for damaged in (whole[:5000], whole[:4096] + bytes(len(whole) - 4096), b"\xff" * len(whole)):
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput, match=r"evaluations\.db is not a usable ledger \(.*\); delete it") as caught:
+            search(SPACE, [Counting().objective(), COST], budget=40, run_dir=tmp_path, resume=True)
+        assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"budget": 0}, "at least 1"),
+        ({"budget": 0}, "budget is a whole number of architectures, at least 1, got 0"),
+        ({"budget": 2.5}, "budget is a whole number"),
+        ({"batch": 0}, "batch is a whole number"),
+        ({"objectives": [COST.fn]}, "objectives are written like"),
+        ({"constraints": [Objective(name="cost", fn=quality) <= 1.0]}, "another objective than the one called cost"),
         ({"objectives": []}, "at least one objective"),
         ({"objectives": [COST, COST]}, "same name"),
         ({"constraints": [True]}, "written like"),
@@ -276,8 +375,37 @@ def test_result_columns_best_and_plot(tmp_path):
         result.best(objective, COST <= 0.0)
     history = result.hypervolume_history()
     assert history[-1] == pytest.approx(result.hypervolume())
+    assert len(np.unique(result.front.values, axis=0)) == len(result.front)
+    assert (np.diff(result.front.column(COST)) > 0).all()
+    assert (np.diff(result.front.column(objective)) > 0).all()  # more cost only ever for more quality
+    assert list(frame.columns[:7]) == [
+        "evaluation",
+        "quality",
+        "cost",
+        "violation",
+        "error",
+        "on_front",
+        "architecture",
+    ]
+    assert list(frame.columns[7:]) == [c.name for c in SPACE.choices]
+    assert frame["evaluation"].tolist() == list(range(1, 101))
     assert result.plot(tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
     assert len(result[result.on_front]) == result.on_front.sum()
+    part = result[:50]  # a part keeps the reference of the whole, so that volumes can be compared
+    assert part.hypervolume() == pytest.approx(history[49])
+    assert result.hypervolume([0.0, 1e9]) > 0
+
+
+def test_a_search_for_three_cheap_objectives(tmp_path):
+    objectives = [macs(SPACE), params(SPACE), Objective(name="quality", fn=quality, maximize=True)]
+    result = search(SPACE, objectives, budget=200, seed=0, run_dir=tmp_path)
+    assert len(result) == 200
+    assert result.hypervolume() > 0
+    assert result.hypervolume_history()[-1] == pytest.approx(result.hypervolume())
+    assert result.plot(tmp_path / "p.png").stat().st_size > 1000
+    again = search(SPACE, objectives, budget=200, seed=0, run_dir=tmp_path, resume=True)
+    assert np.array_equal(again.values, result.values)
+    assert not np.array_equal(search(SPACE, objectives, budget=200, seed=1).archs, result.archs)
 
 
 def test_memory_and_flash_are_what_the_blocks_need(family: SearchSpace):

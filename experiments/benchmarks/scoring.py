@@ -2,7 +2,8 @@
 
 Three ways in the same run, on the same architectures and with equal results: ours (``nas.latency``), a plain NumPy
 fancy-indexed gather per slot, and a Python loop with one dictionary look-up per block, as tables are usually read.
-Repeats are interleaved, so that a busy moment of the machine touches all three; figures are medians.
+Repeats are interleaved, so that a busy moment of the machine touches all three; figures are medians. Seconds are CPU
+seconds of this process (all its threads), so that other work on the machine does not count.
 """
 
 from __future__ import annotations
@@ -94,9 +95,9 @@ def measure(quick: bool) -> Measured:
     rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, (score, given) in ways.items():
-            started = time.perf_counter()
+            started = time.process_time()
             score(given)
-            rates[name].append(len(given) / (time.perf_counter() - started))
+            rates[name].append(len(given) / (time.process_time() - started))
     rows = pd.DataFrame(
         [
             {

@@ -29,7 +29,7 @@ class Objective:
     unit: str = ""
     maximize: bool = False
     cheap: bool = True
-    extremes: Extremes | None = None
+    extremes: Extremes | None = field(default=None, compare=False)  # arrays: no hash, no plain equality
     identity: str = ""
 
     def __call__(self, archs: Archs) -> NDArray[np.float64]:
@@ -75,9 +75,9 @@ class Constraint:
         return f"{self.objective.name} {self.sense} {self.bound:g}{_unit(self.objective)}"
 
     def violation(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """How far ``values (n,)`` miss the bound, relative to it; 0 where they meet it, NaN where they are NaN."""
+        """How far ``values (n,)`` miss the bound, relative to it where it is not 0; 0 where they meet it, NaN for NaN."""
         excess = values - self.bound if self.sense == "<=" else self.bound - values
-        return np.maximum(excess, 0) / max(abs(self.bound), 1e-12)
+        return np.maximum(excess, 0) / (abs(self.bound) or 1.0)
 
     @property
     def best(self) -> Archs | None:

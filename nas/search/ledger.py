@@ -15,8 +15,10 @@ _SCHEMA = """
 CREATE TABLE meta (identity TEXT NOT NULL);
 CREATE TABLE evaluations (
     arch BLOB PRIMARY KEY,      -- canonical genes, one byte each
-    evaluation INTEGER NOT NULL, -- order in which evaluations finished, from 1
+    ask INTEGER NOT NULL,       -- number of the ask that proposed it, from 1
+    tell INTEGER NOT NULL,      -- order in which evaluations finished, from 1
     objectives TEXT NOT NULL,   -- JSON: objective name -> value, null where it failed
+    violation REAL NOT NULL,    -- of all constraints, relative; 0 when they are met
     error TEXT NOT NULL,        -- '' when all went well
     seconds REAL NOT NULL
 );
@@ -25,10 +27,12 @@ CREATE TABLE evaluations (
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One evaluated candidate. ``values``: by objective name, NaN where an evaluation failed."""
+    """One evaluated candidate. ``values``: by objective name, NaN where an evaluation failed. ``ask``: see the table."""
 
     arch: bytes
+    ask: int
     values: Mapping[str, float]
+    violation: float = 0.0
     error: str = ""
     seconds: float = 0.0
 
@@ -41,6 +45,7 @@ class Ledger:
     """
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any], *, resume: bool = False) -> None:
+        self._path = path
         self._entries: dict[bytes, Entry] = {}
         exists = path is not None and path.exists()
         if exists and not resume:
@@ -54,12 +59,16 @@ class Ledger:
                 self._create(identity)
             else:
                 self._read(path, identity)
-        except sqlite3.DatabaseError as error:
+        except BadInput:
+            raise
+        except OSError as error:
+            raise BadInput(f"cannot write {path} ({error.strerror}); choose a folder that can be written") from None
+        except (sqlite3.Error, ValueError) as error:
+            if "unable to open" in str(error) or "readonly" in str(error):
+                raise BadInput(f"cannot write {path} ({error}); choose a folder that can be written") from None
             raise BadInput(
                 f"{path} is not a usable ledger ({error}); delete it, or choose another run folder"
             ) from None
-        except OSError as error:
-            raise BadInput(f"cannot write {path}: {error.strerror}") from None
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -72,12 +81,17 @@ class Ledger:
         """Commit finished candidates, all in one transaction."""
         entries = [e for e in entries if e.arch not in self._entries]
         rows = []
-        for i, e in enumerate(entries, len(self._entries) + 1):
+        for tell, e in enumerate(entries, len(self._entries) + 1):
             values = {k: None if v != v else v for k, v in e.values.items()}
-            rows.append((e.arch, i, json.dumps(values), e.error, e.seconds))
-        self._db.execute("BEGIN")
-        self._db.executemany("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?)", rows)
-        self._db.execute("COMMIT")
+            rows.append((e.arch, e.ask, tell, json.dumps(values), e.violation, e.error, e.seconds))
+        try:
+            self._db.execute("BEGIN")
+            self._db.executemany("INSERT INTO evaluations VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:  # a full disk, or a second process on the same folder
+            raise BadInput(
+                f"cannot write {self._path} ({error}); what finished before is kept, see to it and resume"
+            ) from None
         self._entries.update({e.arch: e for e in entries})
 
     def close(self) -> None:
@@ -103,8 +117,10 @@ class Ledger:
                 f"{path} belongs to another search: {', '.join(differing)} differ "
                 f"({first}: there {there.get(first)}, here {here.get(first)}); repeat that one, or choose another folder"
             )
-        for arch, values, error, seconds in self._db.execute(
-            "SELECT arch, objectives, error, seconds FROM evaluations ORDER BY evaluation"
+        for arch, ask, values, violation, error, seconds in self._db.execute(
+            "SELECT arch, ask, objectives, violation, error, seconds FROM evaluations ORDER BY tell"
         ):
             parsed = {k: float("nan") if v is None else v for k, v in json.loads(values).items()}
-            self._entries[arch] = Entry(arch=arch, values=parsed, error=error, seconds=seconds)
+            self._entries[arch] = Entry(
+                arch=arch, ask=ask, values=parsed, violation=violation, error=error, seconds=seconds
+            )

@@ -135,7 +135,7 @@ class SearchResult:
         return pd.concat([frame, genes], axis=1)
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
-        """A picture of the first two objectives: everything evaluated, and the front as a step line."""
+        """A picture of the first two objectives: all good rows, and their own front as a step line."""
         from matplotlib.figure import Figure
 
         if len(self.objectives) < 2:
@@ -144,9 +144,13 @@ class SearchResult:
         y, x = (0, 1) if self.objectives[1].cheap else (1, 0)
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
-        good, front = self[self.good], self.front
+        good = self[self.good]
         axes.scatter(good.values[:, x], good.values[:, y], s=12, color="0.7", label="evaluated")
-        axes.plot(front.values[:, x], front.values[:, y], "o-", ms=5, drawstyle="steps-post", label="Pareto front")
+        # with a third objective the front is no staircase in two: show the part that is
+        front = good.values[non_dominated(good.costs[:, [x, y]])] if len(good) else good.values
+        front = front[np.argsort(front[:, x], kind="stable")]
+        steps = "steps-pre" if self.objectives[x].maximize else "steps-post"
+        axes.plot(front[:, x], front[:, y], "o-", ms=5, drawstyle=steps, label="Pareto front")
         for set_label, i in ((axes.set_xlabel, x), (axes.set_ylabel, y)):
             unit = self.objectives[i].unit
             set_label(f"{self.objectives[i].name} ({unit})" if unit else self.objectives[i].name)

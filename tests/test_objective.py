@@ -1,0 +1,119 @@
+"""Objectives and constraints: values against a sum by hand, borders, identities."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from nas.errors import BadInput, Infeasible
+from nas.objectives import Objective, flash, latency, macs, params, peak_memory
+from nas.objectives.objective import additive
+
+
+class Table:
+    """The least that ``latency`` asks of a table."""
+
+    fixed_ms = 0.25
+    fingerprint = "abc"
+
+    def lookup(self, blocks: Sequence) -> np.ndarray:
+        return np.array([1e-6 * b.macs for b in blocks])
+
+
+def test_additive_objectives_equal_sums_over_the_blocks(family):
+    archs = family.sample(40, np.random.default_rng(0))
+    networks = family.networks(archs)
+    expected = {
+        macs(family): [sum(b.macs for b in n) for n in networks],
+        params(family): [sum(b.params for b in n) for n in networks],
+        flash(family, bytes_per_weight=4): [4 * sum(b.weights for b in n) for n in networks],
+        peak_memory(family, bytes_per_element=2): [2 * max(b.live_elements for b in n) for n in networks],
+        latency(family, Table()): [0.25 + 1e-6 * sum(b.macs for b in n) for n in networks],
+    }
+    for objective, values in expected.items():
+        assert objective(archs) == pytest.approx(values, rel=1e-12), objective.name
+
+
+def test_extremes_are_values_that_are_reached(family):
+    for objective in (macs(family), peak_memory(family), latency(family, Table())):
+        ends = objective.extremes
+        assert objective(np.array([ends.argmin, ends.argmax])).tolist() == [ends.minimum, ends.maximum]
+        values = objective(family.sample(5000, np.random.default_rng(0)))
+        assert ends.minimum <= values.min() < values.max() <= ends.maximum
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (np.zeros((3, 1)), r"returned shape \(3, 1\), expected \(3,\)"),
+        (np.zeros(2), r"returned shape \(2,\), expected \(3,\)"),
+        (1.0, r"returned shape \(\), expected \(3,\)"),
+        (["a", "b", "c"], "returned list, expected 3 numbers"),
+        (object(), "returned object, expected 3 numbers"),
+    ],
+)
+def test_what_a_function_returns_is_checked(returned, message):
+    with pytest.raises(BadInput, match=message):
+        Objective(name="x", fn=lambda archs: returned)(np.zeros((3, 2), np.uint8))
+
+
+def test_constraints_read_well_and_measure_how_far_they_are_missed():
+    fast = Objective(name="latency_ms", fn=lambda a: np.zeros(len(a)), unit="ms")
+    values = np.array([1.0, 4.0, 5.0, np.nan])
+    most, least = fast <= 4.0, fast >= 4.0
+    assert (str(most), str(least)) == ("latency_ms <= 4 ms", "latency_ms >= 4 ms")
+    assert most.violation(values)[:3].tolist() == [0.0, 0.0, 0.25]
+    assert least.violation(values)[:3].tolist() == [0.75, 0.0, 0.0]
+    assert np.isnan(most.violation(values)[3])  # not evaluated is neither met nor missed
+    assert (fast <= 0.0).violation(values)[:3].tolist() == [1.0, 4.0, 5.0]
+    assert (fast <= -2.0).violation(np.array([-1.0, -3.0])).tolist() == [0.5, 0.0]
+    assert operator.ge(4.0, fast) == most  # 4.0 >= fast, the mirrored form
+    for bound in (np.nan, np.inf):
+        with pytest.raises(BadInput, match="finite number"):
+            _ = fast <= bound
+
+
+def test_reachable_bounds_pass_and_others_name_the_nearest_value(tiny):
+    for objective in (macs(tiny), peak_memory(tiny)):
+        low, high = objective.extremes.minimum, objective.extremes.maximum
+        for met in (objective <= low, objective >= high, objective <= high, objective >= low):
+            met.check_reachable()
+            assert met.violation(objective(met.best[None]))[0] == 0
+        with pytest.raises(Infeasible, match=f"nearest value that can be met is {low:.6g} "):
+            (objective <= low - 1).check_reachable()
+        with pytest.raises(Infeasible, match=f"nearest value that can be met is {high:.6g} "):
+            (objective >= high + 1).check_reachable()
+    unknown = Objective(name="x", fn=lambda a: np.zeros(len(a))) <= -1.0
+    unknown.check_reachable()  # nothing is known of it before the search
+    assert unknown.best is None
+
+
+def test_identities_tell_quantities_apart(tiny, family):
+    ones = np.ones(len(tiny.blocks))
+    objectives = [
+        macs(tiny),
+        macs(family),
+        params(tiny),
+        flash(tiny),
+        flash(tiny, bytes_per_weight=4),
+        peak_memory(tiny),
+        peak_memory(tiny, bytes_per_element=4),
+        latency(tiny, Table()),
+        additive(tiny, "x", ones),
+        additive(tiny, "x", 2 * ones),
+        additive(tiny, "x", ones, fixed=1.0),
+        additive(tiny, "x", ones, combine=np.maximum),
+    ]
+    assert len({o.identity for o in objectives}) == len(objectives)
+    assert macs(tiny).identity == macs(tiny).identity
+
+
+def test_values_that_do_not_fit_the_space_are_refused(tiny):
+    n = len(tiny.blocks)
+    with pytest.raises(BadInput, match=f"has {n} blocks, got values of shape"):
+        additive(tiny, "x", np.ones(n + 1))
+    with pytest.raises(BadInput, match="x needs a finite value for every block, stem "):
+        additive(tiny, "x", np.where(np.arange(n) == 0, np.nan, 1.0))
