@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from nas.data import ImageData, load_digits
+from nas.modules import Network
 from nas.space import SearchSpace
+from nas.supernet import Supernet
 from search_spaces import EfficientNet, MobileNetV2, MobileNetV3
 from search_spaces.stages import Family, Stage, build_space
 
@@ -71,6 +73,29 @@ def few_digits(digits: ImageData) -> ImageData:
     return dataclasses.replace(
         digits, train=some(digits.train, 256), val=some(digits.val, 96), test=some(digits.test, 96)
     )
+
+
+def lively(network: Network | Supernet, seed: int = 0) -> nn.Module:
+    """Random batch norms, but outputs that depend on the image.
+
+    Norms whose statistics fit no activation drown the image in constants, and then wrong networks look equal too.
+    A supernet becomes so for its active architecture.
+    """
+    randomise(network, seed)
+    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 1.0
+        x = torch.randn(16, *network.input_shape, generator=generator)
+        network.train()(x * torch.linspace(0.2, 3, 16).view(-1, 1, 1, 1))
+        for norm in norms:
+            norm.momentum = 0.1
+        network.eval()
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear):
+                layer.weight.normal_(std=2 * layer.in_features**-0.5, generator=generator)
+    return network
 
 
 def randomise(network: nn.Module, seed: int = 0) -> nn.Module:

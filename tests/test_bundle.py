@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
+from conftest import lively, randomise
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -22,20 +22,6 @@ from nas.deploy.bundle import export_bundle, generate
 from nas.errors import BadInput, NasError
 from nas.modules import Network
 from nas.train import normalised, resize
-
-
-def lively(network: Network, seed: int = 0) -> Network:
-    """Random batch norms, but outputs that depend on the image: norms that fit no activation drown it in constants."""
-    randomise(network, seed)
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    with torch.no_grad():
-        for norm in norms:
-            norm.momentum = 1.0
-        x = torch.randn(16, *network.input_shape, generator=torch.Generator().manual_seed(seed))
-        network.train()(x * torch.linspace(0.2, 3, 16).view(-1, 1, 1, 1))
-        network.eval()
-        network[-1].classify.weight.normal_(generator=torch.Generator().manual_seed(seed))
-    return network
 
 
 def pruned() -> Network:

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import randomise
+from conftest import lively, randomise
 from fvcore.nn import FlopCountAnalysis, parameter_count
 from torch import nn
 from torch.nn import functional as F
@@ -44,16 +44,17 @@ def test_macs_and_parameters_equal_fvcores(family):
 
 
 def test_extracted_network_equals_active_subnet(family):
-    supernet = randomise(Supernet(family, seed=1))
+    supernet = Supernet(family, seed=1)
     generator = torch.Generator().manual_seed(0)
     for arch in family.sample(50, np.random.default_rng(1)):
-        network = supernet.extract(arch)
         supernet.activate(arch)
+        lively(supernet)
+        network = supernet.extract(arch)
         assert network.input_shape == supernet.input_shape
         x = torch.randn(3, *network.input_shape, generator=generator)
         with torch.no_grad():
             expected, seen = supernet(x), network(x)
-        assert expected.std() > 1e-3  # not equal because all is zero
+        assert expected.std(dim=0).max() > 0.03  # not equal because the input does not matter
         torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
 
 

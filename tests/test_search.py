@@ -94,6 +94,27 @@ def test_an_exhausted_space_ends_the_search(tiny, searcher):
     assert result.front.values[0, 0] == cost.extremes.minimum
 
 
+def test_nsga2_learns_from_violators_that_were_never_evaluated():
+    searcher = NSGA2(SPACE, seed=0)
+    means = []
+    for _ in range(20):
+        archs = searcher.ask(16)
+        violation = COST(archs) / COST.extremes.minimum  # nothing is ever feasible
+        searcher.tell(archs, np.full((16, 2), np.nan), violation)
+        means.append(violation.mean())
+    assert np.mean(means[-3:]) < 0.7 * np.mean(means[:3])
+
+
+def test_children_of_one_parent_are_near_it():
+    searcher = NSGA2(SPACE, seed=0, population=4, crossover=0.0)
+    parents = searcher.ask(4)
+    searcher.tell(parents, np.column_stack([-quality(parents), COST(parents)]), np.zeros(4))
+    children = searcher.ask(16)
+    nearest = (children[:, None] != parents).sum(axis=2).min(axis=1)
+    assert (nearest >= 1).all()
+    assert np.median(nearest) <= 3
+
+
 def test_nsga2_beats_random_search():
     objectives = [Counting().objective(), COST]
     results = {c: [search(SPACE, objectives, c(SPACE, seed=s), budget=400) for s in range(3)] for c in SEARCHERS}
