@@ -414,14 +414,14 @@ def _training(sub: argparse.ArgumentParser) -> None:
 
 
 def _searching(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--budget", type=int, help="networks evaluated (default 320)")
+    sub.add_argument("--budget", type=int, help="networks evaluated (default 400)")
     sub.add_argument("--population", type=int, help="of NSGA-II (default 48)")
     sub.add_argument("--max-latency-ms", type=float, help="hard limit on the predicted latency")
     sub.add_argument("--precision", choices=["fp32", "int8"], help="the latency that is searched for (default int8)")
 
 
 def _compressing(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("--candidates", type=int, help="networks of the front that are deployed (default 8)")
+    sub.add_argument("--candidates", type=int, help="networks of the front that are deployed (default 10)")
     sub.add_argument(
         "--prune", type=float, help="share of channels removed in the pruned variant (default 0.25; 0: none)"
     )

@@ -39,10 +39,10 @@ class Settings:
     epochs: int = 50
     lr: float = 0.1
     batch_size: int = 128
-    budget: int = 320
+    budget: int = 400
     population: int = 48
     max_latency_ms: float | None = None
-    candidates: int = 8
+    candidates: int = 10
     finetune_epochs: int = 12
     prune: float = 0.25
     qat_epochs: int = 8

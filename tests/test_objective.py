@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import operator
+import subprocess
+import sys
 from collections.abc import Sequence
 
 import numpy as np
@@ -117,3 +119,20 @@ def test_values_that_do_not_fit_the_space_are_refused(tiny):
         additive(tiny, "x", np.ones(n + 1))
     with pytest.raises(BadInput, match="x needs a finite value for every block, stem "):
         additive(tiny, "x", np.where(np.arange(n) == 0, np.nan, 1.0))
+
+
+def test_bounds_read_the_same_with_numpy_scalars_on_either_side():
+    fast = Objective(name="latency_ms", fn=lambda a: np.zeros(len(a)))
+    assert str(np.float64(4.0) >= fast) == str(fast <= np.float64(4.0)) == "latency_ms <= 4"
+
+
+def test_a_chained_bound_is_refused_because_python_would_drop_half_of_it():
+    fast = Objective(name="latency_ms", fn=lambda a: np.zeros(len(a)))
+    with pytest.raises(BadInput, match="two constraints"):
+        _ = 1.0 <= fast <= 4.0
+
+
+@pytest.mark.parametrize("module", ["nas.objectives", "nas.search"])
+def test_objectives_and_searchers_do_not_import_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

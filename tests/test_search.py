@@ -441,3 +441,45 @@ def test_memory_and_flash_are_what_the_blocks_need(family: SearchSpace):
 def test_packages_are_also_their_main_function():
     assert nas.search(SPACE, [COST, macs(SPACE)], budget=10, seed=0).values.shape == (10, 2)
     assert nas.search.loop.search is search
+
+
+def test_when_all_objectives_are_cheap_the_budget_counts_violators_too(searcher):
+    bound = float(np.quantile(COST(SPACE.sample(2000, np.random.default_rng(0))), 0.1))
+    result = search(SPACE, [macs(SPACE), COST], searcher, budget=100, constraints=[bound >= COST])
+    assert len(result) == len(np.unique(result.archs, axis=0)) == 100
+    above = result.column(COST) > bound
+    assert above.any()
+    assert np.array_equal(result.violation > 0, above)
+    assert not result.on_front[above].any()
+
+
+def test_a_searcher_that_has_learnt_something_is_not_resumed_with(tmp_path, searcher):
+    # a notebook's cell run again after an interruption: another search than the one in the ledger
+    arguments = {"budget": 60, "run_dir": tmp_path}
+    with pytest.raises(KeyboardInterrupt):
+        search(SPACE, [Counting(stop_at=30).objective(), COST], searcher, **arguments)
+    with pytest.raises(BadInput, match=r"searcher differ.*'known': 0.*'known': 32"):
+        search(SPACE, [Counting().objective(), COST], searcher, **arguments, resume=True)
+    rest = Counting()
+    result = search(SPACE, [rest.objective(), COST], searcher, **arguments, resume=True, seed=3)
+    assert len(rest.seen) == 30
+    whole = search(SPACE, [Counting().objective(), COST], type(searcher)(SPACE, seed=3), budget=60)
+    assert np.array_equal(result.archs, whole.archs)
+
+
+def test_searchers_know_other_spellings_of_a_network_they_are_told(searcher):
+    told = SPACE.sample(200, np.random.default_rng(0))
+    spelt = np.where(SPACE.active(told), told, SPACE.sizes - 1).astype(np.uint8)
+    assert (spelt != told).any()
+    searcher.tell(spelt, np.ones((200, 2)), np.zeros(200))
+    assert searcher.describe()["known"] == len(np.unique(told, axis=0))
+
+
+def test_a_result_has_rows_and_refuses_another_quantity_of_the_same_name():
+    result = search(SPACE, [macs(SPACE), COST], budget=20)
+    assert np.array_equal(result[-1].archs, result.archs[-1:])
+    assert result[3].hypervolume() <= result.hypervolume()
+    other = additive(SPACE, "cost", np.ones(len(SPACE.blocks)))
+    with pytest.raises(BadInput, match=r"cost was .* in this search"):
+        result.best(macs(SPACE), other <= 5.0)
+    assert result.best(macs(SPACE)).shape == (SPACE.genes,)

@@ -74,6 +74,10 @@ class Constraint:
     def __str__(self) -> str:
         return f"{self.objective.name} {self.sense} {self.bound:g}{_unit(self.objective)}"
 
+    def __bool__(self) -> bool:
+        # Python reads 1 <= x <= 2 as (1 <= x) and (x <= 2), which would silently drop the first bound
+        raise BadInput(f"{self} is a constraint, not true or false; write two bounds as two constraints")
+
     def violation(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """How far ``values (n,)`` miss the bound, relative to it where it is not 0; 0 where they meet it, NaN for NaN."""
         excess = values - self.bound if self.sense == "<=" else self.bound - values

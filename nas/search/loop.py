@@ -59,8 +59,8 @@ def search(
     """Search ``space`` for the Pareto front of ``objectives`` under ``constraints``.
 
     ``searcher``: NSGA2 when left out. ``budget``: how many different architectures get their expensive objectives
-    evaluated (all objectives, when none is expensive). Cheap objectives come first: what violates a constraint on
-    them is never evaluated further and costs nothing. ``seed`` restarts the searcher from that seed; without it, pass
+    evaluated; when no objective is expensive, how many are evaluated at all, those that violate a constraint included.
+    Cheap objectives come first: what violates a constraint on them is never evaluated further and costs nothing. ``seed`` restarts the searcher from that seed; without it, pass
     a fresh searcher. ``batch``: architectures per ask. With ``run_dir`` every finished candidate is on disk, and
     ``resume=True`` goes on after an interruption to the same result, also with a larger budget.
 
@@ -99,7 +99,7 @@ def search(
             archs = _first_of_each(space.canonical(proposed), evaluated, ruled_out)
             known, errors = _score(cheap, archs)
             violation = np.nan_to_num(_violation(first_sight, known, len(archs)))  # NaN: failed, which is no violation
-            violators = np.flatnonzero((violation > 0) & (errors == ""))
+            violators = np.flatnonzero((violation > 0) & (errors == "") & bool(costly))
             ruled_out.update((archs[i].tobytes(), violation[i]) for i in violators)
             allowed = np.setdiff1d(np.arange(len(archs)), violators)[: budget - len(evaluated)]
             finished = []

@@ -62,7 +62,7 @@ class NSGA2:
         self._asked = 0
 
     def describe(self) -> dict[str, Any]:
-        """What decides the proposals, for the ledger."""
+        """What decides the proposals, for the ledger. ``known``: what it has learnt before, which no replay can repeat."""
         return {
             "searcher": "nsga2",
             "seed": self._seed,
@@ -70,6 +70,7 @@ class NSGA2:
             "crossover": self.crossover,
             "mutated": self.mutated,
             "mutation": self.mutation,
+            "known": len(self._seen),
         }
 
     def ask(self, n: int) -> Archs:

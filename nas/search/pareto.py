@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -85,18 +88,52 @@ def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
 
 
 def hypervolume_history(costs: ArrayLike, reference: ArrayLike) -> NDArray[np.float64]:
-    """Hypervolume after each row of ``costs (n, k)``, ``(n,)``; computed anew only where the front changes."""
+    """Hypervolume after each row of ``costs (n, k)``, ``(n,)``: the sum of what each row adds to those before it."""
     points = _matrix(costs)
     ref = _reference(points, reference)
-    history = np.zeros(len(points))
-    front = np.empty((0, points.shape[1]))
-    value = 0.0
-    for i, point in enumerate(points):
-        if (point < ref).all() and not (front <= point).all(axis=1).any():
-            front = np.vstack([front[~(point <= front).all(axis=1)], point])
-            value = hypervolume(front, ref)
-        history[i] = value
-    return history
+    added = np.zeros(len(points))
+    add = _added_area(ref) if len(ref) == 2 else _added_volume(ref)
+    for i in np.flatnonzero((points < ref).all(axis=1)):  # NaN compares false
+        added[i] = add(points[i])
+    return np.cumsum(added)
+
+
+def _added_area(ref: Costs) -> Callable[[Costs], float]:
+    """A function that takes one 2-D point after the other and returns the area that it adds."""
+    xs: list[float] = []  # the front so far: x rises, y falls
+    ys: list[float] = []
+
+    def add(point: Costs) -> float:
+        x, y = float(point[0]), float(point[1])
+        first = bisect_left(xs, x)
+        if (first and ys[first - 1] <= y) or (first < len(xs) and xs[first] == x and ys[first] <= y):
+            return 0.0
+        # from x rightwards, step by step, down from the old front to y, as far as the old front is higher
+        area, left, top, last = 0.0, x, ys[first - 1] if first else float(ref[1]), first
+        while last < len(xs) and ys[last] >= y:
+            area += (xs[last] - left) * (top - y)
+            left, top = xs[last], ys[last]
+            last += 1
+        area += ((xs[last] if last < len(xs) else float(ref[0])) - left) * (top - y)
+        xs[first:last], ys[first:last] = [x], [y]
+        return area
+
+    return add
+
+
+def _added_volume(ref: Costs) -> Callable[[Costs], float]:
+    """The same for any number of objectives: the point's own box less what the front covers of it."""
+    front = np.empty((0, len(ref)))
+
+    def add(point: Costs) -> float:
+        nonlocal front
+        if (front <= point).all(axis=1).any():
+            return 0.0
+        covered = hypervolume(np.maximum(front, point), ref)
+        front = np.vstack([front[~(point <= front).all(axis=1)], point])
+        return max(float(np.prod(ref - point)) - covered, 0.0)
+
+    return add
 
 
 def _front_of_sorted(points: Costs) -> NDArray[np.bool_]:

@@ -26,8 +26,8 @@ class RandomSearch:
         self._seen: set[bytes] = set()
 
     def describe(self) -> dict[str, Any]:
-        """What decides the proposals, for the ledger."""
-        return {"searcher": "random", "seed": self._seed}
+        """What decides the proposals, for the ledger. ``known``: what it has seen before, which no replay can repeat."""
+        return {"searcher": "random", "seed": self._seed, "known": len(self._seen)}
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures."""
@@ -43,4 +43,4 @@ class RandomSearch:
 
     def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
         """Only remembers what has been seen."""
-        self._seen.update(row.tobytes() for row in archs)
+        self._seen.update(row.tobytes() for row in self.space.canonical(archs))

@@ -38,7 +38,8 @@ class SearchResult:
     def __len__(self) -> int:
         return len(self.archs)
 
-    def __getitem__(self, rows: slice | NDArray[np.bool_] | NDArray[np.int64]) -> SearchResult:
+    def __getitem__(self, rows: int | slice | NDArray[np.bool_] | NDArray[np.int64]) -> SearchResult:
+        rows = np.atleast_1d(np.arange(len(self))[rows])
         return replace(
             self,
             archs=self.archs[rows],
@@ -78,6 +79,11 @@ class SearchResult:
         names = [o.name for o in self.objectives]
         if objective.name not in names:
             raise BadInput(f"this search has no objective {objective.name!r}; it has {', '.join(names)}")
+        own = self.objectives[names.index(objective.name)]
+        if own.identity and objective.identity and own.identity != objective.identity:
+            raise BadInput(
+                f"{objective.name} was {own.identity} in this search, got {objective.identity}; pass the search's own"
+            )
         return self.values[:, names.index(objective.name)]
 
     def best(self, objective: Objective, *constraints: Constraint) -> Archs:
