@@ -133,8 +133,8 @@ def load_images(
     """
     if channels not in (1, 3):
         raise BadInput(f"channels is 1 (grey) or 3 (RGB), got {channels}")
-    if not isinstance(size, int) or size < 1:
-        raise BadInput(f"size is a whole number of pixels, at least 1, got {size}")
+    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
+        raise BadInput(f"size is a whole number of pixels, at least 1, got {size!r}")
     if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
         raise BadInput(f"val and test are fractions above 0 that leave something to train on, got {val} and {test}")
     found, notes = _found(Path(path), None if test_path is None else Path(test_path))

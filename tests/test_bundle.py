@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import subprocess
 import sys
 
@@ -67,21 +68,21 @@ def exported(network, path, shape=None):
 def test_bundles_of_every_family_answer_as_the_network(family, tmp_path):
     network = lively(Network(family.networks(family.sample(1, np.random.default_rng(5)))[0]))
     folder = exported(network, tmp_path / "b")
+    for file in folder.glob("*.py"):
+        assert max(len(line) for line in file.read_text().splitlines()) <= 120
     source = (folder / "model.py").read_text()
-    assert max(len(line) for line in source.splitlines()) <= 120
     assert set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)) == {"torch"}
     x = torch.randn(5, *network.input_shape)
-    np.save(tmp_path / "x.npy", x.numpy())
-    script = (
-        "import sys; sys.path.insert(0, 'b'); import numpy, torch, model\n"
-        "y = model.load('b/weights.pt')(torch.from_numpy(numpy.load('x.npy')))\n"
-        "numpy.save('y.npy', y.detach().numpy()); assert 'nas' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-I", "-c", script], cwd=tmp_path, check=True)
     with torch.no_grad():
         expected = network(x).numpy()
+        answer = runpy.run_path(str(folder / "model.py"))["load"](folder / "weights.pt")(x).numpy()
     assert np.ptp(expected, axis=0).max() > 0.1 * np.abs(expected).max()  # else any source would do
-    assert np.load(tmp_path / "y.npy") == pytest.approx(expected, abs=1e-5 * float(np.abs(expected).max()))
+    assert answer == pytest.approx(expected, abs=1e-5 * float(np.abs(expected).max()))
+
+
+def test_every_space_gives_short_lines(space):
+    source, _ = generate(Network(space.networks(space.sample(1, np.random.default_rng(0)))[0]).eval())
+    assert max(len(line) for line in source.splitlines()) <= 120
 
 
 def test_names_are_readable():
@@ -124,7 +125,8 @@ def test_predict_sees_images_exactly_as_training_did(tmp_path):
         expected.append(normalised(resize(pixels, 20), data))
     script = (
         "import sys; sys.path.insert(0, 'bundle'); import numpy, predict\n"
-        "numpy.save('seen.npy', numpy.concatenate([predict.read(f).numpy() for f in sys.argv[1:]]))"
+        "numpy.save('seen.npy', numpy.concatenate([predict.read(f).numpy() for f in sys.argv[1:]]))\n"
+        "assert 'nas' not in sys.modules"
     )
     subprocess.run([sys.executable, "-I", "-c", script, *map(str, files)], cwd=tmp_path, check=True)
     assert np.array_equal(np.load(tmp_path / "seen.npy"), torch.cat(expected).numpy())
@@ -161,6 +163,24 @@ def test_a_source_that_needs_this_library_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(bundle, "generate", lambda network: ("import nas\n" + generate(network)[0], {}))
     with pytest.raises(NasError, match=r"does not run by itself: .* must not import nas"):
         exported(pruned(), tmp_path / "b")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_difference_that_is_not_a_number_is_refused(tmp_path, monkeypatch):
+    plain_load = np.load
+
+    def load(file):
+        return plain_load(file) * (np.nan if file.name == "precise.npy" else 1)
+
+    monkeypatch.setattr(bundle.np, "load", load)
+    with pytest.raises(NasError, match="differ from the network's by nan"):
+        exported(pruned(), tmp_path / "b")
+    monkeypatch.undo()
+    broken = pruned()
+    with torch.no_grad():
+        broken[-1].classify.bias.fill_(torch.inf)
+    with pytest.raises(NasError, match="outputs are not finite"):
+        exported(broken, tmp_path / "b")
     assert not list(tmp_path.iterdir())
 
 
@@ -235,6 +255,7 @@ def test_networks_that_cannot_be_written_are_refused(tmp_path, forward, message)
             {"preprocessing": preprocessing((3, 24, 24))},
             r"images of shape \(3, 24, 24\), but the network takes \(3, 20",
         ),
+        ({"preprocessing": preprocessing((3, 20, 20)) | {"std": [0.3]}}, r"1 values of std for 3 channel\(s\)"),
         ({"path": "file/bundle"}, "cannot write"),
         ({"path": "file"}, "exists and is not a bundle"),
         ({"path": "mine"}, "exists and is not a bundle"),

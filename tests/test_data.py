@@ -89,6 +89,35 @@ def test_given_splits_are_honoured(tmp_path):
     assert len(again.test) == 9
 
 
+def test_given_validation_and_test_are_kept_whole_but_share_nothing(tmp_path):
+    folder_of(tmp_path / "x" / "train")
+    for split, first in (("val", 8), ("test", 10)):  # val shares 8 to 11 with train, of which test has 10 and 11
+        for c, name in enumerate(("cat", "dog", "eel")):
+            (tmp_path / "x" / split / name).mkdir(parents=True)
+            for i in range(first, first + 6):
+                picture(1000 * c + i).save(tmp_path / "x" / split / name / f"{i}.png")
+    data = load_images(tmp_path / "x", size=8)
+    assert [len(s) for s in (data.train, data.val, data.test)] == [24, 6, 18]
+    assert len(rows(data.train) | rows(data.val) | rows(data.test)) == 48
+    assert len(data.notes) == 3
+
+
+def test_mean_and_deviation_are_of_the_training_images_only(tmp_path):
+    for split, shade in (("train", 50), ("val", 200), ("test", 250)):
+        for c in range(2):
+            (tmp_path / split / str(c)).mkdir(parents=True)
+            Image.new("L", (8, 8), shade + c).save(tmp_path / split / str(c) / "x.png")
+    data = load_images(tmp_path, size=8, channels=1)
+    assert data.mean == pytest.approx(50.5 / 255)
+    assert data.std == pytest.approx(0.5 / 255, abs=1e-3)
+
+
+@pytest.mark.parametrize("size", [0, 8.0, True, "8"])
+def test_a_size_is_a_whole_number(tmp_path, size):
+    with pytest.raises(BadInput, match="whole number of pixels"):
+        load_images(tmp_path, size=size)
+
+
 def test_identical_images_stay_in_one_split(tmp_path):
     root = folder_of(tmp_path / "x", each=10)
     for i in range(10):

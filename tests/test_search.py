@@ -471,8 +471,33 @@ def test_searchers_know_other_spellings_of_a_network_they_are_told(searcher):
     told = SPACE.sample(200, np.random.default_rng(0))
     spelt = np.where(SPACE.active(told), told, SPACE.sizes - 1).astype(np.uint8)
     assert (spelt != told).any()
-    searcher.tell(spelt, np.ones((200, 2)), np.zeros(200))
+    for archs in (told, spelt):
+        searcher.tell(archs, np.ones((200, 2)), np.zeros(200))
     assert searcher.describe()["known"] == len(np.unique(told, axis=0))
+
+
+class Parrot:
+    """A searcher that repeats itself, and spells the same networks in other ways."""
+
+    def restart(self, seed):
+        pass
+
+    def describe(self):
+        return {"searcher": "parrot"}
+
+    def ask(self, n):
+        archs = SPACE.sample(6, np.random.default_rng(0))
+        return np.vstack([archs, np.where(SPACE.active(archs), archs, SPACE.sizes - 1), archs]).astype(np.uint8)
+
+    def tell(self, archs, costs, violation):
+        pass
+
+
+def test_what_a_searcher_repeats_is_not_evaluated_again():
+    counting = Counting()
+    result = search(SPACE, [counting.objective(), COST], Parrot(), budget=20)
+    assert len(counting.seen) == len(set(counting.seen)) == len(result) == 6
+    assert "nothing new in 50 asks, after 6 of 20 evaluations" in result.stopped
 
 
 def test_a_result_has_rows_and_refuses_another_quantity_of_the_same_name():

@@ -48,8 +48,8 @@ def export_bundle(
     ``preprocessing``: as ``ImageData.preprocessing`` gives it. ``input_shape``: (channels, height, width), where the
     network does not say it. Weights are a plain torch file, read with ``weights_only=True``: safetensors would be one
     more package for a bundle that otherwise needs torch, numpy and pillow.
-    Raises NasError, and leaves no folder, when the bundle does not run by itself or its outputs differ from the
-    network's; BadInput when ``path`` exists and is not a bundle or cannot be written, when classes or preprocessing
+    Raises NasError, and leaves no folder, when the network's outputs are not finite, the bundle does not run by itself
+    or its outputs differ from the network's; BadInput when ``path`` exists and is not a bundle or cannot be written, when classes or preprocessing
     do not fit the network, or when it uses an operation that the generator does not know.
     """
     path = Path(path)
@@ -65,6 +65,8 @@ def export_bundle(
     images = _pictures(shape)
     with torch.no_grad():
         expected = plain(torch.from_numpy(images)).numpy()
+    if not np.isfinite(expected).all():
+        raise NasError("the network's outputs are not finite, so no bundle of it can be checked")
     _check_fit(expected.shape, shape, classes, preprocessing)
     source, exact = generate(plain)
     try:
@@ -107,6 +109,9 @@ def _check_fit(
     given = (preprocessing["channels"], preprocessing["size"], preprocessing["size"])
     if given != shape:
         raise BadInput(f"preprocessing gives images of shape {given}, but the network takes {shape}")
+    for name in ("mean", "std"):  # one number for three channels would broadcast in silence
+        if len(preprocessing[name]) != shape[0]:
+            raise BadInput(f"preprocessing has {len(preprocessing[name])} values of {name} for {shape[0]} channel(s)")
     if output[1:] != (len(classes),):
         raise BadInput(f"{len(classes)} class names for a network with outputs of shape {output[1:]}")
 
@@ -151,7 +156,7 @@ def _verify(
         "largest_relative_difference": float(np.abs(shipped - expected).max() / largest),
         "source_relative_difference": float(np.abs(precise - expected).max() / varies),
     }
-    worst = max(differences.values())
+    worst = np.max(list(differences.values()))  # unlike max(), never passes over a NaN
     if not worst <= TOLERANCE:
         raise NasError(f"the bundle's outputs differ from the network's by {worst:.1e} (allowed {TOLERANCE:.0e})")
     return differences

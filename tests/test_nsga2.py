@@ -1,0 +1,92 @@
+"""NSGA-II's own rules: who survives, and who becomes a parent."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nas.errors import BadInput
+from nas.search import NSGA2
+
+
+@pytest.fixture
+def archs(tiny):
+    return np.unique(tiny.sample(200, np.random.default_rng(0)), axis=0)
+
+
+def survivors(searcher, archs):
+    """Rows of ``archs`` that are in the population."""
+    population = {row.tobytes() for row in searcher._archs}
+    return [i for i, row in enumerate(archs) if row.tobytes() in population]
+
+
+def test_the_most_crowded_of_the_last_front_gives_way(tiny, archs):
+    searcher = NSGA2(tiny, population=4)
+    costs = np.array([[0.0, 4.0], [1.0, 3.0], [1.1, 2.9], [3.0, 1.0], [4.0, 0.0]])
+    searcher.tell(archs[:5], costs, np.zeros(5))
+    assert survivors(searcher, archs[:5]) == [0, 2, 3, 4]  # distances 0.55, 1.0 and 1.45 between the ends
+
+
+def test_dominated_failed_and_violating_rows_give_way_in_this_order(tiny, archs):
+    searcher = NSGA2(tiny, population=4)
+    costs = np.array([[0.0, 3.0], [1.0, 1.0], [3.0, 0.0], [2.0, 2.0], [-9.0, -9.0], [np.nan, 0.0], [-np.inf, 0.0]])
+    violation = np.array([0, 0, 0, 0, 0.1, 0, 0])
+    for i in np.random.default_rng(1).permutation(7):  # one by one and in any order
+        searcher.tell(archs[[i]], costs[[i]], violation[[i]])
+    assert survivors(searcher, archs[:7]) == [0, 1, 2, 3]
+    searcher.tell(archs[7:8], np.array([[0.5, 0.5]]), np.zeros(1))
+    assert survivors(searcher, archs[:8]) == [0, 1, 2, 7]
+
+
+def test_of_violators_the_nearest_survive_whatever_they_cost(tiny, archs):
+    searcher = NSGA2(tiny, population=4)
+    costs = np.column_stack([np.arange(8.0), -np.arange(8.0)])
+    costs[1] = np.nan  # never evaluated: it was ruled out before
+    searcher.tell(archs[:8], costs, np.array([0.8, 0.1, 0.7, 0.2, 0.6, 0.3, 0.5, 0.4]))
+    assert survivors(searcher, archs[:8]) == [1, 3, 5, 7]
+
+
+def test_a_network_told_again_takes_no_second_place(tiny, archs):
+    searcher = NSGA2(tiny, population=4)
+    for _ in range(3):
+        searcher.tell(np.repeat(archs[:3], 2, axis=0), np.repeat(np.arange(3.0), 2)[:, None], np.zeros(6))
+    assert len(searcher._archs) == 3
+
+
+def test_tournaments_of_two_prefer_the_better(tiny, archs):
+    searcher = NSGA2(tiny, population=4)
+    searcher.tell(archs[:4], np.arange(4.0)[:, None], np.zeros(4))
+    drawn = {row.tobytes(): 0 for row in archs[:4]}
+    for row in searcher._tournament(20_000):
+        drawn[row.tobytes()] += 1
+    assert [n / 20_000 for n in drawn.values()] == pytest.approx([7 / 16, 5 / 16, 3 / 16, 1 / 16], abs=0.02)
+
+
+def test_of_equal_rank_the_less_crowded_becomes_a_parent(tiny, archs):
+    searcher = NSGA2(tiny, population=5)
+    costs = np.array([[0.0, 4.0], [1.0, 3.0], [1.1, 2.9], [1.2, 2.8], [4.0, 0.0]])
+    searcher.tell(archs[:5], costs, np.zeros(5))
+    drawn = [row.tobytes() for row in searcher._tournament(20_000)]
+    share = [drawn.count(row.tobytes()) / 20_000 for row in archs[:5]]
+    assert share[2] == pytest.approx(1 / 25, abs=0.02)  # only against itself
+    assert min(share[0], share[4]) > max(share[1:4])
+
+
+def test_mutation_reaches_every_value_and_stays_canonical(tiny):
+    searcher = NSGA2(tiny, seed=0)
+    parents = np.repeat(tiny.sample(1, np.random.default_rng(3)), 4000, axis=0)
+    children = searcher._mutate(parents, rate=1.0 / tiny.genes)
+    assert np.array_equal(children, tiny.canonical(children))
+    assert (children != parents).any(axis=1).all()
+    for gene, size in enumerate(tiny.sizes):
+        on = tiny.active(children)[:, gene]
+        assert set(children[on, gene]) == set(range(size))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"population": 2}, "at least 4"), ({"mutation": 1.5}, "mutation is a probability"), ({"crossover": -1}, "cross")],
+)
+def test_settings_out_of_range_are_refused(tiny, settings, message):
+    with pytest.raises(BadInput, match=message):
+        NSGA2(tiny, **settings)
