@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args)
     except NasError as error:
-        print(f"nas: {error}", file=sys.stderr)
+        print(f"nas: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("nas: interrupted; the same command with --resume goes on from here", file=sys.stderr)
@@ -331,7 +331,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--precision", nargs="+", choices=["fp32", "int8"], default=["fp32", "int8"], help="default: both")
     sub.add_argument("--threads", type=int, default=1, help="default %(default)s")
     sub.add_argument("--batch", type=int, default=1, help="default %(default)s")
-    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--seed", type=_seed, default=0, help="default 0")
 
     sub = command(
         "train",
@@ -384,6 +384,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _seed(text: str) -> int:
+    """A seed from the command line."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"a seed is a whole number from 0, got {text!r}")
+    return int(text)
+
+
 def _run_dir(sub: argparse.ArgumentParser, default: str | None = None) -> None:
     sub.add_argument(
         "--run-dir",
@@ -403,7 +410,7 @@ def _inputs(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--channels", type=int, choices=[1, 3], help="1: grey, 3: RGB (default 3; digits are grey)")
     sub.add_argument("--skip-bad", action="store_true", help="skip images that do not decode")
     sub.add_argument("--space", help="search space (default mobilenet_v3.digits)")
-    sub.add_argument("--seed", type=int, help="default 0")
+    sub.add_argument("--seed", type=_seed, help="default 0")
 
 
 def _training(sub: argparse.ArgumentParser) -> None:
