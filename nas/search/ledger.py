@@ -47,6 +47,7 @@ class Ledger:
     def __init__(self, path: Path | None, identity: Mapping[str, Any], *, resume: bool = False) -> None:
         self._path = path
         self._entries: dict[bytes, Entry] = {}
+        self._order: list[bytes] = []
         exists = path is not None and path.exists()
         if exists and not resume:
             raise BadInput(f"{path} already holds a search; pass resume (--resume) to go on with it, or another folder")
@@ -77,6 +78,14 @@ class Ledger:
         """What is known of a candidate."""
         return self._entries.get(arch)
 
+    def told(self, position: int) -> bytes | None:
+        """The candidate that finished at ``position``, from 0; None when there is none."""
+        return self._order[position] if position < len(self._order) else None
+
+    @property
+    def on_disk(self) -> bool:
+        return self._path is not None
+
     def record(self, entries: Iterable[Entry]) -> None:
         """Commit finished candidates, all in one transaction."""
         entries = [e for e in entries if e.arch not in self._entries]
@@ -93,6 +102,7 @@ class Ledger:
                 f"cannot write {self._path} ({error}); what finished before is kept, see to it and resume"
             ) from None
         self._entries.update({e.arch: e for e in entries})
+        self._order += [e.arch for e in entries]
 
     def close(self) -> None:
         """Close the file. What was recorded is on disk already."""
@@ -124,3 +134,4 @@ class Ledger:
             self._entries[arch] = Entry(
                 arch=arch, ask=ask, values=parsed, violation=violation, error=error, seconds=seconds
             )
+            self._order.append(arch)
