@@ -68,12 +68,22 @@ class Extremes:
 class SearchSpace:
     """An immutable space of networks: ``choices`` and ``slots`` in network order.
 
-    Raises BadInput when a slot names an unknown choice, an ``only_if`` cannot be resolved, or the blocks of a
+    Without slots it is a space that only tables can score. ``features``: ``archs (n, genes) -> (n, f)``, numbers that
+    say more about a network than its genes do one by one (which operations lie on a live path, say); predictors look at
+    them. Raises BadInput when a slot names an unknown choice, an ``only_if`` cannot be resolved, or the blocks of a
     sampled network do not follow one another.
     """
 
-    def __init__(self, name: str, choices: Sequence[Choice], slots: Sequence[Slot]) -> None:
+    def __init__(
+        self,
+        name: str,
+        choices: Sequence[Choice],
+        slots: Sequence[Slot],
+        *,
+        features: Callable[[Archs], NDArray[np.float64]] | None = None,
+    ) -> None:
         self.name = name
+        self.features = features
         self.choices = tuple(choices)
         self.slots = tuple(slots)
         self._position = {c.name: i for i, c in enumerate(self.choices)}
@@ -126,10 +136,12 @@ class SearchSpace:
 
     @property
     def in_channels(self) -> int:
+        self._check_slots()
         return self.slot_options(0)[0].in_ch
 
     @property
     def classes(self) -> int:
+        self._check_slots()
         return self.slot_options(len(self.slots) - 1)[0].out_ch
 
     def slot_options(self, slot: int) -> tuple[Block, ...]:
@@ -168,10 +180,8 @@ class SearchSpace:
     def active(self, archs: Archs) -> NDArray[np.bool_]:
         """Which genes have an effect, ``(n, genes)``."""
         active = np.ones(archs.shape, dtype=bool)
-        for gene, condition in enumerate(self._conditions):
-            if condition:
-                parent, allowed = condition
-                active[:, gene] = active[:, parent] & allowed[archs[:, parent]]
+        for genes, parents, allowed in self._levels:
+            active[:, genes] = active[:, parents] & allowed[np.arange(len(genes)), archs[:, parents]]
         return active
 
     def canonical(self, archs: Archs) -> Archs:
@@ -284,6 +294,7 @@ class SearchSpace:
         return np.matmul(self._radix, archs.T.astype(np.float32)).astype(np.intp)
 
     def _slot_values(self, per_block: ArrayLike) -> list[NDArray[np.float64]]:
+        self._check_slots()
         vector = np.asarray(per_block, dtype=np.float64)
         if vector.shape != (len(self.blocks),):
             raise BadInput(f"{self.name} has {len(self.blocks)} blocks, got values of shape {vector.shape}")
@@ -363,6 +374,23 @@ class SearchSpace:
                 row.append(choice.values.index(config[choice.name]))
         return row
 
+    @cached_property
+    def _levels(self) -> list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.bool_]]]:
+        """Conditional genes, their parents, and the parents' values that allow them; parents' levels come first."""
+        depth = np.zeros(self.genes, dtype=int)
+        for gene, condition in enumerate(self._conditions):
+            if condition:
+                depth[gene] = depth[condition[0]] + 1
+        levels = []
+        for level in range(1, depth.max(initial=0) + 1):
+            genes = np.flatnonzero(depth == level)
+            conditions = [c for g in genes if (c := self._conditions[g])]
+            allowed = np.zeros((len(genes), int(self.sizes.max())), dtype=bool)
+            for row, (_, values) in zip(allowed, conditions, strict=True):
+                row[: len(values)] = values
+            levels.append((genes, np.array([parent for parent, _ in conditions]), allowed))
+        return levels
+
     def _gene(self, name: str, slot: Slot) -> int:
         if name not in self._position:
             raise BadInput(f"slot {slot.name} names the choice {name!r}, which {self.name} does not have")
@@ -384,6 +412,10 @@ class SearchSpace:
                 raise BadInput(
                     f"choice {choice.name} depends on {choice.only_if[0]!r}, which must be an earlier choice"
                 )
+
+    def _check_slots(self) -> None:
+        if not self.slots:
+            raise BadInput(f"{self.name} has no blocks: only a table of its architectures can score it")
 
     def _check_chain(self) -> None:
         for blocks in self.networks(self.sample(64, np.random.default_rng(0))):

@@ -14,6 +14,7 @@ from nas.space import Archs, Choice, SearchSpace
 
 _TRIES = 20  # rounds of proposals per ask
 _GENTLE = 5  # of these, rounds with the usual mutation; what still finds nothing new mutates harder and harder
+_FEWEST = 8  # proposals per round
 _STEPS = 0.8  # share of a numeric gene's mutations that step up or down instead of jumping anywhere
 
 
@@ -80,7 +81,10 @@ class NSGA2:
             first_generation = self._asked + len(chosen) < self.population or len(self._archs) < 2
             # the last round draws at random: a converged population must not end a search with networks left
             at_random = first_generation or attempt == _TRIES - 1
-            proposals = self.space.sample(n, self._rng) if at_random else self._children(n, 1 + attempt // _GENTLE)
+            wanted = n - len(chosen) if at_random else max(n - len(chosen), _FEWEST)
+            proposals = (
+                self.space.sample(wanted, self._rng) if at_random else self._children(wanted, 1 + attempt // _GENTLE)
+            )
             for row in proposals:
                 if len(chosen) < n and row.tobytes() not in self._seen:
                     self._seen.add(row.tobytes())
@@ -133,9 +137,9 @@ class NSGA2:
         mothers, fathers = self._tournament(n), self._tournament(n)
         both = self._rng.random(n) < self.crossover
         children = np.where(both[:, None], self.space.crossover(mothers, fathers, self._rng), mothers)
-        mutated = self._mutate(children, min(0.5, strength * self.mutation))
-        unchanged = both & (self._rng.random(n) >= self.mutated) & (strength == 1)
-        return np.where(unchanged[:, None], children, mutated)
+        mutated = np.flatnonzero(~both | (self._rng.random(n) < self.mutated) | (strength > 1))
+        children[mutated] = self._mutate(children[mutated], min(0.5, strength * self.mutation))
+        return children
 
     def _mutate(self, archs: Archs, rate: float) -> Archs:
         """Like ``space.mutate``, but genes with an order mostly move by a geometric step, held at either end.
