@@ -283,6 +283,21 @@ class SearchSpace:
         score = self.scorer(per_block, fixed=fixed, combine=combine)
         return Extremes(float(score(low)[0]), float(score(high)[0]), low[0], high[0])
 
+    def slot_sums(
+        self, per_block: NDArray[np.float64]
+    ) -> list[tuple[tuple[int, ...], dict[tuple[int, ...], NDArray[np.float64]]]]:
+        """Per slot its genes, and for every combination of their values what the block there adds, ``(1, k)``.
+
+        ``per_block (k, blocks)``: k quantities.
+        """
+        columns = [self._slot_values(vector) for vector in per_block]
+        result = []
+        for slot, genes in enumerate(self._genes):
+            values = np.column_stack([column[slot] for column in columns])
+            keys = itertools.product(*(range(self.sizes[g]) for g in genes))
+            result.append((genes, {key: values[i : i + 1] for i, key in enumerate(keys)}))
+        return result
+
     def per_block(self, quantity: Callable[[Block], float]) -> NDArray[np.float64]:
         """``quantity`` of every block of the vocabulary, ``(blocks,)``."""
         return np.array([quantity(block) for block in self.blocks], dtype=np.float64)

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -107,6 +108,19 @@ class LatencyTable:
         if missing := self.missing(blocks):
             raise MissingBlocks(self.name, [b.key for b in missing])
         return self.effective_ms[[self._row_of[b.key] for b in blocks]]
+
+    def spread(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
+        """``(blocks,)`` standard deviations in ms of one block's timings, from their 10th and 90th percentiles."""
+        self.lookup(blocks)
+        width = (self.rows["p90_ms"] - self.rows["p10_ms"]).to_numpy(float) / (2 * NormalDist().inv_cdf(0.9))
+        return (self.calibration.scale * width)[[self._row_of[b.key] for b in blocks]]
+
+    @property
+    def relative_error(self) -> float:
+        """Standard deviation of the relative error on whole networks, from the validation. Raises BadInput without one."""
+        if self.validation is None:
+            raise BadInput(f"table {self.name} has no validation, so nothing is known of its error on whole networks")
+        return self.validation.mape * (np.pi / 2) ** 0.5  # normal: from the mean absolute error
 
     def predict(self, network: Sequence[Block]) -> float:
         """Milliseconds of one network, given as its blocks."""

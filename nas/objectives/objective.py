@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import NormalDist
 from typing import Protocol
 
 import numpy as np
@@ -21,7 +22,8 @@ class Objective:
 
     ``cheap`` ones are evaluated in batches and at will; the others one candidate at a time, and count as evaluations.
     ``extremes``: the exact reachable range where it is known. ``identity``: a text that changes whenever what ``fn``
-    computes does; a ledger is only reused under the same one. ``objective <= 5.0`` makes a Constraint.
+    computes does; a ledger is only reused under the same one. ``per_block``: of an additive quantity, what each block of
+    the space adds. ``parts``: additive quantities that this one rises with. ``objective <= 5.0`` makes a Constraint.
     """
 
     name: str
@@ -31,6 +33,8 @@ class Objective:
     cheap: bool = True
     extremes: Extremes | None = field(default=None, compare=False)  # arrays: no hash, no plain equality
     identity: str = ""
+    per_block: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+    parts: tuple[Objective, ...] = field(default=(), repr=False, compare=False)
 
     def __call__(self, archs: Archs) -> NDArray[np.float64]:
         """``(n,)``. Raises BadInput when ``fn`` returns another shape."""
@@ -113,7 +117,12 @@ class Table(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
+    @property
+    def relative_error(self) -> float: ...
+
     def lookup(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
+
+    def spread(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
 
 
 def additive(
@@ -142,13 +151,40 @@ def additive(
         unit=unit,
         extremes=space.extremes(per_block, fixed=fixed, combine=combine),
         identity=identity or f"{name} {space.fingerprint} {digest}",
+        per_block=vector if combine is np.add else None,
     )
 
 
-def latency(space: SearchSpace, table: Table, *, name: str = "latency_ms") -> Objective:
-    """Predicted latency in ms. Raises MissingBlocks when the table does not cover the space."""
-    return additive(
+def latency(
+    space: SearchSpace, table: Table, *, name: str = "latency_ms", confidence: float | None = None
+) -> Objective:
+    """Predicted latency in ms. Raises MissingBlocks when the table does not cover the space.
+
+    ``confidence``: instead of the expected latency the one that is not exceeded with this probability, so that
+    ``latency(space, table, confidence=0.95) <= T`` is the chance constraint P(latency <= T) >= 0.95. The spread is the
+    table's own: that of its blocks' timings, and its error on whole networks (both taken as normal).
+    """
+    expected = additive(
         space, name, table.lookup(space.blocks), unit="ms", fixed=table.fixed_ms, identity=f"table {table.fingerprint}"
+    )
+    if confidence is None:
+        return expected
+    if not 0.5 <= confidence < 1:
+        raise BadInput(f"confidence is a probability from 0.5 to below 1, got {confidence}")
+    deviations = NormalDist().inv_cdf(confidence)
+    variance = additive(space, f"{name}_variance", table.spread(space.blocks) ** 2, unit="ms^2")
+    relative = table.relative_error
+
+    def bounded(archs: Archs) -> NDArray[np.float64]:
+        mean = expected(archs)
+        return mean + deviations * np.sqrt(variance(archs) + (relative * mean) ** 2)
+
+    return Objective(
+        name=f"{name}_p{100 * confidence:g}",
+        fn=bounded,
+        unit="ms",
+        identity=f"table {table.fingerprint} confidence {confidence:g} spread {variance.identity} error {relative:.6g}",
+        parts=(expected, variance),
     )
 
 

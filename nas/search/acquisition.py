@@ -26,6 +26,7 @@ TINY_VIOLATION = 1e-3
 """Violations are modelled as logarithms, none as this."""
 _BEYOND = 0.5  # the reference point lies this far behind the front (or at the worst seen, if that is nearer)
 _DRAWS = 64  # samples per candidate with three or more costs
+_SHORTLIST = 3000  # candidates that a search looks at until kernels are fitted again
 _FOLLOWED = 512  # candidates that are looked at again after the first pick of a batch
 
 
@@ -113,18 +114,22 @@ class Beliefs:
         return front[non_dominated(front)]
 
     def pick(self, n: int, candidates: int, front: Costs, reference: Floats, rng: np.random.Generator) -> list[int]:
-        """``n`` of the first ``candidates`` rows, one after the other, each by its expected gain over those before."""
+        """``n`` of the first ``candidates`` rows, one after the other, each by its expected gain over those before.
+
+        Behind them come, from best to worst at the first look, the others that were worth following.
+        """
         rows = np.arange(candidates)
         chosen: list[int] = []
         while len(chosen) < min(n, candidates):
             gain = self.expected_gain(rows, front, reference, rng) * self._likely[rows]
             gain[np.isin(rows, chosen)] = -1.0
             best = int(rows[gain.argmax()])
-            if len(rows) > _FOLLOWED:  # gains only fall from here on
-                rows = rows[np.argpartition(-gain, _FOLLOWED)[:_FOLLOWED]]
+            if not chosen:  # gains only fall from here on
+                rows = rows[np.argsort(-gain, kind="stable")[:_SHORTLIST]]
+                shortlist, rows = rows, rows[:_FOLLOWED]
             chosen.append(best)
             front = self.observe(best, front)
-        return chosen
+        return [*chosen, *(int(row) for row in shortlist if row not in chosen)] if chosen else []
 
     def expected_gain(
         self, rows: NDArray[np.int64], front: Costs, reference: Floats, rng: np.random.Generator

@@ -26,6 +26,7 @@ Costs = NDArray[np.float64]
 _ENUMERABLE = 20_000  # spaces up to this size are looked at whole
 _MOST_ROWS = 1000  # a model's examples: the best ones
 _REFIT = 0.1  # growth of the examples after which kernels are fitted again
+_SHORTEST = 500  # of a small space's networks, those that promised most when kernels were last fitted
 _GENERATIONS = 10  # of the inner search
 
 
@@ -46,7 +47,7 @@ class Guided:
         seed: int = 0,
         initial: int = 20,
         candidates: int = 4000,
-        batch: int = 5,
+        batch: int = 8,
     ) -> None:
         for name, value, least in (("initial", initial, 4), ("candidates", candidates, 100), ("batch", batch, 1)):
             if value < least:
@@ -64,6 +65,7 @@ class Guided:
         self._rng = np.random.default_rng(seed)
         self._told: dict[bytes, tuple[Costs, float]] = {}
         self._under_way: dict[bytes, None] = {}
+        self._shortlist = np.empty((0, self.space.genes), dtype=np.uint8)
         self._kernels: dict[int, tuple[int, Hyperparameters]] = {}
 
     def describe(self) -> dict[str, Any]:
@@ -121,6 +123,8 @@ class Guided:
         fitted, kernel = self._kernels.get(column, (0, None))
         steps = 60 if kernel is None else 20 if len(archs) >= (1 + _REFIT) * fitted else 0
         predictor = Predictor(self.space, archs, values, start=kernel, steps=steps)
+        if steps:
+            self._shortlist = self._shortlist[:0]
         self._kernels[column] = (len(archs) if steps else fitted, predictor.hyperparameters)
         return predictor
 
@@ -131,12 +135,15 @@ class Guided:
         front = front[non_dominated(front)]
         for row in range(len(candidates), len(beliefs)):  # what is being evaluated now will be known soon
             front = beliefs.observe(row, front)
-        return candidates[beliefs.pick(n, len(candidates), front, models.scale.reference, self._rng)]
+        ranked = candidates[beliefs.pick(n, len(candidates), front, models.scale.reference, self._rng)]
+        self._shortlist = ranked[n:]
+        return ranked[:n]
 
     def _candidates(self, models: Models) -> Archs:
         """New architectures worth a look: all of them, or what an inner search over optimistic costs comes across."""
         if self._all is not None:
-            return self._new(self._all)
+            shortlist = self._new(self._shortlist)
+            return shortlist if len(shortlist) >= _SHORTEST else self._new(self._all)
         inner = NSGA2(self.space, seed=int(self._rng.integers(1 << 31)), population=max(100, self.candidates // 20))
         archs, costs, violation = self._results()
         keep = np.argsort(rank(costs), kind="stable")[: inner.population]

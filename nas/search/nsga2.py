@@ -117,7 +117,7 @@ class NSGA2:
         self._survive()
 
     def _survive(self) -> None:
-        ranks = _constrained_rank(self._costs, self._violation)
+        ranks = constrained_rank(self._costs, self._violation)
         crowding = np.zeros(len(ranks))
         keep = np.zeros(len(ranks), dtype=bool)
         for front in range(int(ranks.max()) + 1):
@@ -125,13 +125,17 @@ class NSGA2:
             if not len(members):
                 continue
             usable = np.isfinite(self._costs[members]).all()
-            crowding[members] = crowding_distance(self._costs[members]) if usable else 0.0
+            crowding[members] = self._isolation(self._costs[members], self._costs[keep]) if usable else 0.0
             room = self.population - int(keep.sum())
             keep[members[np.argsort(-crowding[members], kind="stable")[:room]]] = True
             if keep.sum() >= self.population:
                 break
         self._archs, self._costs, self._violation = self._archs[keep], self._costs[keep], self._violation[keep]
         self._rank, self._crowding = ranks[keep], crowding[keep]
+
+    def _isolation(self, front: NDArray[np.float64], kept: NDArray[np.float64]) -> NDArray[np.float64]:
+        """By what members of a ``front (n, k)`` are preferred to each other, ``(n,)``; ``kept``: of the fronts before."""
+        return crowding_distance(front)
 
     def _children(self, n: int, strength: int) -> Archs:
         mothers, fathers = self._tournament(n), self._tournament(n)
@@ -174,7 +178,7 @@ def _is_ordered(choice: Choice) -> bool:
     return all(rising) or not any(rising)
 
 
-def _constrained_rank(costs: NDArray[np.float64], violation: NDArray[np.float64]) -> NDArray[np.int64]:
+def constrained_rank(costs: NDArray[np.float64], violation: NDArray[np.float64]) -> NDArray[np.int64]:
     """Fronts under constrained domination: feasible rows by their costs, the others after them by violation."""
     ranks = np.empty(len(costs), dtype=np.int64)
     feasible = violation <= 0
