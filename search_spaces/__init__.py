@@ -3,5 +3,7 @@
 from search_spaces.efficientnet import EfficientNet
 from search_spaces.mobilenet_v2 import MobileNetV2
 from search_spaces.mobilenet_v3 import MobileNetV3
+from search_spaces.nasbench201 import NasBench201
+from search_spaces.ofa import OnceForAll
 
-__all__ = ["EfficientNet", "MobileNetV2", "MobileNetV3"]
+__all__ = ["EfficientNet", "MobileNetV2", "MobileNetV3", "NasBench201", "OnceForAll"]

@@ -32,11 +32,13 @@ class Family:
     """What a family fixes. Channels are given at width 1.
 
     ``first``: channels of a depthwise-separable block after the stem, 0 for none. ``squeeze``: squeeze channels from
-    the block's (input, expanded) channels. ``features``: see ``Head``; it does not scale with width.
+    the block's (input, expanded) channels. ``features``: see ``Head``; it does not scale with width. ``stem_act``:
+    activation of the stem where it is not that of the first stage.
     """
 
     stem: int
     stem_stride: int = 2
+    stem_act: str = ""
     first: int = 0
     hidden: int
     features: int = 0
@@ -69,7 +71,7 @@ def build_space(
             out_ch=round_channels(family.stem * width),
             size=resolution,
             stride=family.stem_stride,
-            act=act,
+            act=family.stem_act or act,
         )
 
     def first(resolution: int, width: float, act: str) -> Block:

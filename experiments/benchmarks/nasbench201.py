@@ -45,10 +45,7 @@ Costs = NDArray[np.float64]
 TARGETS = [
     Target(figure="guided_100", sense=">=", bound=0.98, why="mean over devices and seeds; issue 3"),
     Target(figure="guided_200", sense=">=", bound=0.993, why="mean over devices and seeds; issue 3"),
-    *(
-        Target(figure=f"devices_ahead_{n}", sense=">=", bound=21, why="guided ahead of every peer; issue 3")
-        for n in AT
-    ),
+    *(Target(figure=f"devices_ahead_{n}", sense=">=", bound=21, why="guided ahead of every peer; issue 3") for n in AT),
     *(
         Target(figure=f"nsga2_minus_pymoo_{n}", sense=">=", bound=0.0, why="at least equal to pymoo's; issue 3")
         for n in AT

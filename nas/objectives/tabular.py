@@ -54,7 +54,7 @@ class TabularBenchmark:
         genes = [c.name for c in space.choices]
         if missing := [g for g in genes if g not in frame]:
             raise BadInput(f"{path} has no column {missing[0]}; a table of {space.name} has {', '.join(genes)}")
-        archs = space.encode(frame[genes].to_dict("records"))
+        archs = space.encode([dict(zip(genes, row, strict=True)) for row in frame[genes].itertuples(index=False)])
         index = _index(space, archs)
         everything = int(np.prod(space.sizes))
         if len(np.unique(index)) != len(index) or len(index) != everything:
@@ -63,7 +63,7 @@ class TabularBenchmark:
                 f"{space.name} has {everything} architectures"
             )
         order = np.argsort(index)
-        columns = {c: frame[c].to_numpy(dtype=np.float64)[order] for c in frame if c not in genes}
+        columns = {str(c): frame[c].to_numpy(dtype=np.float64)[order] for c in frame if c not in genes}
         return TabularBenchmark(
             space=space, columns=columns, about=about, fingerprint=hashlib.sha256(raw).hexdigest()[:16]
         )

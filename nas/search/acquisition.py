@@ -26,6 +26,7 @@ TINY_VIOLATION = 1e-3
 """Violations are modelled as logarithms, none as this."""
 _BEYOND = 0.5  # the reference point lies this far behind the front (or at the worst seen, if that is nearer)
 _DRAWS = 64  # samples per candidate with three or more costs
+_VAGUEST = 2.0  # standard deviation of a logarithm; a model that knows less hopes for too much
 _SHORTLIST = 3000  # candidates that a search looks at until kernels are fitted again
 _FOLLOWED = 512  # candidates that are looked at again after the first pick of a batch
 
@@ -181,7 +182,7 @@ class Beliefs:
         if column not in self._modelled:
             return np.maximum(levels - self._exact[rows, column, None], 0.0)
         posterior = self._modelled[column]
-        mean, std = posterior.mean[rows, None], posterior.std[rows, None]
+        mean, std = posterior.mean[rows, None], posterior.std[rows, None].clip(max=_VAGUEST)
         shifted = np.maximum(levels + RESOLUTION, 1e-9)
         distance = (np.log(shifted) - mean) / std
         result: Floats = shifted * ndtr(distance) - np.exp(mean + std**2 / 2) * ndtr(distance - std)

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from nas.errors import BadInput
 from nas.objectives.objective import Constraint, Objective
 from nas.search.evaluate import Evaluate, Outcome, check_timeout
+from nas.search.guided import Guided
 from nas.search.ledger import Entry, Ledger
 from nas.search.nsga2 import NSGA2
 from nas.search.proposals import MAX_IDLE_ASKS, Batch, Proposals, Searcher
@@ -65,7 +66,8 @@ def search(
     architectures get their expensive objectives evaluated; when no objective is expensive, how many are evaluated at
     all, those that violate a constraint included. Cheap objectives come first: what violates a constraint on them is
     never evaluated further and costs nothing. ``seed`` restarts the searcher from that seed; without it, pass a fresh
-    searcher. ``batch``: architectures per ask. With ``run_dir`` every finished candidate is on disk, and
+    searcher. ``batch``: architectures per ask (default: the
+    searcher's own ``batch`` where it has one, or 16, or 64 when nothing is expensive). With ``run_dir`` every finished candidate is on disk, and
     ``resume=True`` goes on after an interruption to the same result, also with a larger budget.
 
     ``workers``: evaluate that many candidates at a time in processes of their own (needs the extra 'ray'), or a
@@ -85,8 +87,8 @@ def search(
     parallel = bool(costly) and workers is not None
     if not parallel:
         check_timeout(timeout_s)
-    batch = batch or (BATCH if costly else CHEAP_BATCH)
-    searcher = searcher or NSGA2(space)
+    searcher = searcher or (Guided(space, objectives) if costly else NSGA2(space))
+    rows = batch or int(getattr(searcher, "batch", BATCH if costly else CHEAP_BATCH))
     if seed is not None:
         searcher.restart(seed)
     identity = {
@@ -94,7 +96,7 @@ def search(
         "objectives": [[o.name, o.identity, o.maximize] for o in objectives],
         "constraints": [f"{c} {c.objective.identity}" for c in constraints],
         "searcher": searcher.describe(),
-        "batch": batch,
+        "batch": rows,
         "told": "one by one" if parallel else "in batches",
     }
     ledger = Ledger(None if run_dir is None else Path(run_dir) / LEDGER, identity, resume=resume)
@@ -102,11 +104,11 @@ def search(
     bar = tqdm(total=budget, desc="search", disable=not progress, unit="network")
     try:
         if not costly:
-            evaluated = _search_cheap(proposals, ledger, budget, batch, bar)
+            evaluated = _search_cheap(proposals, ledger, budget, rows, bar)
         else:
             evaluate = Evaluate(objectives=costly, timeout_s=timeout_s)
             with contextlib.closing(_crew(workers, evaluate) if parallel else _InThisProcess(evaluate)) as crew:
-                evaluated = _search_costly(proposals, ledger, crew, budget, batch, bar, one_by_one=parallel)
+                evaluated = _search_costly(proposals, ledger, crew, budget, rows, bar, one_by_one=parallel)
     finally:
         bar.close()
         ledger.close()

@@ -45,7 +45,7 @@ class PolicySearch:
         algorithm: str = "ppo",
         reward: str = "tunas",
         targets: Sequence[float] | float | None = None,
-        learning_rate: float = 0.01,
+        learning_rate: float = 0.03,
         entropy: float = 0.05,
         rollout: int = 16,
     ) -> None:

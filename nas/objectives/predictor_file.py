@@ -1,0 +1,83 @@
+"""Once-for-all's published accuracy predictor, read from a file that the user names (it does not come with this project)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import BadInput
+from nas.objectives.objective import Objective
+from nas.space import Archs, SearchSpace
+
+_KERNELS, _EXPANSIONS, _RESOLUTIONS = (3, 5, 7), (3, 4, 6), tuple(range(112, 225, 16))
+_STAGES, _BLOCKS = 5, 4
+_FEATURES = _STAGES * _BLOCKS * (len(_KERNELS) + len(_EXPANSIONS)) + len(_RESOLUTIONS)
+_CHUNK = 2048  # activations of a chunk stay in the cache
+
+
+def ofa_predictor(space: SearchSpace, path: str | os.PathLike[str]) -> Objective:
+    """ImageNet top-1 of ``OnceForAll.mobilenet_v3()``'s subnets as a fraction, on once-for-all's own validation images.
+
+    ``path``: an .npz with the weights of its network, 128 one-hot features and three hidden layers of 400 (arrays
+    0_weight, 0_bias, 2_weight, ... 6_bias). Raises BadInput for another file, or a space with other genes.
+    """
+    try:
+        raw = Path(path).read_bytes()
+        with np.load(path, allow_pickle=False) as file:
+            layers = [
+                (file[f"{i}_weight"].T.astype(np.float32), file[f"{i}_bias"].astype(np.float32)) for i in (0, 2, 4, 6)
+            ]
+    except OSError as error:
+        raise BadInput(f"cannot read the accuracy predictor {path}: {error.strerror}") from None
+    except (ValueError, KeyError) as error:
+        raise BadInput(f"{path} is not once-for-all's accuracy predictor: {error}") from None
+    if layers[0][0].shape[0] != _FEATURES:
+        raise BadInput(f"{path} takes {layers[0][0].shape[0]} features, once-for-all's predictor takes {_FEATURES}")
+    columns = _columns(space)
+    first = np.vstack([layers[0][0], np.zeros((1, layers[0][0].shape[1]), np.float32)])  # the last feature: inactive
+
+    def predict(archs: Archs) -> NDArray[np.float64]:
+        out = np.empty(len(archs))
+        for start in range(0, len(archs), _CHUNK):
+            chunk = archs[start : start + _CHUNK]
+            lit = np.where(space.active(chunk), columns[np.arange(space.genes), chunk], _FEATURES)
+            hidden = np.zeros((len(chunk), _FEATURES + 1), np.float32)
+            np.put_along_axis(hidden, lit, 1.0, axis=1)
+            weights = first
+            for i, (following, bias) in enumerate(layers):
+                hidden = hidden @ (weights if i == 0 else following)
+                hidden += bias
+                if i < len(layers) - 1:
+                    np.maximum(hidden, 0, out=hidden)
+            out[start : start + _CHUNK] = hidden[:, 0]
+        return out
+
+    digest = hashlib.sha256(raw).hexdigest()[:16]
+    return Objective(name="accuracy", fn=predict, maximize=True, identity=f"predictor {digest} {space.fingerprint}")
+
+
+def _columns(space: SearchSpace) -> NDArray[np.int64]:
+    """The feature that each value of each gene lights, ``(genes, values)``; genes without a feature light the last."""
+    columns = np.full((space.genes, int(space.sizes.max())), _FEATURES)
+    blocks = _STAGES * _BLOCKS
+    for gene, choice in enumerate(space.choices):
+        if choice.name == "resolution":
+            known, start = _RESOLUTIONS, blocks * 6
+        elif choice.name.endswith((".kernel", ".expand")):
+            stage, block = (int(part) for part in choice.name.partition(".")[0].removeprefix("s").split("b"))
+            position = _BLOCKS * (stage - 1) + block - 1
+            known = _KERNELS if choice.name.endswith("kernel") else _EXPANSIONS
+            start = 3 * position + (0 if known is _KERNELS else 3 * blocks)
+        else:
+            continue
+        for i, value in enumerate(choice.values):
+            if value not in known:
+                raise BadInput(f"{choice.name} = {value} of {space.name} is unknown to the predictor; it knows {known}")
+            columns[gene, i] = start + known.index(value)
+    if (columns < _FEATURES).sum() < 3 * 2 * blocks:
+        raise BadInput(f"{space.name} is not once-for-all's space: use OnceForAll.mobilenet_v3()")
+    return columns
