@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.cli_sweep import add_flags
 from nas.errors import BadInput, NasError
 
 if TYPE_CHECKING:
@@ -122,8 +123,16 @@ def _export(args: argparse.Namespace) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     from nas.report import write_report
+    from nas.report.sweep_page import write_sweep_report
 
-    print(write_report(args.run_dir))
+    is_sweep = (Path(args.run_dir) / "sweep.json").exists()
+    print((write_sweep_report if is_sweep else write_report)(args.run_dir))
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    from nas.cli_sweep import run_sweep
+
+    run_sweep(args)
 
 
 def _tables(args: argparse.Namespace) -> None:
@@ -176,6 +185,11 @@ def _run(args: argparse.Namespace, *, new: bool = False) -> Run:
         progress=_tty(),
         say=lambda line: print(line, flush=True),
     )
+
+
+def open_folder(folder: Path) -> Run:
+    """The run of a folder, as its config.json has it, to go on with."""
+    return _run(argparse.Namespace(run_dir=str(folder), resume=True))
 
 
 def _data(source: dict[str, Any], seed: int) -> ImageData:
@@ -375,7 +389,18 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--output", required=True, help="file (or folder, for a bundle) to write")
 
     sub = command(
-        "report", _report, "Write pareto.png and report.html of a run folder.", "nas report --run-dir runs/quickstart"
+        "sweep",
+        _sweep,
+        "Run searches with every combination of devices, searchers and seeds on Ray, and compare them.",
+        "nas sweep --devices raspi4,pixel2,gold_6240 --searchers guided,nsga2,random --seeds 3 --run-dir runs/sweep",
+        "nas sweep --run runs/quickstart --searchers guided,nsga2 --seeds 2 --budget 100 --run-dir runs/compare",
+        "nas sweep --run-dir runs/sweep --resume",
+    )
+    _run_dir(sub)
+    add_flags(sub)
+
+    sub = command(
+        "report", _report, "Write the report of a run folder, or of a sweep's.", "nas report --run-dir runs/quickstart"
     )
     _run_dir(sub)
 

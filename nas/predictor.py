@@ -9,7 +9,6 @@ and Williams 2006), fitted by maximum a posteriori. Stated variances are scaled 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from nas.errors import BadInput
-from nas.space import Archs, Choice, SearchSpace
+from nas.space import Archs, SearchSpace, is_ordered
 
 Floats = NDArray[np.float64]
 
@@ -109,14 +108,6 @@ class Posterior:
             new = covariance / (covariance[row].clamp_min(0) + self._noise + _JITTER).sqrt()
             self._projected = torch.cat([self._projected, new[None]])
             self._variance = self._variance - new**2
-
-
-def is_ordered(choice: Choice) -> bool:
-    """Whether the alternatives are three or more numbers in increasing or decreasing order."""
-    if len(choice.values) < 3 or not all(isinstance(v, int | float) for v in choice.values):
-        return False
-    rising = [a < b for a, b in pairwise(choice.values)]  # type: ignore[operator]
-    return all(rising) or not any(rising)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -436,6 +437,14 @@ class SearchSpace:
         for blocks in self.networks(self.sample(64, np.random.default_rng(0))):
             if error := chain_error(blocks):
                 raise BadInput(f"{self.name}: {error}")
+
+
+def is_ordered(choice: Choice) -> bool:
+    """Whether the alternatives are three or more numbers in increasing or decreasing order."""
+    if len(choice.values) < 3 or not all(isinstance(v, int | float) for v in choice.values):
+        return False
+    rising = [a < b for a, b in pairwise(choice.values)]  # type: ignore[operator]
+    return all(rising) or not any(rising)
 
 
 def _spread(table: NDArray[np.float64], genes: tuple[int, ...], scope: tuple[int, ...]) -> NDArray[np.float64]:

@@ -8,10 +8,8 @@ The folder is the record: what ``sweep`` returns and what the report shows is re
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
-import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,6 +23,7 @@ from nas.latency.table import write_text
 from nas.run import write_search
 from nas.search import SearchResult
 from nas.search.ray_workers import import_ray, quiet, start_ray
+from nas.sweep_folder import read_sweep, trial_name
 
 Report = Callable[[Mapping[str, float]], None]
 Trial = Callable[[dict[str, Any], Path, Report], SearchResult | Mapping[str, float]]
@@ -117,34 +116,6 @@ def sweep(
     frame = read_sweep(folder)
     write_text(folder / "sweep.csv", frame.to_csv(index=False))
     return frame
-
-
-def read_sweep(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
-    """One row per trial of a sweep folder: ``trial``, its settings, its metrics, ``error`` ('' when it finished).
-
-    Raises BadInput when the folder holds no sweep.
-    """
-    rows = []
-    for path in sorted((Path(run_dir) / "trials").glob("*/settings.json")):
-        done, failed = path.with_name("done.json"), path.with_name("failed.json")
-        row = {"trial": path.parent.name, **json.loads(path.read_text())}
-        if done.exists():
-            row |= {**json.loads(done.read_text()), "error": ""}
-        else:
-            row["error"] = json.loads(failed.read_text())["error"] if failed.exists() else "not finished"
-        rows.append(row)
-    if not rows:
-        raise BadInput(f"{run_dir} holds no sweep; nas sweep makes one")
-    return pd.DataFrame(rows)
-
-
-def trial_name(settings: Mapping[str, Any]) -> str:
-    """The folder of a trial: its settings in a readable form, shortened with a digest where that would be too long."""
-    text = ",".join(f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}" for k, v in sorted(settings.items()))
-    slug = re.sub(r"[^A-Za-z0-9=,._-]+", "-", text)
-    if len(slug) <= 120 and slug == text:
-        return slug
-    return f"{slug[:110]}-{hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:8]}"
 
 
 def _run_trial(

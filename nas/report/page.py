@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import html
 import json
 import os
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import pandas as pd
 from nas.errors import BadInput
 from nas.report.figures import axes_columns, label, scale, write_pareto
 from nas.report.folder import Contents, read_folder
-from nas.report.style import CSS, SCRIPT
+from nas.report.pieces import document, escape, figure, table
 from nas.report.svg import Chart
 
 
@@ -52,12 +50,7 @@ def page(contents: Contents) -> str:
         ("Latency tables", _tables(contents)),
         ("How to repeat this run", _environment(contents)),
     ]
-    body = "".join(f"<section><h2>{title}</h2>{text}</section>" for title, text in sections)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_e(name)}</title>'
-        f'<meta name="viewport" content="width=device-width,initial-scale=1"><style>{CSS}</style></head>'
-        f"<body><main><h1>{_e(name)}</h1>{body}</main><div id='tip' role='status'></div><script>{SCRIPT}</script></body></html>\n"
-    )
+    return document(name, sections)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -72,9 +65,9 @@ def _summary(c: Contents) -> str:
         fast = c.final.sort_values("measured_int8_ms").iloc[0]
         text.append(
             f"{len(c.final)} networks were deployed, {len(front)} of them on the final front. The most accurate on the "
-            f"validation images, <b>{_e(best['id'])}</b>, reaches <b>{_pct(best['int8_test_accuracy'])}</b> on the test "
+            f"validation images, <b>{escape(best['id'])}</b>, reaches <b>{_pct(best['int8_test_accuracy'])}</b> on the test "
             f"images in int8 ({_pct(best['fp32_test_accuracy'])} in fp32) and takes <b>{_ms(best['measured_int8_ms'])}</b> "
-            f"measured ({_ms(best['measured_fp32_ms'])} in fp32). The fastest, <b>{_e(fast['id'])}</b>, takes "
+            f"measured ({_ms(best['measured_fp32_ms'])} in fp32). The fastest, <b>{escape(fast['id'])}</b>, takes "
             f"{_ms(fast['measured_int8_ms'])} at {_pct(fast['int8_test_accuracy'])}."
         )
         faster = c.final["speedup_int8"] > 1
@@ -86,11 +79,11 @@ def _summary(c: Contents) -> str:
         text.append(
             f"{len(c.evaluations)} networks were evaluated, {int(c.evaluations['on_front'].sum())} are on the front."
         )
-    for precision, table in c.tables.items():
-        v = table.get("validation")
+    for precision, latency_table in c.tables.items():
+        v = latency_table.get("validation")
         if v:
             text.append(
-                f"The {_e(precision)} table predicts {v['networks']} networks it has not seen with a mean error of "
+                f"The {escape(precision)} table predicts {v['networks']} networks it has not seen with a mean error of "
                 f"{_pct(v['mape'])} (Kendall tau {v['kendall_tau']:.3f})."
             )
     return "".join(f"<p>{t}</p>" for t in text) or _missing("a finished stage", "nas quickstart")
@@ -126,7 +119,7 @@ def _final(c: Contents) -> str:
         "taken side by side in the end; validation accuracy chose the networks, the test images were used for this table "
         "only. Click a heading to sort."
     )
-    return _table([title for title, _, _ in there], rows) + f"<p class='note'>{note}</p>"
+    return table([title for title, _, _ in there], rows) + f"<p class='note'>{note}</p>"
 
 
 def _pareto(c: Contents) -> str:
@@ -166,7 +159,7 @@ def _pareto(c: Contents) -> str:
             diamond=True,
         )
     note = "Up and to the left is better. Hover or tab over a point for its architecture."
-    return _figure(chart, note)
+    return figure(chart, note)
 
 
 def _latency(c: Contents) -> str:
@@ -200,7 +193,7 @@ def _latency(c: Contents) -> str:
                 legend="deployed",
                 diamond=True,
             )
-        figures.append(_figure(chart))
+        figures.append(figure(chart))
     note = (
         "On the diagonal the table is right; the band is ±10%. Only networks that the calibration has not seen count."
     )
@@ -222,7 +215,7 @@ def _hypervolume(c: Contents) -> str:
         height=300,
     )
     chart.line(x, y, "front", step=True)
-    return _figure(
+    return figure(
         chart, "How fast the front grew; a curve that is flat at its end says that more evaluations would add little."
     )
 
@@ -239,7 +232,7 @@ def _training(c: Contents) -> str:
         title="loss",
     )
     loss.line(t["epoch"], t["loss"], "front")
-    figures = [_figure(loss)]
+    figures = [figure(loss)]
     names = [n for n in ("accuracy_largest", "accuracy_smallest") if n in t and t[n].notna().any()]
     if names:
         values = t[names] * 100
@@ -251,7 +244,7 @@ def _training(c: Contents) -> str:
             accuracy.points(
                 known["epoch"], known[name] * 100, css, legend=f"{name.removeprefix('accuracy_')} subnet", radius=3
             )
-        figures.append(_figure(accuracy))
+        figures.append(figure(accuracy))
     note = "All subnets share these weights. Largest and smallest should end close to each other, and level."
     return f"<div class='pair'>{''.join(figures)}</div><p class='note'>{note}</p>"
 
@@ -281,7 +274,7 @@ def _steps(c: Contents) -> str:
         "Each network after every step. Predictions of pruned networks are interpolated between measured blocks; "
         "the ± is the table's own estimate of its error."
     )
-    return f"<details><summary>{len(c.candidates)} networks, {len(rows)} steps</summary>{_table(head, rows)}</details><p class='note'>{note}</p>"
+    return f"<details><summary>{len(c.candidates)} networks, {len(rows)} steps</summary>{table(head, rows)}</details><p class='note'>{note}</p>"
 
 
 def _tables(c: Contents) -> str:
@@ -311,7 +304,7 @@ def _tables(c: Contents) -> str:
             _pct(v.get("within_10pct"), 0),
         ]
         rows.append([(x, str(x)) for x in [*cells, *checked]])
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _environment(c: Contents) -> str:
@@ -331,29 +324,17 @@ def _environment(c: Contents) -> str:
         "settings": json.dumps(config.get("settings", {})),
         "seconds": ", ".join(f"{k} {v:.0f}" for k, v in c.stages.items()),
     }
-    return "<dl>" + "".join(f"<dt>{k}</dt><dd>{_e(str(v))}</dd>" for k, v in rows.items()) + "</dl>"
+    return "<dl>" + "".join(f"<dt>{k}</dt><dd>{escape(str(v))}</dd>" for k, v in rows.items()) + "</dl>"
 
 
 # --------------------------------------------------------------------------------------------------------------
 # Pieces
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[tuple[Any, str]]]) -> str:
-    """A sortable table; each cell is (value to sort by, text to show)."""
-    top = "".join(f"<th tabindex='0'>{_e(h)}</th>" for h in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td data-v='{_e(str(v))}'>{_e(text)}</td>" for v, text in row) + "</tr>" for row in rows
-    )
-    return f"<div class='scroll'><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-
-
-def _figure(chart: Chart, note: str = "") -> str:
-    caption = f"<p class='note'>{_e(note)}</p>" if note else ""
-    return f"<figure>{chart.render()}</figure>{caption}"
-
-
 def _missing(artefact: str, command: str) -> str:
-    return f"<p class='missing'>Not in this run folder: {_e(artefact)}. <code>{_e(command)}</code> makes it.</p>"
+    return (
+        f"<p class='missing'>Not in this run folder: {escape(artefact)}. <code>{escape(command)}</code> makes it.</p>"
+    )
 
 
 def _tip(row: pd.Series, x: str, y: str) -> str:
@@ -401,7 +382,3 @@ def _ms(value: Any) -> str:
 
 def _bytes(value: float) -> str:
     return f"{value / 1024:.0f} KiB" if value < 1 << 20 else f"{value / (1 << 20):.1f} MiB"
-
-
-def _e(text: Any) -> str:
-    return html.escape(str(text), quote=True)

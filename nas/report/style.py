@@ -19,6 +19,17 @@ svg text{font:11.5px system-ui,sans-serif;fill:var(--soft)}
 circle.evaluated,path.evaluated{fill:var(--grey);fill-opacity:.55}
 circle.front,path.front{fill:var(--blue)} .line.front{fill:none;stroke:var(--blue)}
 circle.deployed,path.deployed{fill:var(--orange)} .line.deployed{fill:none;stroke:var(--orange)}
+:root{--s0:#2f6fb3;--s1:#d9690f;--s2:#2b8a57;--s3:#9b4fb0;--s4:#b8860b;--s5:#c23a54;--s6:#4b6b75;--s7:#7a5c3e;}
+@media (prefers-color-scheme:dark){:root{--s0:#6fb0f0;--s1:#f2994a;--s2:#5cc98f;--s3:#cf8fe0;--s4:#e0b64a;--s5:#f07f95;--s6:#9bb6bf;--s7:#c9a98a;}}
+circle.s0,path.s0{fill:var(--s0)} .line.s0{fill:none;stroke:var(--s0)} .spread.s0{fill:var(--s0);fill-opacity:.13}
+circle.s1,path.s1{fill:var(--s1)} .line.s1{fill:none;stroke:var(--s1)} .spread.s1{fill:var(--s1);fill-opacity:.13}
+circle.s2,path.s2{fill:var(--s2)} .line.s2{fill:none;stroke:var(--s2)} .spread.s2{fill:var(--s2);fill-opacity:.13}
+circle.s3,path.s3{fill:var(--s3)} .line.s3{fill:none;stroke:var(--s3)} .spread.s3{fill:var(--s3);fill-opacity:.13}
+circle.s4,path.s4{fill:var(--s4)} .line.s4{fill:none;stroke:var(--s4)} .spread.s4{fill:var(--s4);fill-opacity:.13}
+circle.s5,path.s5{fill:var(--s5)} .line.s5{fill:none;stroke:var(--s5)} .spread.s5{fill:var(--s5);fill-opacity:.13}
+circle.s6,path.s6{fill:var(--s6)} .line.s6{fill:none;stroke:var(--s6)} .spread.s6{fill:var(--s6);fill-opacity:.13}
+circle.s7,path.s7{fill:var(--s7)} .line.s7{fill:none;stroke:var(--s7)} .spread.s7{fill:var(--s7);fill-opacity:.13}
+rect.bar{fill:var(--blue)}
 .line.diagonal{stroke:var(--grey);stroke-dasharray:4 4}
 .band{fill:var(--band)}
 [data-tip]{cursor:pointer;outline:none}

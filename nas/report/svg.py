@@ -84,6 +84,13 @@ class Chart:
         if legend:
             self._legend.append((css, "area", legend))
 
+    def area(self, xs: Sequence[float], lows: Sequence[float], highs: Sequence[float], css: str) -> None:
+        """The area between two curves over the same ``xs``."""
+        there = [(x, low, high) for x, low, high in zip(xs, lows, highs, strict=True) if math.isfinite(low + high)]
+        corners = [(x, high) for x, _, high in there] + [(x, low) for x, low, _ in reversed(there)]
+        points = " ".join(f"{self._x(x):.1f},{self._y(y):.1f}" for x, y in corners)
+        self._marks.insert(0, f'<polygon points="{points}" class="spread {css}"/>')
+
     def render(self) -> str:
         """The SVG element with its legend above."""
         right, bottom = self.width - RIGHT, self.height - BOTTOM

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 
 from nas.errors import BadInput
 from nas.search.pareto import crowding_distance, rank
-from nas.space import Archs, Choice, SearchSpace
+from nas.space import Archs, SearchSpace, is_ordered
 
 _TRIES = 20  # rounds of proposals per ask
 _GENTLE = 5  # of these, rounds with the usual mutation; what still finds nothing new mutates harder and harder
@@ -47,7 +46,7 @@ class NSGA2:
         for name in ("crossover", "mutated", "mutation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise BadInput(f"{name} is a probability between 0 and 1, got {getattr(self, name)}")
-        self._ordered = np.array([_is_ordered(choice) for choice in space.choices])
+        self._ordered = np.array([is_ordered(choice) for choice in space.choices])
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
@@ -168,14 +167,6 @@ class NSGA2:
         ranks, crowding = self._rank[pairs], self._crowding[pairs]
         second = (ranks[:, 1] < ranks[:, 0]) | ((ranks[:, 1] == ranks[:, 0]) & (crowding[:, 1] > crowding[:, 0]))
         return self._archs[np.where(second, pairs[:, 1], pairs[:, 0])]
-
-
-def _is_ordered(choice: Choice) -> bool:
-    """Whether the alternatives are three or more numbers in increasing or decreasing order."""
-    if len(choice.values) < 3 or not all(isinstance(v, int | float) for v in choice.values):
-        return False
-    rising = [a < b for a, b in pairwise(choice.values)]  # type: ignore[operator]
-    return all(rising) or not any(rising)
 
 
 def constrained_rank(costs: NDArray[np.float64], violation: NDArray[np.float64]) -> NDArray[np.int64]:

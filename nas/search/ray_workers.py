@@ -32,9 +32,7 @@ def crew(
     ``resources``: Ray's custom resources, such as ``{"jetson": 1}``; ``address``: of a running cluster (default: the one
     this process is connected to, that of RAY_ADDRESS, or else one on this machine).
     """
-    return lambda evaluate: RayWorkers(
-        evaluate, workers, cpus=cpus, gpus=gpus, resources=resources, address=address
-    )
+    return lambda evaluate: RayWorkers(evaluate, workers, cpus=cpus, gpus=gpus, resources=resources, address=address)
 
 
 class RayWorkers:
