@@ -41,7 +41,13 @@ def write_ofa() -> None:
     space = OnceForAll.mobilenet_v3()
     table = LatencyTable(
         device=Device(
-            name="note10", chip="Samsung Note10 CPU", runtime="unknown", version="", precision="fp32", batch=1, threads=1
+            name="note10",
+            chip="Samsung Note10 CPU",
+            runtime="unknown",
+            version="",
+            precision="fp32",
+            batch=1,
+            threads=1,
         ),
         rows=_rows(space, note10, _note10_keys),
         kind="published",
@@ -55,7 +61,9 @@ def write_ofa() -> None:
     pixel1 = _sized(pd.read_csv(SHARED / "ofa" / "google_pixel1_latency_proxylessnas.csv"))
     space = OnceForAll.proxyless_nas()
     table = LatencyTable(
-        device=Device(name="pixel1", chip="Google Pixel 1 CPU", runtime="TFLite", version="", precision="fp32", batch=1, threads=1),
+        device=Device(
+            name="pixel1", chip="Google Pixel 1 CPU", runtime="TFLite", version="", precision="fp32", batch=1, threads=1
+        ),
         rows=_rows(space, pixel1, _pixel1_keys),
         kind="published",
         space={"name": space.name, "fingerprint": space.fingerprint},

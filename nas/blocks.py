@@ -31,23 +31,32 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Conv:
-    """2-D convolution, 'same' padding for odd kernels; ``size``: height and width of its output."""
+    """2-D convolution, 'same' padding for odd kernels; ``size``: height and width of its output.
+
+    ``groups``: of one that is not depthwise; each group of outputs sees only its own group of inputs.
+    """
 
     in_ch: int
     out_ch: int
     kernel: int = 1
     stride: int = 1
     depthwise: bool = False
+    groups: int = 1
     bias: bool = False
     size: int
 
     @property
     def macs(self) -> int:
-        return self.size**2 * self.out_ch * (1 if self.depthwise else self.in_ch) * self.kernel**2
+        return self.size**2 * self.out_ch * self._seen * self.kernel**2
 
     @property
     def params(self) -> int:
-        return self.out_ch * (1 if self.depthwise else self.in_ch) * self.kernel**2 + self.bias * self.out_ch
+        return self.out_ch * self._seen * self.kernel**2 + self.bias * self.out_ch
+
+    @property
+    def _seen(self) -> int:
+        """Input channels that one output channel sees."""
+        return 1 if self.depthwise else self.in_ch // self.groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +152,9 @@ class Block:
     @cached_property
     def key(self) -> str:
         """Unique text form, as in latency tables: ``kind field=value ...``; ``from_key`` is its inverse."""
-        fields = (f"{f.name}={_plain(getattr(self, f.name))}" for f in dataclasses.fields(self))
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        # groups came later: keys of tables that know nothing of it stay as they were
+        fields = (f"{name}={_plain(value)}" for name, value in values.items() if (name, value) != ("groups", 1))
         return f"{self.kind} {' '.join(fields)}"
 
 
@@ -221,7 +232,8 @@ class InvertedResidual(Block):
     """1x1 expansion to ``mid`` channels, depthwise convolution, optional squeeze-excite, linear 1x1 projection.
 
     MobileNetV2's block (Sandler et al. 2018), with squeeze-excite as in MobileNetV3 (Howard et al. 2019).
-    ``se`` and the gate as in ``DepthwiseSeparable``.
+    ``se`` and the gate as in ``DepthwiseSeparable``. ``groups``: of both 1x1 convolutions; with more than one, channels
+    are shuffled between the groups after the expansion (FBNet, Wu et al. 2019).
     """
 
     kind: ClassVar[str] = "inverted_residual"
@@ -231,6 +243,7 @@ class InvertedResidual(Block):
     se: int = 0
     act: str = "relu"
     residual: bool = False
+    groups: int = 1
 
     @property
     def out_size(self) -> int:
@@ -238,10 +251,10 @@ class InvertedResidual(Block):
 
     def parts(self) -> dict[str, Part]:
         return {
-            "expand": Conv(in_ch=self.in_ch, out_ch=self.mid, size=self.size),
+            "expand": Conv(in_ch=self.in_ch, out_ch=self.mid, groups=self.groups, size=self.size),
             "expand_norm": Norm(channels=self.mid),
             **_depthwise(self.mid, self.kernel, self.stride, self.se, self.out_size),
-            "project": Conv(in_ch=self.mid, out_ch=self.out_ch, size=self.out_size),
+            "project": Conv(in_ch=self.mid, out_ch=self.out_ch, groups=self.groups, size=self.out_size),
             "project_norm": Norm(channels=self.out_ch),
         }
 
@@ -254,6 +267,7 @@ class InvertedResidual(Block):
             out_ch=project.out_ch,
             kernel=depthwise.kernel,
             se=_squeeze(parts),
+            groups=expand.groups,
         )
 
     @property

@@ -4,39 +4,41 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import BadInput
 
 if TYPE_CHECKING:
+    from nas.objectives.tabular import TabularBenchmark
     from nas.search import SearchResult
     from nas.search.proposals import Searcher
+
+_DEVICES = ("raspi4", "pixel2", "gold_6240")
+_SEARCHERS = ("guided", "nsga2", "random")
+_SEEDS = 3
+_BUDGET = 200
 
 
 def run_sweep(args: argparse.Namespace) -> None:
     """Run the sweep of the parsed arguments, print its table, write its report."""
     from nas.report.sweep_page import write_sweep_report
     from nas.sweep import sweep
+    from nas.sweep_folder import read_settings
 
-    names = [n.strip() for n in args.searchers.split(",") if n.strip()]
-    for name in names:
-        if name not in searchers():
-            raise BadInput(f"there is no searcher {name!r}; there are {', '.join(searchers())}")
-    devices = _devices(args)
-    settings: dict[str, Any] = {"device": devices, "searcher": names, "seed": list(range(args.seeds))}
-    fixed: dict[str, Any] = {"budget": args.budget, "run": args.run and os.path.abspath(args.run)}
+    settings = _settings(args, read_settings(args.run_dir) if args.resume else {})
     frame = sweep(
-        _on_run if args.run else _on_table,
-        settings | {k: v for k, v in fixed.items() if v is not None},
+        _on_run if "run" in settings else _on_table,
+        settings,
         run_dir=args.run_dir,
         resume=args.resume,
         max_concurrent=args.max_concurrent,
         address=args.address,
+        progress=sys.stderr.isatty(),
     )
-    shown = frame.drop(columns=[c for c in ("trial", "run") if c in frame])
-    print(shown.to_string(index=False))
+    print(frame.drop(columns=[c for c in ("trial", "run") if c in frame]).to_string(index=False))
     print(f"\nreport: {write_sweep_report(args.run_dir)}")
 
 
@@ -65,41 +67,62 @@ def add_flags(sub: argparse.ArgumentParser) -> None:
         "--space", default="nasbench201", choices=["nasbench201"], help="a tabular space (default %(default)s)"
     )
     sub.add_argument("--run", help="instead: a run folder with tables and a supernet; its tables are the devices")
-    sub.add_argument("--devices", help="comma-separated (default: all of the run folder; three of the tabular space)")
-    sub.add_argument("--searchers", default="guided,nsga2,random", help="comma-separated (default %(default)s)")
-    sub.add_argument("--seeds", type=int, default=3, help="repetitions (default %(default)s)")
-    sub.add_argument("--budget", type=int, default=200, help="networks evaluated per search (default %(default)s)")
+    sub.add_argument("--devices", help=f"comma-separated (default: all of the run folder; {','.join(_DEVICES)})")
+    sub.add_argument("--searchers", help=f"comma-separated (default {','.join(_SEARCHERS)})")
+    sub.add_argument("--seeds", type=int, help=f"repetitions (default {_SEEDS})")
+    sub.add_argument("--budget", type=int, help=f"networks evaluated per search (default {_BUDGET})")
     sub.add_argument("--max-concurrent", type=int, help="trials at a time (default: one per core)")
     sub.add_argument("--address", help="of a running Ray cluster (default: this machine)")
 
 
-def _devices(args: argparse.Namespace) -> list[str]:
-    given = None if args.devices is None else [d.strip() for d in args.devices.split(",") if d.strip()]
-    if args.run:
-        from nas.run_folder import read_config
-
-        read_config(Path(args.run))
-        known = [p.stem.removeprefix("table_") for p in sorted(Path(args.run).glob("table_*.json"))]
-        default = known
-    else:
-        from nas.objectives.tabular import NASBENCH201, TabularBenchmark
-        from search_spaces import NasBench201
-
-        known = list(TabularBenchmark.load(NasBench201.cell(), NASBENCH201).devices)
-        default = ["raspi4", "pixel2", "gold_6240"]
-    for device in given or []:
-        if device not in known:
-            raise BadInput(f"there is no device {device!r} here; there are {', '.join(known)}")
-    if args.seeds < 1 or args.budget < 1:
-        raise BadInput(f"seeds and budget are at least 1, got {args.seeds} and {args.budget}")
-    return given or default
+def _settings(args: argparse.Namespace, before: Mapping[str, Any]) -> dict[str, Any]:
+    """What is swept: the flags given, else what the sweep that is resumed had ``before``, else the defaults."""
+    run = args.run and os.path.abspath(args.run)
+    if before and run not in (None, before.get("run")):
+        raise BadInput(f"{args.run_dir} is a sweep of {before.get('run', 'a table')}, not of {args.run}")
+    run = run or before.get("run")
+    known = _devices(run)
+    devices = _names(args.devices, known, "device") or before.get("device") or (known if run else list(_DEVICES))
+    names = _names(args.searchers, searchers(), "searcher") or before.get("searcher") or list(_SEARCHERS)
+    seeds = len(before.get("seed", range(_SEEDS))) if args.seeds is None else args.seeds
+    budget = before.get("budget", _BUDGET) if args.budget is None else args.budget
+    for flag, value in (("seeds", seeds), ("budget", budget), ("max-concurrent", args.max_concurrent or 1)):
+        if value < 1:
+            raise BadInput(f"--{flag} is at least 1, got {value}")
+    settings = {"device": devices, "searcher": names, "seed": list(range(seeds)), "budget": budget}
+    return settings | ({"run": run} if run else {})
 
 
-def _on_table(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[str, float]], None]) -> SearchResult:
+def _names(given: str | None, known: Collection[str], what: str) -> list[str]:
+    names = [name.strip() for name in (given or "").split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise BadInput(f"there is no {what} {name!r} here; there are {', '.join(known)}")
+    return list(dict.fromkeys(names))
+
+
+def _devices(run: str | None) -> list[str]:
+    """Those of a run folder (its tables), or of the tabular space."""
+    if run is None:
+        return list(_benchmark().devices)
+    from nas.run_folder import read_config
+
+    read_config(Path(run))
+    tables = [p.stem.removeprefix("table_") for p in sorted(Path(run).glob("table_*.json"))]
+    if not tables or not (Path(run) / "supernet.safetensors").exists():
+        raise BadInput(f"{run} has no {'supernet' if tables else 'tables'} yet (nas quickstart makes a whole run)")
+    return tables
+
+
+def _benchmark() -> TabularBenchmark:
     from nas.objectives.tabular import NASBENCH201, TabularBenchmark
     from search_spaces import NasBench201
 
-    benchmark = TabularBenchmark.load(NasBench201.cell(), NASBENCH201)
+    return TabularBenchmark.load(NasBench201.cell(), NASBENCH201)
+
+
+def _on_table(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[str, float]], None]) -> SearchResult:
+    benchmark = _benchmark()
     return _search([benchmark.accuracy(), benchmark.latency(settings["device"])], benchmark.space, settings, run_dir)
 
 

@@ -34,7 +34,7 @@ def static_part(part: Part) -> nn.Module:
                 part.kernel,
                 part.stride,
                 padding=part.kernel // 2,
-                groups=part.in_ch if part.depthwise else 1,
+                groups=part.in_ch if part.depthwise else part.groups,
                 bias=part.bias,
             )
         case Norm():
@@ -81,7 +81,11 @@ class DepthwiseSeparableModule(BlockModule):
 
 class InvertedResidualModule(BlockModule):
     def forward(self, x: Tensor) -> Tensor:
-        y = self._bottleneck(_ACTIVATIONS[self.block.act](self.expand_norm(self.expand(x))))
+        wide = _ACTIVATIONS[self.block.act](self.expand_norm(self.expand(x)))
+        if self.block.groups > 1:
+            # a channel shuffle; F.channel_shuffle has no ONNX export
+            wide = wide.unflatten(1, (self.block.groups, -1)).transpose(1, 2).flatten(1, 2)
+        y = self._bottleneck(wide)
         return x + y if self.block.residual else y
 
 
@@ -153,12 +157,14 @@ class Network(nn.Sequential):
 def _seen(layer: nn.Module, planned: Part) -> Part:
     match layer, planned:
         case nn.Conv2d(), Conv():
+            depthwise = planned.depthwise and layer.groups == layer.in_channels
             return Conv(
                 in_ch=layer.in_channels,
                 out_ch=layer.out_channels,
                 kernel=layer.kernel_size[0],
                 stride=layer.stride[0],
-                depthwise=layer.groups > 1 or (planned.depthwise and layer.in_channels == 1),
+                depthwise=depthwise,
+                groups=1 if depthwise else layer.groups,
                 bias=layer.bias is not None,
                 size=planned.size,
             )

@@ -187,6 +187,8 @@ class SearchSpace:
 
     def canonical(self, archs: Archs) -> Archs:
         """Inactive genes set to 0: two architectures are the same network exactly when these rows are equal."""
+        if not self._levels:
+            return archs.astype(np.uint8)
         return np.where(self.active(archs), archs, 0).astype(np.uint8)
 
     def mutate(self, archs: Archs, rng: np.random.Generator, rate: float | None = None) -> Archs:

@@ -9,24 +9,23 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
+import math
 import os
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+import threading
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
+from tqdm import tqdm
 
-from nas.errors import BadInput, NasError
+from nas.errors import BadInput, MissingPackage
 from nas.latency.table import write_text
-from nas.run import write_search
-from nas.search import SearchResult
-from nas.search.ray_workers import import_ray, quiet, start_ray
-from nas.sweep_folder import read_sweep, trial_name
-
-Report = Callable[[Mapping[str, float]], None]
-Trial = Callable[[dict[str, Any], Path, Report], SearchResult | Mapping[str, float]]
+from nas.search.ray_workers import check_resources, import_ray, quiet, start_ray
+from nas.sweep_folder import last_report, read_sweep, trial_name
+from nas.sweep_trial import Trial, run_trial
 
 
 def sweep(
@@ -35,6 +34,7 @@ def sweep(
     *,
     run_dir: str | os.PathLike[str],
     samples: int = 1,
+    seed: int = 0,
     cpus: float = 1,
     gpus: float = 0,
     resources: Mapping[str, float] | None = None,
@@ -46,69 +46,84 @@ def sweep(
     scheduler: Any = None,
     resume: bool = False,
     address: str | None = None,
+    progress: bool = False,
 ) -> pd.DataFrame:
     """Run ``trial(settings, run_dir, report)`` for all combinations of ``settings``; one row per trial.
 
-    ``settings``: a list is a set of alternatives, of which the product is run; a Ray Tune domain (``ray.tune.loguniform(...)``) is
-    sampled, ``samples`` times per combination; anything else is fixed. ``trial`` is an ordinary function: it runs one
-    search in the folder it is given (``nas.search(..., run_dir=run_dir, resume=True)``) and returns its result, or it returns
-    numbers; a training may ``report({"accuracy": ...})`` per epoch. ``cpus``, ``gpus`` (fractions allowed) and ``resources``
-    such as ``{"jetson": 1}``: what each trial needs.
+    ``settings``: a list is a set of alternatives, of which the product is run; a Ray Tune domain
+    (``ray.tune.loguniform(...)``) is sampled from ``seed``, ``samples`` times per combination; anything else is fixed.
+    ``trial`` is an ordinary function: it runs one search in the folder that it is given
+    (``nas.search(..., run_dir=run_dir, resume=True)``) and returns its result, or it returns numbers; a training may
+    ``report({"accuracy": ...})`` per epoch. ``cpus``, ``gpus`` (fractions allowed) and ``resources`` such as
+    ``{"jetson": 1}``: what each trial needs.
 
-    ``search_alg="optuna"`` samples the domains with Optuna and ``scheduler="asha"`` stops poor trainings early (Li et al.
-    2020), both by ``metric``; objects of Ray's own are taken as well. ``address``: of a cluster, as in ``ray.init``.
+    ``search_alg="optuna"`` draws ``samples`` settings with Optuna, lists too, and ``scheduler="asha"`` stops poor
+    trainings early (Li et al. 2020, arXiv:1810.05934), both by ``metric``; Ray's own objects are taken as well.
+    ``address``: of a cluster, as in ``ray.init``.
 
-    A trial that raises is tried again up to ``max_failures`` times and then becomes a row with its ``error``; the others go
-    on. After an interruption ``resume=True`` goes on: finished trials are known by their folders, and a search that was
-    under way replays its ledger. Raises BadInput when ``run_dir`` holds a sweep and ``resume`` is not given, and
-    MissingPackage without Ray.
+    A trial that raises is tried again up to ``max_failures`` times and then becomes a row with its ``error``; the others
+    go on. After an interruption ``resume=True`` goes on, also with other settings: finished trials are known by their
+    folders, and a search that was under way replays its ledger. Raises BadInput when ``run_dir`` holds a sweep and
+    ``resume`` is not given, or no machine has what a trial needs, and MissingPackage without Ray.
     """
     folder = Path(run_dir).resolve()
     _check(settings, folder, resume, samples, search_alg, scheduler, metric, mode)
     ray = import_ray()
     from ray import tune
 
-    trials = folder / "trials"
-    trials.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "sweep.json", json.dumps({"settings": {k: _plain(v) for k, v in settings.items()}}, indent=2))
-    sampled_by_optuna = search_alg == "optuna"
-    space = {
-        k: (tune.choice(v) if sampled_by_optuna else tune.grid_search(list(v))) if isinstance(v, list | tuple) else v
-        for k, v in settings.items()
-    }
+    by_optuna = search_alg == "optuna"
+    alternatives = tune.choice if by_optuna else tune.grid_search
+    space = {k: alternatives(list(v)) if isinstance(v, list | tuple) else v for k, v in settings.items()}
+    products = [v for v in settings.values() if isinstance(v, list | tuple)]
+    total = samples if by_optuna else samples * math.prod(map(len, products))
+    if samples > 1 and not search_alg and not any(isinstance(v, tune.search.sample.Domain) for v in settings.values()):
+        raise BadInput(f"samples={samples} would repeat the same trials; add a Ray Tune domain, or a list of seeds")
 
-    worst = {metric: float("-inf" if mode == "max" else "inf")} if metric else {}
+    trials = folder / "trials"
+    record = json.dumps({"settings": {k: _plain(v) for k, v in settings.items()}, "samples": samples}, indent=2)
+    same = (folder / "sweep.json").exists() and (folder / "sweep.json").read_text() == record
+    write_text(folder / "sweep.json", record)
 
     def run_one(config: dict[str, Any]) -> None:
-        _run_trial(trial, config, trials, tune.report, attempts=1 + max_failures, otherwise=worst)
+        run_trial(trial, config, trials, tune.report, attempts=1 + max_failures, metric=metric, mode=mode)
 
-    started = start_ray(address, cpus=max(os.cpu_count() or 1, max_concurrent or 0))
+    trainable = tune.with_resources(
+        run_one, tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus, **(resources or {})}])
+    )
+
+    def new_tuner() -> Any:
+        shutil.rmtree(folder / "tune", ignore_errors=True)
+        if search_alg is None:
+            searcher = tune.search.BasicVariantGenerator(random_state=seed, max_concurrent=max_concurrent or 0)
+        else:
+            searcher = _optuna(metric, mode, seed) if by_optuna else search_alg
+        return tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                num_samples=samples,
+                metric=metric,
+                mode=mode if metric else None,
+                max_concurrent_trials=max_concurrent if search_alg else None,
+                search_alg=searcher,
+                scheduler=tune.schedulers.ASHAScheduler() if scheduler == "asha" else scheduler,
+                reuse_actors=True,  # a process needs seconds to import torch
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(folder),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=max_failures),
+            ),
+        )
+
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Tune would take Ctrl-C for a normal end
+    started = start_ray(address, cpus=max(os.cpu_count() or 1, (max_concurrent or 0) * cpus))
     try:
-        with quiet():
-            trainable = tune.with_resources(
-                run_one, tune.PlacementGroupFactory([{"CPU": cpus, "GPU": gpus, **(resources or {})}])
-            )
-            tuner = _restored(folder, trainable) if resume else None
-            tuner = tuner or tune.Tuner(
-                trainable,
-                param_space=space,
-                tune_config=tune.TuneConfig(
-                    num_samples=samples,
-                    metric=metric,
-                    mode=mode if metric else None,
-                    max_concurrent_trials=max_concurrent,
-                    search_alg=_optuna(metric, mode) if sampled_by_optuna else search_alg,
-                    reuse_actors=True,
-                    scheduler=tune.schedulers.ASHAScheduler() if scheduler == "asha" else scheduler,
-                ),
-                run_config=tune.RunConfig(
-                    name="tune",
-                    storage_path=str(folder),
-                    verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=max_failures),
-                ),
-            )
-            tuner.fit()
+        check_resources(cpus, gpus, resources)
+        with quiet(), _counted(trials, total, progress):
+            results = _restored(folder, trainable) if same else None
+            _settle(results or new_tuner().fit(), trials)
     finally:
         if started:
             with quiet():
@@ -118,59 +133,59 @@ def sweep(
     return frame
 
 
-def _run_trial(
-    trial: Trial, config: dict[str, Any], trials: Path, report: Report, *, attempts: int, otherwise: Mapping[str, float]
-) -> None:
-    """What runs in a Tune trial; a lost process is Tune's to replace. ``otherwise``: reported when all attempts fail."""
-    folder = trials / trial_name(config)
-    done, failed = folder / "done.json", folder / "failed.json"
-    if done.exists():
-        report({**json.loads(done.read_text()), "finished": 1.0})
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "settings.json", json.dumps(config, indent=2, default=str))
-    for _ in range(attempts):
-        try:
-            metrics = _metrics(trial(dict(config), folder, report), folder)
-        except Exception as error:
-            text = str(error) if isinstance(error, NasError) else f"{type(error).__name__}: {error}"
-            write_text(failed, json.dumps({"error": text, "traceback": traceback.format_exc()}, indent=2))
-        else:
-            write_text(done, json.dumps(metrics, indent=2))
-            failed.unlink(missing_ok=True)
-            report({**metrics, "finished": 1.0})
-            return
-    report({**otherwise, "finished": 0.0})
-
-
-def _metrics(result: SearchResult | Mapping[str, float], folder: Path) -> dict[str, float]:
-    if not isinstance(result, SearchResult):
-        return {k: float(v) for k, v in result.items()}
-    write_search(folder, result)
-    best = {
-        o.name: float(np.nanmax(column) if o.maximize else np.nanmin(column))
-        for o, column in zip(result.objectives, np.where(result.good[:, None], result.values, np.nan).T, strict=True)
-        if result.good.any()
-    }
-    return {"evaluations": len(result), "front": len(result.front), **{f"best_{k}": v for k, v in best.items()}}
+def _settle(results: Any, trials: Path) -> None:
+    """Trials that did not come to their own end: stopped by the scheduler, or their process died too often."""
+    for result in results:
+        folder = trials / trial_name(result.config)
+        if result.error is not None:
+            text = str(result.error).strip().splitlines()[-1]
+            write_text(folder / "failed.json", json.dumps({"error": f"its process died: {text}", "traceback": ""}))
+        elif "ended" not in result.metrics:
+            write_text(folder / "done.json", json.dumps({**last_report(folder), "stopped_early": 1.0}, indent=2))
 
 
 def _restored(folder: Path, trainable: Any) -> Any:
-    """Tune's own state, where it is there and sound; otherwise the sweep starts over and skips what is finished."""
+    """The results of going on from Tune's own state; None where that is missing or damaged: the sweep then starts over,
+    and skips what is finished."""
     from ray import tune
 
     with contextlib.suppress(Exception):
         if tune.Tuner.can_restore(str(folder / "tune")):
-            return tune.Tuner.restore(
-                str(folder / "tune"), trainable, resume_errored=True, resume_unfinished=True, restart_errored=False
-            )
+            return tune.Tuner.restore(str(folder / "tune"), trainable, resume_errored=True).fit()
     return None
 
 
-def _optuna(metric: str | None, mode: str) -> Any:
-    from ray.tune.search.optuna import OptunaSearch
+def _optuna(metric: str | None, mode: str, seed: int) -> Any:
+    try:
+        from ray.tune.search.optuna import OptunaSearch
 
-    return OptunaSearch(metric=metric, mode=mode)
+        searcher = OptunaSearch(metric=metric, mode=mode, seed=seed)
+    except (ImportError, AssertionError):
+        raise MissingPackage("optuna", "ray") from None
+    logging.getLogger("optuna").setLevel(logging.CRITICAL)  # its import sets another; ``quiet`` takes this back
+    return searcher
+
+
+@contextlib.contextmanager
+def _counted(trials: Path, total: int, shown: bool) -> Iterator[None]:
+    """A progress bar of the trials that have ended."""
+    over = threading.Event()
+
+    def count() -> None:
+        with tqdm(total=total, desc="sweep", unit="trial") as bar:
+            while not over.wait(1.0):
+                bar.n = sum((p / "done.json").exists() or (p / "failed.json").exists() for p in trials.iterdir())
+                bar.refresh()
+
+    counter = threading.Thread(target=count, daemon=True)
+    if shown:
+        counter.start()
+    try:
+        yield
+    finally:
+        over.set()
+        if shown:
+            counter.join()
 
 
 def _check(
@@ -202,4 +217,10 @@ def _check(
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+    """A setting as JSON has it; of a domain its kind and range."""
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    known = hasattr(value, "domain_str")
+    return f"{type(value).__name__} {value.domain_str} {value.sampler}" if known else str(value)

@@ -14,6 +14,9 @@ import pandas as pd
 
 from nas.errors import BadInput
 
+REPORTS = "reports.jsonl"
+"""What a trial reported on its way, one JSON object per line."""
+
 
 def read_sweep(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
     """One row per trial of a sweep folder: ``trial``, its settings, its metrics, ``error`` ('' when it finished).
@@ -34,10 +37,33 @@ def read_sweep(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def read_settings(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """The settings that a sweep folder was last run with; {} when it holds no sweep."""
+    path = Path(run_dir) / "sweep.json"
+    try:
+        return dict(json.loads(path.read_text())["settings"]) if path.exists() else {}
+    except (ValueError, KeyError, TypeError):
+        raise BadInput(f"{path} is damaged; delete it, and give the sweep's settings again") from None
+
+
 def trial_name(settings: Mapping[str, Any]) -> str:
-    """The folder of a trial: its settings in a readable form, shortened with a digest where that would be too long."""
-    text = ",".join(f"{k}={v:.6g}" if isinstance(v, float) else f"{k}={v}" for k, v in sorted(settings.items()))
-    slug = re.sub(r"[^A-Za-z0-9=,._-]+", "-", text)
-    if len(slug) <= 120 and slug == text:
+    """The folder of a trial: its settings in a readable form, with a digest where that form is not exact."""
+    texts = {k: f"{v:.6g}" if isinstance(v, float) else str(v) for k, v in sorted(settings.items())}
+    text = ",".join(f"{k}={v}" for k, v in texts.items())
+    slug = re.sub(r"[^A-Za-z0-9=,._+-]+", "-", text)
+    exact = slug == text and all(float(texts[k]) == v for k, v in settings.items() if isinstance(v, float))
+    if exact and len(slug) <= 120:
         return slug
     return f"{slug[:110]}-{hashlib.sha256(repr(sorted(settings.items())).encode()).hexdigest()[:8]}"
+
+
+def last_report(trial: Path) -> dict[str, float]:
+    """What a trial reported last, {} when nothing."""
+    reports = trial / REPORTS
+    lines = reports.read_text().splitlines() if reports.exists() else []
+    for line in reversed(lines):
+        try:
+            return dict(json.loads(line))
+        except ValueError:  # its process was killed while it wrote
+            continue
+    return {}

@@ -14,7 +14,7 @@ from nas.data import ImageData, load_digits
 from nas.modules import Network
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from search_spaces import EfficientNet, MobileNetV2, MobileNetV3
+from search_spaces import EfficientNet, MobileNetV2, MobileNetV3, OnceForAll
 from search_spaces.stages import Family, Stage, build_space
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -27,6 +27,8 @@ FAMILIES = {
     "mobilenet_v3.imagenet": MobileNetV3.imagenet,
     "efficientnet.digits": EfficientNet.digits,
     "efficientnet.imagenet": EfficientNet.imagenet,
+    "ofa.mobilenet_v3": OnceForAll.mobilenet_v3,
+    "ofa.proxyless_nas": OnceForAll.proxyless_nas,
 }
 
 

@@ -83,6 +83,8 @@ PEERS: dict[str, Callable[..., NDArray[np.float64]]] = {
     "uniform_64": partial(_run, _categorical, 64),
     "uniform_16": partial(_run, _categorical, 16),
 }
+DEFAULT: Callable[..., NDArray[np.float64]] = partial(_run, _rounded, 100)
+"""The settings of pymoo's guide with as many offspring as a population of 100 has members."""
 
 
 def pymoo_hypervolume(points: NDArray[np.float64], reference: NDArray[np.float64]) -> float:

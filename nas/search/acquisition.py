@@ -15,6 +15,7 @@ from scipy.special import ndtr
 
 from nas.objectives.objective import Objective
 from nas.predictor import Posterior, Predictor
+from nas.search.evaluate import score
 from nas.search.pareto import non_dominated
 from nas.space import Archs
 
@@ -26,6 +27,7 @@ TINY_VIOLATION = 1e-3
 """Violations are modelled as logarithms, none as this."""
 _BEYOND = 0.5  # the reference point lies this far behind the front (or at the worst seen, if that is nearer)
 _DRAWS = 64  # samples per candidate with three or more costs
+_HOPELESS = 1e6
 _VAGUEST = 2.0  # standard deviation of a logarithm; a model that knows less hopes for too much
 _SHORTLIST = 3000  # candidates that a search looks at until kernels are fitted again
 _FOLLOWED = 512  # candidates that are looked at again after the first pick of a batch
@@ -74,9 +76,10 @@ class Models:
         columns = len(self.predictors) + len(self.known)
         exact = np.zeros((len(archs), columns))
         for i, objective in self.known.items():
-            exact[:, i] = (-1.0 if objective.maximize else 1.0) * objective(archs)
+            values, _ = score([objective], archs)
+            exact[:, i] = (-1.0 if objective.maximize else 1.0) * values[objective.name]
         return Beliefs(
-            exact=self.scale.normalised(exact),
+            exact=np.nan_to_num(self.scale.normalised(exact), nan=_HOPELESS),  # where a known objective fails
             modelled={i: p.posterior(archs) for i, p in self.predictors.items()},
             likely=np.ones(len(archs)) if self.feasibility is None else _likely(self.feasibility, archs),
         )

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nas.errors import BadInput
 from nas.search.nsga2 import constrained_rank
-from nas.search.pareto import crowding_distance
+from nas.search.pareto import crowding_by_front
 from nas.space import Archs, SearchSpace
 
 _ROUNDS = 20  # of proposals per ask
@@ -76,9 +76,7 @@ class RegularizedEvolution:
     def _children(self, n: int, strength: int) -> Archs:
         ranks = constrained_rank(self._costs, self._violation)
         finite = np.where(np.isfinite(self._costs), self._costs, 0.0)
-        crowding = np.empty(len(ranks))
-        for front in np.unique(ranks):
-            crowding[ranks == front] = crowding_distance(finite[ranks == front])
+        crowding = crowding_by_front(finite, ranks)
         place = np.lexsort((-crowding, ranks)).argsort()  # 0: the best of all
         contestants = self._rng.integers(0, len(ranks), size=(n, self.sample))
         winners = contestants[np.arange(n), place[contestants].argmin(axis=1)]

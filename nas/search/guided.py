@@ -17,6 +17,7 @@ from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.predictor import Hyperparameters, Predictor
 from nas.search.acquisition import TINY_VIOLATION, Models, Scale
+from nas.search.evaluate import score
 from nas.search.nsga2 import NSGA2
 from nas.search.pareto import non_dominated, rank
 from nas.space import Archs, SearchSpace
@@ -91,12 +92,25 @@ class Guided:
         """Up to ``n`` new architectures: random ones until ``initial`` results are there."""
         archs, costs, violation = self._results()
         if len(archs) < self.initial or not (violation <= 0).any():
-            chosen = self._new(self.space.sample(20 * n, self._rng))[:n]
+            chosen = self._first(n)
         else:
             models = self._models(archs, costs, violation)
             chosen = self._best(n, models, costs[violation <= 0])
         self._under_way.update((row.tobytes(), None) for row in chosen)
         return chosen
+
+    def _first(self, n: int) -> Archs:
+        """Random architectures; where an objective is known they cover its range, the two ends first."""
+        known = next((o for o in self.objectives or () if o.cheap), None)
+        if known is None:
+            return self._new(self.space.sample(20 * n, self._rng))[:n]
+        pool = self._new(self.space.sample(self.candidates, self._rng) if self._all is None else self._all)
+        values, errors = score([known], pool)
+        pool = pool[np.argsort(values[known.name] + self._rng.random(len(pool)) * 1e-12)]
+        pool = pool[: len(pool) - int((errors != "").sum())]
+        asked = len(self._told) + len(self._under_way)
+        rows = [round(_spread(asked + i) * (len(pool) - 1)) for i in range(n)] if len(pool) else []
+        return pool[list(dict.fromkeys(rows))]
 
     def _results(self) -> tuple[Archs, Costs, NDArray[np.float64]]:
         """All that was told and did not fail, in order."""
@@ -168,6 +182,16 @@ class Guided:
             if key not in self._told and key not in self._under_way:
                 rows.setdefault(key, i)
         return archs[list(rows.values())]
+
+
+def _spread(i: int) -> float:
+    """0, 1, then the van der Corput sequence: numbers that fill [0, 1] evenly however many are taken."""
+    if i < 2:
+        return float(i)
+    value, weight, left = 0.0, 0.5, i - 1
+    while left:
+        value, weight, left = value + weight * (left & 1), weight / 2, left >> 1
+    return value
 
 
 def _everything(space: SearchSpace) -> Archs:

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import BadInput
-from nas.search.pareto import crowding_distance, rank
+from nas.search.pareto import crowding_by_front, rank
 from nas.space import Archs, SearchSpace, is_ordered
 
 _TRIES = 20  # rounds of proposals per ask
 _GENTLE = 5  # of these, rounds with the usual mutation; what still finds nothing new mutates harder and harder
-_FEWEST = 8  # proposals per round
+_SPARE = 4  # proposals more than wanted: some will be known
 _STEPS = 0.8  # share of a numeric gene's mutations that step up or down instead of jumping anywhere
 
 
@@ -54,12 +54,14 @@ class NSGA2:
         self._seed = seed
         self._rng = np.random.default_rng(seed)
         self._seen: set[bytes] = set()
+        self._told: set[bytes] = set()
         self._archs = np.empty((0, self.space.genes), dtype=np.uint8)
         self._costs = np.empty((0, 0))
         self._violation = np.empty(0)
         self._rank = np.empty(0, dtype=np.int64)
         self._crowding = np.empty(0)
         self._asked = 0
+        self._fresh = 1.0  # share of the last proposals that were new
 
     def describe(self) -> dict[str, Any]:
         """What decides the proposals, for the ledger. ``known``: what it has learnt before, which no replay can repeat."""
@@ -80,14 +82,21 @@ class NSGA2:
             first_generation = self._asked + len(chosen) < self.population or len(self._archs) < 2
             # the last round draws at random: a converged population must not end a search with networks left
             at_random = first_generation or attempt == _TRIES - 1
-            wanted = n - len(chosen) if at_random else max(n - len(chosen), _FEWEST)
+            missing = n - len(chosen)
+            wanted = missing if at_random else int(missing / self._fresh) + _SPARE
             proposals = (
                 self.space.sample(wanted, self._rng) if at_random else self._children(wanted, 1 + attempt // _GENTLE)
             )
+            looked_at = 0
             for row in proposals:
-                if len(chosen) < n and row.tobytes() not in self._seen:
-                    self._seen.add(row.tobytes())
+                looked_at += 1
+                key = row.tobytes()
+                if key not in self._seen:
+                    self._seen.add(key)
                     chosen.append(row)
+                    if len(chosen) == n:
+                        break
+            self._fresh = max(0.1, 0.5 * self._fresh + 0.5 * (missing - (n - len(chosen))) / looked_at)
             if len(chosen) == n:
                 break
         self._asked += len(chosen)
@@ -100,14 +109,13 @@ class NSGA2:
         """
         archs = self.space.canonical(archs)
         fine = np.isfinite(costs).all(axis=1) | (violation > 0)
-        known = {row.tobytes() for row in self._archs}
         for i, row in enumerate(archs):
             key = row.tobytes()
             self._seen.add(key)
-            if key in known:
+            if key in self._told:
                 fine[i] = False
             elif fine[i]:
-                known.add(key)
+                self._told.add(key)
         if not fine.any():
             return
         self._archs = np.vstack([self._archs, archs[fine]])
@@ -117,24 +125,18 @@ class NSGA2:
 
     def _survive(self) -> None:
         ranks = constrained_rank(self._costs, self._violation)
-        crowding = np.zeros(len(ranks))
-        keep = np.zeros(len(ranks), dtype=bool)
-        for front in range(int(ranks.max()) + 1):
-            members = np.flatnonzero(ranks == front)
-            if not len(members):
-                continue
-            usable = np.isfinite(self._costs[members]).all()
-            crowding[members] = self._isolation(self._costs[members], self._costs[keep]) if usable else 0.0
-            room = self.population - int(keep.sum())
-            keep[members[np.argsort(-crowding[members], kind="stable")[:room]]] = True
-            if keep.sum() >= self.population:
-                break
+        isolation = self._isolation(self._costs, ranks)
+        keep = np.lexsort((-isolation, ranks))[: self.population]
         self._archs, self._costs, self._violation = self._archs[keep], self._costs[keep], self._violation[keep]
-        self._rank, self._crowding = ranks[keep], crowding[keep]
+        self._rank, self._crowding = ranks[keep], isolation[keep]
 
-    def _isolation(self, front: NDArray[np.float64], kept: NDArray[np.float64]) -> NDArray[np.float64]:
-        """By what members of a ``front (n, k)`` are preferred to each other, ``(n,)``; ``kept``: of the fronts before."""
-        return crowding_distance(front)
+    def _isolation(self, costs: NDArray[np.float64], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """By what rows of the same rank are preferred to each other, ``(n,)``: more is better."""
+        finite = np.isfinite(costs).all(axis=1)
+        isolation = np.zeros(len(costs))
+        if finite.any():
+            isolation[finite] = crowding_by_front(costs[finite], ranks[finite])
+        return isolation
 
     def _children(self, n: int, strength: int) -> Archs:
         mothers, fathers = self._tournament(n), self._tournament(n)
@@ -151,16 +153,21 @@ class NSGA2:
         """
         rng, sizes, active = self._rng, self.space.sizes, self.space.active(archs)
         free = active & (sizes > 1)
-        forced = np.where(free, rng.random(archs.shape), -1.0).argmax(axis=1)
-        changed = rng.random(archs.shape) < rate
-        untouched = np.flatnonzero(~(free & changed).any(axis=1))
-        changed[untouched, forced[untouched]] = True
-        jumped = (archs + rng.integers(1, np.maximum(sizes, 2), size=archs.shape)) % sizes
-        steps = rng.geometric(0.5, size=archs.shape) * rng.choice([-1, 1], size=archs.shape)
-        stepped = np.clip(archs + steps, 0, sizes - 1)
-        near = self._ordered & (stepped != archs) & (rng.random(archs.shape) < _STEPS)
-        moved = np.where(free & changed, np.where(near, stepped, jumped), archs)
-        return self.space.canonical(np.where(active, moved, rng.integers(0, sizes, size=archs.shape)).astype(np.uint8))
+        changed = free & (rng.random(archs.shape) < rate)
+        untouched = np.flatnonzero(~changed.any(axis=1) & free.any(axis=1))
+        forced = (rng.random((len(untouched), archs.shape[1])) * free[untouched]).argmax(axis=1)
+        changed[untouched, forced] = True
+        rows, genes = np.nonzero(changed)
+        old, most = archs[rows, genes].astype(np.int64), sizes[genes]
+        new = (old + rng.integers(1, most)) % most
+        steps = rng.geometric(0.5, size=len(rows)) * rng.choice([-1, 1], size=len(rows))
+        stepped = np.clip(old + steps, 0, most - 1)
+        near = self._ordered[genes] & (stepped != old) & (rng.random(len(rows)) < _STEPS)
+        moved = archs.copy()
+        moved[rows, genes] = np.where(near, stepped, new)
+        if not active.all():
+            moved = np.where(active, moved, rng.integers(0, sizes, size=archs.shape))
+        return self.space.canonical(moved)
 
     def _tournament(self, n: int) -> Archs:
         pairs = self._rng.integers(0, len(self._archs), size=(n, 2))
@@ -171,8 +178,10 @@ class NSGA2:
 
 def constrained_rank(costs: NDArray[np.float64], violation: NDArray[np.float64]) -> NDArray[np.int64]:
     """Fronts under constrained domination: feasible rows by their costs, the others after them by violation."""
-    ranks = np.empty(len(costs), dtype=np.int64)
     feasible = violation <= 0
+    if feasible.all():
+        return rank(costs)
+    ranks = np.empty(len(costs), dtype=np.int64)
     ranks[feasible] = rank(costs[feasible]) if feasible.any() else 0
     after = int(ranks[feasible].max()) + 1 if feasible.any() else 0
     _, order = np.unique(violation[~feasible], return_inverse=True)

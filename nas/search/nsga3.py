@@ -24,26 +24,35 @@ class NSGA3(NSGA2):
     def describe(self) -> dict[str, Any]:
         return {**super().describe(), "searcher": "nsga3"}
 
-    def _isolation(self, front: Floats, kept: Floats) -> Floats:
-        everything = _normalised(np.vstack([kept, front]))
-        directions = reference_directions(front.shape[1], self.population)
-        nearest, distance = _associated(everything, directions)
-        before = len(kept)
-        taken = np.bincount(nearest[:before], minlength=len(directions)).astype(float)
+    def _isolation(self, costs: Floats, ranks: NDArray[np.int64]) -> Floats:
+        finite = np.isfinite(costs).all(axis=1)
+        preference = np.zeros(len(costs))
+        if not finite.any():
+            return preference
+        directions = reference_directions(costs.shape[1], self.population)
+        rows = np.flatnonzero(finite)
+        rows = rows[np.argsort(ranks[rows], kind="stable")]
+        # the fronts that fit whole, and the one that fits in part: only those decide
+        last = ranks[rows][min(self.population, len(rows)) - 1]
+        rows = rows[ranks[rows] <= last]
+        front = ranks[rows] == last
+        nearest, distance = _associated(_normalised(costs[rows]), directions)
+        taken = np.bincount(nearest[~front], minlength=len(directions))
         # a member's turn: how many of its direction come before it
-        order = np.lexsort((distance[before:], nearest[before:]))
-        turn = np.empty(len(front))
-        sorted_nearest = nearest[before:][order]
-        starts = np.searchsorted(sorted_nearest, sorted_nearest, side="left")
-        turn[order] = np.arange(len(front)) - starts
-        turn += taken[nearest[before:]]
-        preference: Floats = -(turn + distance[before:] / (1 + distance.max()))
-        preference[np.argmin(front, axis=0)] = np.inf  # the best of every objective always stays
+        order = np.lexsort((distance, nearest, ~front))
+        order = order[front[order]]
+        directions_of = nearest[order]
+        turn = np.arange(len(order)) - np.searchsorted(directions_of, directions_of) + taken[directions_of]
+        preference[rows[order]] = -(turn + distance[order] / (1 + distance.max()))
+        best = rows[front][np.argmin(costs[rows[front]], axis=0)]
+        preference[best] = np.inf  # the best of every objective always stays
         return preference
 
 
 def reference_directions(objectives: int, about: int) -> Floats:
     """The largest Das-Dennis set of at most ``about`` unit vectors (at least one division), ``(n, objectives)``."""
+    if objectives == 1:
+        return np.ones((1, 1))
     divisions = 1
     while comb(objectives + divisions, divisions + 1) <= about:
         divisions += 1

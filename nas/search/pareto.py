@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 
 import numpy as np
@@ -35,6 +35,9 @@ def rank(costs: ArrayLike) -> NDArray[np.int64]:
     given = _matrix(costs)
     ranks = np.full(len(given), len(given), dtype=np.int64)
     rows = np.flatnonzero(~np.isnan(given).any(axis=1))
+    if given.shape[1] == 2:
+        ranks[rows] = _ranks_of_pairs(given[rows])
+        return ranks
     unique, inverse = np.unique(given[rows], axis=0, return_inverse=True)  # sorted once, for all fronts
     unique_ranks = np.empty(len(unique), dtype=np.int64)
     left = np.arange(len(unique))
@@ -46,6 +49,33 @@ def rank(costs: ArrayLike) -> NDArray[np.int64]:
         front += 1
     ranks[rows] = unique_ranks[inverse.ravel()]
     return ranks
+
+
+def crowding_by_front(costs: Costs, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    """``crowding_distance`` of all fronts at once: of every row of finite ``costs (n, k)`` among those of its rank."""
+    order = np.lexsort((*costs.T[::-1], ranks))
+    sorted_costs, sorted_ranks = costs[order], ranks[order]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (sorted_ranks[1:] != sorted_ranks[:-1]) | (sorted_costs[1:] != sorted_costs[:-1]).any(axis=1)
+    first = order[new]  # one of each set of equal rows
+    values, groups = costs[first], ranks[first]
+    distance = np.zeros(len(first))
+    for column in values.T:
+        by = np.lexsort((column, groups))
+        value, group = column[by], groups[by]
+        start = np.ones(len(by), dtype=bool)
+        start[1:] = group[1:] != group[:-1]
+        firsts = np.flatnonzero(start)
+        lasts = np.append(firsts[1:], len(by)) - 1
+        span = np.repeat(value[lasts] - value[firsts], lasts - firsts + 1)
+        gap = np.zeros(len(by))
+        gap[1:-1] = value[2:] - value[:-2]
+        gap /= np.where(span > 0, span, np.inf)
+        gap[firsts] = gap[lasts] = np.inf
+        distance[by] += gap
+    out = np.zeros(len(costs))
+    out[first] = distance
+    return out
 
 
 def crowding_distance(costs: ArrayLike) -> NDArray[np.float64]:
@@ -134,6 +164,26 @@ def _added_volume(ref: Costs) -> Callable[[Costs], float]:
         return max(float(np.prod(ref - point)) - covered, 0.0)
 
     return add
+
+
+def _ranks_of_pairs(points: Costs) -> NDArray[np.int64]:
+    """Ranks of rows of two costs, ``(n,)``, in n log n steps (Jensen 2003)."""
+    order = np.lexsort((points[:, 1], points[:, 0]))
+    lowest: list[float] = []  # the second cost that was last, so lowest, in each front; rises from front to front
+    ranks = []
+    before, front = (np.nan, np.nan), 0
+    for pair in zip(*points[order].T.tolist(), strict=True):
+        if pair != before:
+            before, second = pair, pair[1]
+            front = bisect_right(lowest, second)
+            if front == len(lowest):
+                lowest.append(second)
+            else:
+                lowest[front] = second
+        ranks.append(front)
+    out = np.empty(len(points), dtype=np.int64)
+    out[order] = ranks
+    return out
 
 
 def _front_of_sorted(points: Costs) -> NDArray[np.bool_]:

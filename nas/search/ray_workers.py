@@ -6,10 +6,11 @@ import contextlib
 import logging
 import os
 import queue
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from nas.errors import BadInput, MissingPackage
@@ -17,6 +18,8 @@ from nas.search.evaluate import Evaluate, Outcome, timed_out
 from nas.space import Archs
 
 _RETRIES = 2  # of a candidate whose actor was lost
+_GRACE_S = 2.0
+_RAYS_OWN = ("memory", "object_store_memory", "node:", "accelerator_type:")
 
 
 def crew(
@@ -38,8 +41,9 @@ def crew(
 class RayWorkers:
     """Actors that each hold ``evaluate`` and take one candidate at a time.
 
-    A lost actor is replaced and its candidate tried again, twice at most. One that takes longer than the time limit is
-    killed and replaced. ``close`` ends the actors, and Ray where this object started it. Raises MissingPackage without Ray.
+    The candidate of a lost actor is tried again, twice at most, and the actor is replaced; so is one that does not stop at
+    the time limit. ``close`` ends the actors, and Ray where this object started it. Raises MissingPackage without Ray, and
+    BadInput when the objectives cannot be sent to a process or no machine of the cluster has what an actor needs.
     """
 
     def __init__(
@@ -56,84 +60,123 @@ class RayWorkers:
             raise BadInput(f"workers is a number of processes, at least 1, got {workers}")
         self._ray = import_ray()
         self._started = start_ray(address, cpus=max(workers * cpus, os.cpu_count() or 1))
-        self._limit = evaluate.timeout_s
+        self._closed = False
+        self._actors: list[Any] = []
+        self._threads: list[threading.Thread] = []
+        self._tasks: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
         self._objectives = [o.name for o in evaluate.objectives]
-        self._evaluate = self._ray.put(evaluate)  # once, whatever the number of actors
+        self._timeout_s = evaluate.timeout_s
+        # Evaluate stops each objective at its limit; one that cannot be stopped from within ends with its process
+        self._limit = evaluate.timeout_s and evaluate.timeout_s * len(evaluate.objectives) + _GRACE_S
+        try:
+            check_resources(cpus, gpus, resources)
+            self._evaluate = self._put(evaluate)
+        except BadInput:
+            self.close()
+            raise
         options = {"num_cpus": cpus, "num_gpus": gpus, "resources": dict(resources or {}), "max_concurrency": 1}
         self._actor = self._ray.remote(_Evaluator).options(**options)
-        self._tasks: queue.SimpleQueue[tuple[Archs, Future[Outcome]] | None] = queue.SimpleQueue()
-        self._closed = False
         self._threads = [threading.Thread(target=self._serve, daemon=True) for _ in range(workers)]
         for thread in self._threads:
             thread.start()
 
     def submit(self, arch: Archs) -> Future[Outcome]:
         """Queue one candidate ``(genes,)``."""
-        future: Future[Outcome] = Future()
-        self._tasks.put((arch.copy(), future))
-        return future
+        task = _Task(arch=arch.copy(), future=Future())
+        self._tasks.put(task)
+        return task.future
 
     def close(self) -> None:
-        """End all actors; what is still queued is forgotten."""
+        """End all actors; what they were at, and what is still queued, is forgotten."""
         self._closed = True
         for _ in self._threads:
             self._tasks.put(None)
+        for actor in self._actors:
+            self._ray.kill(actor)
+        for thread in self._threads:
+            thread.join(timeout=10)
         if self._started:
             with quiet():
                 self._ray.shutdown()
-        for thread in self._threads:
-            thread.join(timeout=10)
 
     def _serve(self) -> None:
-        """One thread per actor: takes a task, waits for the actor's answer, takes the next."""
-        actor = self._actor.remote(self._evaluate)
-        while (task := self._tasks.get()) is not None and not self._closed:
-            arch, future = task
-            for attempt in range(_RETRIES + 1):
+        """One thread per actor: takes a task once its actor is there, waits for the answer, takes the next."""
+        errors = self._ray.exceptions
+        try:
+            actor = self._new_actor()
+            while (task := self._tasks.get()) is not None:
                 try:
-                    self._ray.get(actor.ready.remote())  # its start is not part of the time limit
-                    future.set_result(self._ray.get(actor.evaluate.remote(arch), timeout=self._limit))
-                except self._ray.exceptions.GetTimeoutError:
-                    self._ray.kill(actor)
-                    actor = self._actor.remote(self._evaluate)
-                    future.set_result(self._failed(timed_out("evaluation", self._limit)))
-                except self._ray.exceptions.RayActorError:
+                    task.future.set_result(self._ray.get(actor.evaluate.remote(task.arch), timeout=self._limit))
+                    continue
+                except errors.RayTaskError as wrong:  # wrong for all candidates, as in nas.search
+                    task.future.set_exception(wrong.cause if isinstance(wrong.cause, Exception) else wrong)
+                    continue
+                except errors.GetTimeoutError:
+                    task.future.set_result(self._failed(timed_out("evaluation", self._timeout_s)))
+                except (errors.RayActorError, errors.OutOfMemoryError):
                     if self._closed:
                         return
-                    actor = self._actor.remote(self._evaluate)
-                    if attempt < _RETRIES:
-                        continue
-                    future.set_result(self._failed(f"evaluation: its worker process died, {attempt + 1} times"))
-                except self._ray.exceptions.RayTaskError as wrong:  # wrong for all candidates, as in nas.search
-                    future.set_exception(wrong.cause if isinstance(wrong.cause, Exception) else wrong)
-                except Exception as failure:
-                    if self._closed:
-                        return
-                    future.set_exception(failure)
-                break
-        if not self._closed:
-            self._ray.kill(actor)
+                    if task.losses < _RETRIES:
+                        self._tasks.put(replace(task, losses=task.losses + 1))
+                    else:
+                        text = f"evaluation: its worker process died, {task.losses + 1} times"
+                        task.future.set_result(self._failed(text))
+                self._ray.kill(actor)
+                actor = self._new_actor()
+        except Exception as failure:  # no actor can be had: the search stops and says why
+            while not self._closed and (task := self._tasks.get()) is not None:
+                task.future.set_exception(failure)
+
+    def _new_actor(self) -> Any:
+        """An actor that has started, so that its start is not part of a candidate's time."""
+        for attempt in range(_RETRIES + 1):
+            actor = self._actor.remote(self._evaluate)
+            self._actors.append(actor)
+            try:
+                self._ray.get(actor.ready.remote())
+                return actor
+            except self._ray.exceptions.RayActorError as error:
+                if self._closed or attempt == _RETRIES or getattr(error, "actor_init_failed", False):
+                    raise
+        raise AssertionError("unreachable")
+
+    def _put(self, evaluate: Evaluate) -> Any:
+        """Weights and data go to Ray's memory once, whatever the number of actors."""
+        try:
+            return self._ray.put(evaluate)
+        except TypeError as error:
+            why = str(error.__cause__ or error).splitlines()[0]
+            raise BadInput(
+                f"with workers the objectives go to other processes, and {', '.join(self._objectives)} cannot: {why}"
+            ) from None
 
     def _failed(self, text: str) -> Outcome:
         return Outcome(values=dict.fromkeys(self._objectives, float("nan")), error=text)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
+class _Task:
+    """A candidate ``(genes,)`` and how many actors were lost over it."""
+
+    arch: Archs
+    future: Future[Outcome]
+    losses: int = 0
+
+
 class _Evaluator:
     """What runs in an actor: on one thread, so that actors do not fight for cores."""
 
-    evaluate_one: Evaluate
-
-    def __post_init__(self) -> None:
+    def __init__(self, evaluate: Evaluate) -> None:
         import torch
 
         torch.set_num_threads(1)
+        self._evaluate = evaluate
 
     def ready(self) -> None:
-        pass
+        """Answers once the actor is up."""
 
     def evaluate(self, arch: Archs) -> Outcome:
-        return self.evaluate_one(arch)
+        return self._evaluate(arch)
 
 
 def import_ray() -> Any:
@@ -155,10 +198,17 @@ def start_ray(address: str | None, *, cpus: float) -> bool:
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS")
-    local = {} if address else {"num_cpus": max(1, int(cpus)), "include_dashboard": False}
+    # a trial or an objective may come from any module that this process can import
+    importable = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
+    local = {"num_cpus": max(1, int(cpus)), "include_dashboard": False, "runtime_env": importable}
     try:
         with quiet():
-            ray.init(address=address or "local", logging_level=logging.CRITICAL, log_to_driver=False, **local)
+            ray.init(
+                address=address or "local",
+                logging_level=logging.CRITICAL,
+                log_to_driver=False,
+                **({} if address else local),
+            )
     except ConnectionError as error:
         raise BadInput(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
     # Ray prints a paragraph for every lost worker, whatever its settings say; the ledger has the line that matters
@@ -167,6 +217,16 @@ def start_ray(address: str | None, *, cpus: float) -> bool:
 
         worker.print_worker_logs = lambda *args, **kwargs: None
     return True
+
+
+def check_resources(cpus: float, gpus: float, resources: Mapping[str, float] | None) -> None:
+    """Raises BadInput when no machine of the cluster has that much; Ray itself would wait for one, saying nothing."""
+    needed = {"CPU": cpus, "GPU": gpus, **(resources or {})}
+    machines = [node["Resources"] for node in import_ray().nodes() if node["Alive"]]
+    if not any(all(machine.get(k, 0) >= v for k, v in needed.items()) for machine in machines):
+        shown = sorted({f"{k} {v:g}" for m in machines for k, v in m.items() if not k.startswith(_RAYS_OWN)})
+        asked = ", ".join(f"{k} {v:g}" for k, v in needed.items() if v)
+        raise BadInput(f"no machine of the Ray cluster has {asked}; there is {', '.join(shown)}")
 
 
 @contextlib.contextmanager

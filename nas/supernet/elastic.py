@@ -29,12 +29,17 @@ class Elastic(Protocol):
 
 
 class ElasticConv2d(nn.Conv2d):
-    """Convolution with elastic input and output channels; depthwise ones also with an elastic kernel."""
+    """Convolution with elastic input and output channels; depthwise ones also with an elastic kernel.
+
+    A grouped convolution is the diagonal blocks of the dense one that it shares weights with.
+    """
 
     def __init__(self, options: Sequence[Conv]) -> None:
         first = options[0]
         if any((o.stride, o.depthwise, o.bias) != (first.stride, first.depthwise, first.bias) for o in options):
-            raise BadInput("the convolutions of one slot differ in stride, grouping or bias: they cannot share weights")
+            raise BadInput(
+                "the convolutions of one slot differ in stride, bias or being depthwise: they cannot share weights"
+            )
         kernels = sorted({o.kernel for o in options}, reverse=True)
         if len(kernels) > 1 and not first.depthwise:
             raise BadInput(f"an elastic kernel needs a depthwise convolution, got kernels {kernels} of a dense one")
@@ -65,7 +70,7 @@ class ElasticConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         part = self.part
         weight, bias = self._slice(part)
-        groups = part.in_ch if self.depthwise else 1
+        groups = part.in_ch if self.depthwise else part.groups
         return F.conv2d(x, weight, bias, part.stride, part.kernel // 2, 1, groups)
 
     def _slice(self, part: Conv) -> tuple[Tensor, Tensor | None]:
@@ -74,6 +79,9 @@ class ElasticConv2d(nn.Conv2d):
             weight = weight[: part.out_ch]
         if not self.depthwise and part.in_ch < self.in_channels:
             weight = weight[:, : part.in_ch]
+        if part.groups > 1:
+            by_group = weight.unflatten(0, (part.groups, -1)).unflatten(2, (part.groups, -1))
+            weight = by_group.diagonal(dim1=0, dim2=2).movedim(-1, 0).flatten(0, 1)
         for smaller in self.smaller_kernels:
             if smaller < part.kernel:
                 break

@@ -1,0 +1,123 @@
+"""The exact oracle against brute force over all 96 networks of a tiny space, and chance constraints."""
+
+import dataclasses
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+
+import nas
+from nas.errors import BadInput, Infeasible
+from nas.latency import LatencyTable
+from nas.objectives import additive
+from nas.search import exact_best, exact_front, non_dominated
+from search_spaces import MobileNetV3
+
+TABLE = "latency_tables/amd-epyc_onnxruntime_int8_b1_t1"
+
+
+def everything(space):
+    grid = np.indices(tuple(space.sizes)).reshape(space.genes, -1).T.astype(np.uint8)
+    return np.unique(space.canonical(grid), axis=0)
+
+
+def random_sums(space, k, seed, *, levels=None):
+    rng = np.random.default_rng(seed)
+    made = []
+    for i in range(k):
+        values = rng.random(len(space.blocks)) if levels is None else rng.integers(1, levels, len(space.blocks))
+        made.append(dataclasses.replace(additive(space, f"sum{i}", values), maximize=i == 1))
+    return made
+
+
+@pytest.mark.parametrize("k", [1, 2, 3])
+@pytest.mark.parametrize("levels", [None, 4])  # with few levels there are many ties
+@pytest.mark.parametrize("seed", range(4))
+def test_the_front_is_that_of_all_networks(tiny, k, levels, seed):
+    objectives = random_sums(tiny, k, seed, levels=levels)
+    front = exact_front(tiny, objectives)
+    sign = np.array([-1.0 if o.maximize else 1.0 for o in objectives])
+    all_costs = np.column_stack([o(everything(tiny)) for o in objectives]) * sign
+    true = np.unique(all_costs[non_dominated(all_costs)].round(9), axis=0)
+    assert np.allclose(np.unique((front.values * sign).round(9), axis=0), true)
+    assert np.allclose(front.values, np.column_stack([o(front.archs) for o in objectives]))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_constrained_optimum_is_that_of_all_networks(tiny, seed):
+    first, second = random_sums(tiny, 2, seed)
+    first = dataclasses.replace(first, maximize=True)
+    second = dataclasses.replace(second, maximize=False)
+    values, bounded = first(everything(tiny)), second(everything(tiny))
+    limit = float(np.quantile(bounded, 0.3))
+    arch, best = exact_best(tiny, first, second <= limit)
+    assert best == pytest.approx(values[bounded <= limit].max())
+    assert first(arch[None])[0] == pytest.approx(best)
+    with pytest.raises(Infeasible, match="the nearest value that can be met is"):
+        exact_best(tiny, first, second <= bounded.min() * 0.9)
+
+
+def test_a_tolerance_is_kept(tiny):
+    objectives = random_sums(tiny, 2, 0)
+    exact = exact_front(tiny, objectives)
+    rough = exact_front(tiny, objectives, tolerance=0.05)
+    span = np.array([o.extremes.maximum - o.extremes.minimum for o in objectives])
+    sign = np.array([1.0, -1.0])
+    assert len(rough.archs) <= len(exact.archs)
+    for point in exact.values * sign:
+        assert ((rough.values * sign <= point + 0.05 * span + 1e-9).all(axis=1)).any()
+
+
+def test_no_search_beats_it():
+    space = MobileNetV3.digits()
+    latency = nas.latency(space, LatencyTable.load(TABLE))
+    size = dataclasses.replace(nas.params(space), maximize=True)
+    front = exact_front(space, [size, latency])
+    found = nas.search(space, [size, latency], budget=3000, seed=0)
+    costs = np.vstack([front.values * [-1, 1], found.costs])
+    best = np.unique(costs[non_dominated(costs)].round(9), axis=0)
+    assert len(best) == len(np.unique((front.values * [-1, 1]).round(9), axis=0))
+
+
+def test_what_is_not_a_sum_is_refused(tiny):
+    with pytest.raises(BadInput, match="not a sum over blocks"):
+        exact_front(tiny, [nas.macs(tiny), nas.peak_memory(tiny)])
+    with pytest.raises(BadInput, match="give a tolerance"):
+        exact_front(MobileNetV3.digits(), random_sums(MobileNetV3.digits(), 2, 0), most=3)
+
+
+def test_a_chance_constraint_is_the_probability_it_says():
+    space = MobileNetV3.digits()
+    table = LatencyTable.load(TABLE)
+    expected, sure = nas.latency(space, table), nas.latency(space, table, confidence=0.95)
+    arch = space.sample(1, np.random.default_rng(3))
+    limit = sure(arch)[0]
+    rng = np.random.default_rng(0)
+    blocks = space.networks(arch)[0]
+    draws = table.lookup(blocks)[:, None] + table.spread(blocks)[:, None] * rng.normal(size=(len(blocks), 200_000))
+    whole = draws.sum(axis=0) + table.fixed_ms + table.relative_error * expected(arch)[0] * rng.normal(size=200_000)
+    assert (whole <= limit).mean() == pytest.approx(0.95, abs=0.003)
+    assert sure(arch)[0] > expected(arch)[0]
+    assert nas.latency(space, table, confidence=0.5)(arch)[0] == pytest.approx(expected(arch)[0])
+
+
+def test_the_optimum_under_a_chance_constraint():
+    space = MobileNetV3.digits()
+    table = LatencyTable.load(TABLE)
+    expected, sure = nas.latency(space, table), nas.latency(space, table, confidence=0.95)
+    size = dataclasses.replace(nas.params(space), maximize=True)
+    arch, best = exact_best(space, size, sure <= 0.03)
+    assert sure(arch[None])[0] <= 0.03
+    sample = space.sample(200_000, np.random.default_rng(0))
+    assert best >= size(sample)[sure(sample) <= 0.03].max()
+    assert best <= exact_best(space, size, expected <= 0.03)[1]
+
+
+def test_confidence_and_validation_are_checked():
+    space = MobileNetV3.digits()
+    table = LatencyTable.load(TABLE)
+    with pytest.raises(BadInput, match=r"from 0.5 to below 1, got 95"):
+        nas.latency(space, table, confidence=95)
+    with pytest.raises(BadInput, match="has no validation"):
+        nas.latency(space, dataclasses.replace(table, validation=None), confidence=0.9)
+    assert NormalDist().inv_cdf(0.5) == 0

@@ -1,0 +1,367 @@
+"""Sweeps: every trial once, whatever dies in between; the folder is the record, and the report is made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nas.cli import main
+from nas.errors import BadInput
+from nas.latency.table import LatencyTable
+from nas.objectives import Objective, macs
+from nas.objectives.tabular import NASBENCH201, TabularBenchmark
+from nas.report.sweep_page import write_sweep_report
+from nas.run_folder import Run, Settings, open_run
+from nas.runtimes import Device
+from nas.search import RandomSearch, search
+from nas.supernet import Supernet
+from nas.sweep import sweep
+from nas.sweep_folder import read_sweep, trial_name
+from nas.sweep_trial import run_trial
+from nas.train import save_weights
+from search_spaces import EfficientNet, NasBench201
+
+ray = pytest.importorskip("ray")
+ROOT = Path(__file__).parents[1]
+SPACE = EfficientNet.digits()
+
+
+@pytest.fixture(scope="module")
+def started():
+    """One Ray for all tests that need one; it takes seconds to start."""
+    from nas.search.ray_workers import start_ray
+
+    assert start_ray(None, cpus=4)
+    yield
+    ray.shutdown()
+
+
+def small_search(settings, run_dir, report):
+    """30 networks; ``pause``: seconds per evaluation. Every evaluation leaves a line in ``<sweep folder>/calls``."""
+
+    def score(archs):
+        time.sleep(settings.get("pause", 0))
+        with open(run_dir.parents[1] / "calls", "a") as file:
+            file.write(f"{run_dir.name} {archs.tobytes().hex()}\n")
+        return archs.sum(axis=1, dtype=np.float64) * settings["weight"]
+
+    objective = Objective(name="score", fn=score, maximize=True, cheap=False, identity=f"score {settings['weight']}")
+    searcher = RandomSearch(SPACE, seed=settings["seed"])
+    return search(SPACE, [objective, macs(SPACE)], searcher, budget=30, run_dir=run_dir, resume=True)
+
+
+def calls(folder: Path) -> list[str]:
+    return (folder / "calls").read_text().splitlines()
+
+
+# ---- what a sweep does ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(started, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep") / "whole"
+    sweep(small_search, {"weight": [1, 2], "seed": [0, 1]}, run_dir=folder)
+    return folder
+
+
+def test_every_combination_is_one_ordinary_search(swept, tmp_path):
+    table = read_sweep(swept)
+    assert sorted(zip(table["weight"], table["seed"], strict=True)) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert (table["error"] == "").all()
+    assert list(table["evaluations"]) == [30] * 4
+    own = small_search({"weight": 2, "seed": 1}, tmp_path / "trials" / "own", None)
+    trial = swept / "trials" / "seed=1,weight=2"
+    written = pd.read_csv(trial / "evaluations.csv")
+    assert list(written["architecture"]) == SPACE.describe(own.archs)
+    assert list(written["score"]) == list(own.values[:, 0])
+    assert table.set_index("trial").loc[trial.name, "best_score"] == own.values[:, 0].max()
+    pd.testing.assert_frame_equal(pd.read_csv(swept / "sweep.csv", keep_default_na=False), table, check_dtype=False)
+
+
+@pytest.mark.parametrize("state", ["sound", "missing", "damaged"])
+def test_finished_trials_are_not_done_again(swept, tmp_path, state):
+    """Whatever became of Tune's own state; and more settings are more trials."""
+    folder = tmp_path / "again"
+    shutil.copytree(swept, folder)
+    if state == "missing":
+        shutil.rmtree(folder / "tune")
+    if state == "damaged":
+        for path in [*folder.glob("tune/*.json"), *folder.glob("tune/*.pkl")]:
+            path.write_bytes(path.read_bytes()[:40])
+    before = calls(folder)
+    seeds = [0, 1, 2] if state == "sound" else [0, 1]
+    table = sweep(small_search, {"weight": [1, 2], "seed": seeds}, run_dir=folder, resume=True)
+    assert len(table) == 2 * len(seeds)
+    assert (table["error"] == "").all()
+    assert {line.split()[0] for line in calls(folder)[len(before) :]} == {
+        f"seed={s},weight={w}" for s in seeds[2:] for w in (1, 2)
+    }
+
+
+def test_a_folder_is_not_swept_twice_by_accident(swept):
+    with pytest.raises(BadInput, match=r"already holds a sweep; pass resume \(--resume\)"):
+        sweep(small_search, {"weight": [1], "seed": [0]}, run_dir=swept)
+
+
+def unlucky(settings, run_dir, report):
+    (run_dir / f"attempt{len(list(run_dir.glob('attempt*')))}").touch()
+    attempt = len(list(run_dir.glob("attempt*")))
+    if settings["fate"] == "raises":
+        raise ValueError("bad luck")
+    if settings["fate"] == "raises once" and attempt == 1:
+        raise ValueError("bad luck")
+    if settings["fate"] == "dies once" and attempt == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if settings["fate"] == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"attempts": attempt}
+
+
+def test_a_trial_that_fails_is_a_row(started, tmp_path, capfd):
+    fates = ["raises", "raises once", "dies once", "dies", "fine"]
+    table = sweep(unlucky, {"fate": fates}, run_dir=tmp_path / "sweep", max_failures=1).set_index("fate")
+    assert table.loc["raises", "error"] == "ValueError: bad luck"
+    assert "died" in table.loc["dies", "error"]
+    assert list(table.loc[["raises once", "dies once", "fine"], "error"]) == [""] * 3
+    assert list(table.loc[["raises once", "dies once", "fine"], "attempts"]) == [2, 2, 1]
+    assert capfd.readouterr() == ("", "")
+    assert "bad luck" in write_sweep_report(tmp_path / "sweep").read_text()
+
+
+def training(settings, run_dir, report):
+    """Its accuracy grows to ``lr``."""
+    with open(run_dir.parents[1] / "trained", "a") as file:
+        file.write(f"{settings['lr']}\n")
+    for epoch in range(1, 21):
+        report({"accuracy": settings["lr"] * epoch / 20, "epoch": epoch})
+    return {"test": settings["lr"]}
+
+
+def test_a_training_sampled_by_optuna_and_stopped_by_asha(started, tmp_path, capfd):
+    from ray import tune
+
+    settings = {"lr": tune.loguniform(0.01, 1), "kind": ["a", "b"]}
+    chosen = {"metric": "accuracy", "search_alg": "optuna", "scheduler": "asha"}
+    table = sweep(training, settings, run_dir=tmp_path / "sweep", samples=10, max_concurrent=2, **chosen)
+    assert len(table) == 10
+    assert (table["error"] == "").all()
+    stopped = table["stopped_early"] == 1
+    assert 0 < stopped.sum() < 10
+    assert (table[stopped]["epoch"] < 20).all()
+    assert (table[~stopped]["epoch"] == 20).all()
+    assert (table[~stopped]["test"] == table[~stopped]["lr"]).all()
+    assert table["accuracy"].idxmax() == table[~stopped]["lr"].idxmax()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_sampled_settings_are_the_same_after_a_loss_of_state(started, tmp_path):
+    from ray import tune
+
+    folder = tmp_path / "sweep"
+    first = sweep(training, {"lr": tune.uniform(0, 1)}, run_dir=folder, samples=3)
+    shutil.rmtree(folder / "tune")
+    again = sweep(training, {"lr": tune.uniform(0, 1)}, run_dir=folder, samples=3, resume=True)
+    pd.testing.assert_frame_equal(first, again)
+    assert len((folder / "trained").read_text().splitlines()) == 3
+
+
+def test_a_killed_driver_loses_no_evaluation(started, tmp_path):
+    """Killed in the middle of its trials, resumed here: what an undisturbed sweep finds, nothing evaluated twice."""
+    folder = tmp_path / "killed"
+    settings = {"weight": [1, 2], "seed": [0], "pause": 0.05}
+    code = (
+        f"import test_sweep, nas.sweep; nas.sweep.sweep(test_sweep.small_search, {settings}, run_dir={str(folder)!r})"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    driver = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    deadline = time.monotonic() + 60
+    while not (folder / "calls").exists() or len(calls(folder)) < 10:
+        assert time.monotonic() < deadline
+        assert driver.poll() is None
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    before = ledger(folder)
+    assert 0 < len(before) < 60
+    table = sweep(small_search, settings, run_dir=folder, resume=True)
+    assert (table["error"] == "").all()
+    after = ledger(folder)
+    assert before <= after
+    assert len(after) == 60
+    plain = sweep(small_search, settings | {"pause": 0}, run_dir=tmp_path / "plain")
+    assert list(table["best_score"]) == list(plain["best_score"])
+    assert len(calls(folder)) - len(set(calls(folder))) <= 2 * 2  # at most what was under way in each trial
+
+
+def ledger(folder: Path) -> set[tuple]:
+    rows: set[tuple] = set()
+    for path in folder.glob("trials/*/evaluations.db"):
+        with sqlite3.connect(path) as db:
+            found = db.execute("SELECT arch, objectives FROM evaluations").fetchall()
+        rows |= {(path.parent.name, *row) for row in found}
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("settings", "options", "said"),
+    [
+        ({}, {}, "a sweep needs settings"),
+        ({"seed": []}, {}, "setting seed has no alternatives"),
+        ({"seed": [0]}, {"samples": 0}, "samples is at least 1, got 0"),
+        ({"seed": [0]}, {"samples": 2}, "samples=2 would repeat the same trials"),
+        ({"seed": [0]}, {"mode": "up"}, "mode is max or min, got 'up'"),
+        ({"seed": [0]}, {"search_alg": "bayes"}, "search_alg is 'optuna' or an object"),
+        ({"seed": [0]}, {"scheduler": "asha"}, "scheduler='asha' needs metric="),
+    ],
+)
+def test_settings_that_make_no_sense(tmp_path, settings, options, said):
+    with pytest.raises(BadInput, match=re.escape(said)):
+        sweep(training, settings, run_dir=tmp_path / "sweep", **options)
+    assert not (tmp_path / "sweep").exists()
+
+
+def test_what_no_machine_has_is_said_at_once(started, tmp_path):
+    with pytest.raises(BadInput, match="no machine of the Ray cluster has CPU 1, jetson 1; there is CPU 4"):
+        sweep(training, {"lr": [1.0]}, run_dir=tmp_path, resources={"jetson": 1})
+
+
+def test_trial_folders_are_readable_and_their_own():
+    assert trial_name({"searcher": "nsga2", "device": "pixel2", "lr": 0.5}) == "device=pixel2,lr=0.5,searcher=nsga2"
+    close = [trial_name({"lr": 0.1234567}), trial_name({"lr": 0.12345671}), trial_name({"lr": 0.123457})]
+    assert len(set(close)) == 3
+    assert all(name.startswith("lr=0.123457") for name in close)
+    assert "/" not in trial_name({"run": "/a/b"}) and len(trial_name({"run": "/a" * 200})) < 130
+
+
+# ---- the command and the report -----------------------------------------------------------------------------------
+
+
+def test_the_command_sweeps_a_benchmark_and_goes_on(started, tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    given = ["--devices", "pixel2,raspi4", "--searchers", "nsga2,random", "--seeds", "1", "--budget", "40"]
+    assert main(["sweep", *given, "--run-dir", str(folder)]) == 0
+    table = read_sweep(folder)
+    assert len(table) == 4
+    assert (table["evaluations"] == 40).all()
+    page = (folder / "sweep.html").read_text()
+    assert all(text in page for text in ("pixel2", "raspi4", "nsga2", "random", "Kendall"))
+    assert str(folder / "sweep.html") in capsys.readouterr().out
+    (folder / "sweep.html").unlink()
+    assert main(["sweep", "--run-dir", str(folder), "--resume", "--seeds", "2"]) == 0  # the rest as before
+    assert len(read_sweep(folder)) == 8
+    assert main(["report", "--run-dir", str(folder)]) == 0
+    assert (folder / "sweep.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["--devices", "nokia"], "there is no device 'nokia' here; there are"),
+        (["--searchers", "nsga2,magic"], "there is no searcher 'magic' here; there are guided, nsga2"),
+        (["--budget", "0"], "--budget is at least 1, got 0"),
+        (["--run", "nowhere"], "is not a run folder"),
+    ],
+)
+def test_the_command_refuses_in_one_line(tmp_path, capsys, given, said):
+    assert main(["sweep", "--run-dir", str(tmp_path / "sweep"), *given]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_the_command_sweeps_a_trained_run(started, tmp_path, digits, capsys):
+    run = Run(
+        folder=tmp_path / "run",
+        space=SPACE,
+        data=digits,
+        settings=Settings(),
+        inputs={
+            "data": "digits",
+            "space": "efficientnet.digits",
+            "test_data": None,
+            "size": None,
+            "channels": None,
+            "skip_bad": False,
+        },
+    )
+    open_run(run, "nas quickstart")
+    rows = pd.DataFrame({"block": [b.key for b in SPACE.blocks], "runs": 1})
+    for i, precision in enumerate(("fp32", "int8")):
+        rows["latency_ms"] = rows["p10_ms"] = rows["p90_ms"] = np.random.default_rng(i).uniform(1, 2, len(rows))
+        device = Device(name="d", chip="c", runtime="r", version="1", precision=precision, batch=1, threads=1)
+        LatencyTable(device=device, rows=rows, space={"name": SPACE.name, "fingerprint": SPACE.fingerprint}).save(
+            run.folder / f"table_{precision}"
+        )
+    save_weights(run.folder / "supernet.safetensors", Supernet(SPACE), {"space": SPACE.fingerprint})
+    given = ["--searchers", "random", "--seeds", "1", "--budget", "3"]
+    assert main(["sweep", "--run", str(run.folder), *given, "--run-dir", str(tmp_path / "sweep")]) == 0
+    table = read_sweep(tmp_path / "sweep")
+    assert set(table["device"]) == {"fp32", "int8"}
+    assert (table["evaluations"] == 3).all()
+    assert "fp32" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory) -> Path:
+    """Two devices, two searchers, two seeds, as a sweep leaves them; and one trial that failed."""
+    folder = tmp_path_factory.mktemp("compared")
+    benchmark = TabularBenchmark.load(NasBench201.cell(), NASBENCH201)
+
+    def trial(settings, run_dir, report):
+        if settings["searcher"] == "broken":
+            raise ValueError("<no> luck")
+        objectives = [benchmark.accuracy(), benchmark.latency(settings["device"])]
+        return search(
+            benchmark.space, objectives, RandomSearch(benchmark.space, seed=settings["seed"]),
+            budget=60 if settings["searcher"] == "long" else 30, run_dir=run_dir, resume=True,
+        )  # fmt: skip
+
+    grid = [(d, s, seed) for d in ("pixel2", "raspi4") for s in ("long", "short") for seed in (0, 1)]
+    for device, searcher, seed in [*grid, ("pixel2", "broken", 0)]:
+        settings = {"device": device, "searcher": searcher, "seed": seed}
+        run_trial(trial, settings, folder / "trials", lambda m: None, attempts=1, metric=None, mode="max")
+    return folder
+
+
+def test_the_report_says_what_the_trials_found(compared):
+    page = write_sweep_report(compared).read_text()
+    assert "9 trials, 8 finished" in page
+    assert "ValueError: &lt;no&gt; luck" in page
+    final = pd.read_html(page)
+    volumes = next(t for t in final if list(t.columns) == ["device", "long", "short"]).set_index("device")
+    means = volumes.map(lambda cell: float(cell.split()[0]))
+    assert (means["long"] > means["short"]).all()
+    assert ((means > 0.5) & (means <= 1)).all().all()
+    heat = next(t for t in final if "pixel2" in t.columns).set_index("Unnamed: 0")
+    benchmark = TabularBenchmark.load(NasBench201.cell(), NASBENCH201)
+    found = [pd.read_csv(p) for p in compared.glob("trials/*/evaluations.csv")]
+    both = pd.concat(found)["architecture"].drop_duplicates()
+    archs = benchmark.space.encode([dict(g.split("=") for g in text.split()) for text in both])
+    from scipy.stats import kendalltau
+
+    tau = kendalltau(*(benchmark.latency(d)(archs) for d in ("pixel2", "raspi4"))).statistic
+    assert heat.loc["pixel2", "raspi4"] == pytest.approx(tau, abs=0.03)
+    assert heat.loc["pixel2", "pixel2"] == 1.0
+
+
+def test_the_report_needs_a_sweep(tmp_path):
+    with pytest.raises(BadInput, match="holds no sweep"):
+        write_sweep_report(tmp_path)
+
+
+def test_a_sweep_of_trainings_has_a_report_too(tmp_path):
+    run_trial(training, {"lr": 0.5}, tmp_path / "trials", lambda m: None, attempts=1, metric=None, mode="max")
+    assert json.loads((tmp_path / "trials" / "lr=0.5" / "done.json").read_text())["test"] == 0.5
+    assert "1 trials, 1 finished" in write_sweep_report(tmp_path).read_text()
