@@ -4,94 +4,143 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from nas.blocks import Block, DepthwiseSeparable, Head, InvertedResidual, Stem
 from nas.latency import LatencyTable
+from nas.latency.fit import Calibration
 from nas.runtimes import Device
 from nas.space import SearchSpace
-from search_spaces import OnceForAll
+from search_spaces import FBNet, OnceForAll
 from search_spaces.nasbench201 import EDGES, OPERATIONS
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
 TABLES = ROOT / "latency_tables"
-Published = dict[tuple[int, str], tuple[float, float, int]]
+Published = Mapping[str, list[tuple[float, float, int]]]  # operation -> mean, standard deviation, runs, per image size
+OFA = {
+    "source": "han-cai/files (data of once-for-all, github mit-han-lab/once-for-all)",
+    "licence": "MIT",
+}
 NOTES = {
     "percentiles": "from the source's mean and standard deviation, taken as normal",
-    "runtime": "as far as published",
+    "device": "runtime, precision and threads are not in the source's file; taken from the papers where they say so",
+    "date": "that of the paper",
 }
 
 
 def main() -> None:
     """All of them."""
     write_nasbench201()
-    write_ofa()
+    write_note10()
+    write_pixel1()
+    write_fbnet()
 
 
-def write_ofa() -> None:
-    """Per-block tables of once-for-all's MobileNetV3 (width 1.2) on a Note10 and of ProxylessNAS on a Pixel 1."""
-    source = "han-cai/files (data of once-for-all, github mit-han-lab/once-for-all)"
-    note10 = _sized(pd.read_csv(SHARED / "ofa" / "samsung_note10_latency.csv"))
-    space = OnceForAll.mobilenet_v3()
+def write_note10() -> None:
+    """Once-for-all's MobileNetV3 of width 1.2 on a Samsung Note10."""
     table = LatencyTable(
-        device=Device(
-            name="note10",
-            chip="Samsung Note10 CPU",
-            runtime="unknown",
-            version="",
-            precision="fp32",
-            batch=1,
-            threads=1,
-        ),
-        rows=_rows(space, note10, _note10_keys),
+        device=_device("note10", "Samsung Note10 CPU", "unknown"),
+        rows=_rows(OnceForAll.mobilenet_v3(), _published("samsung_note10_latency.csv"), _note10_keys),
         kind="published",
-        space={"name": space.name, "fingerprint": space.fingerprint},
+        space=_identity(OnceForAll.mobilenet_v3()),
         date="2020-05-01",
-        source=source,
-        licence="MIT",
-        notes=NOTES,
+        notes=NOTES | {"image_sizes": "a block that the source timed at several image sizes has their mean"},
+        **OFA,
     )
+    table = replace(table, notes={**table.notes, "published_networks": _check_note10(table)})
     print(table.save(TABLES / "note10_ofa_b1"))
-    pixel1 = _sized(pd.read_csv(SHARED / "ofa" / "google_pixel1_latency_proxylessnas.csv"))
-    space = OnceForAll.proxyless_nas()
+
+
+def write_pixel1() -> None:
+    """ProxylessNAS at 224 px on a Google Pixel 1."""
     table = LatencyTable(
-        device=Device(
-            name="pixel1", chip="Google Pixel 1 CPU", runtime="TFLite", version="", precision="fp32", batch=1, threads=1
-        ),
-        rows=_rows(space, pixel1, _pixel1_keys),
+        device=_device("pixel1", "Google Pixel 1 CPU", "TFLite"),
+        rows=_rows(OnceForAll.proxyless_nas(), _published("google_pixel1_latency_proxylessnas.csv"), _pixel1_keys),
         kind="published",
-        space={"name": space.name, "fingerprint": space.fingerprint},
+        space=_identity(OnceForAll.proxyless_nas()),
         date="2018-12-01",
-        source=source,
-        licence="MIT",
         notes=NOTES,
+        **OFA,
     )
     print(table.save(TABLES / "pixel1_proxyless_b1"))
 
 
-def _sized(frame: pd.DataFrame) -> dict[tuple[int, str], tuple[float, float, int]]:
-    return {(r.image_size, r.op): (r.mean_ms, r.std_ms, r.n_runs) for r in frame.itertuples()}
+def write_fbnet() -> None:
+    """FBNet's CIFAR-100 networks on a Raspberry Pi 4, and on Eyeriss and an FPGA as estimated by tools."""
+    space = FBNet.cifar100()
+    costs = pd.read_csv(SHARED / "fbnet_lut_hwnasbench" / "fbnet_cifar100_lut.csv")
+    fixed = pd.read_csv(SHARED / "fbnet_lut_hwnasbench" / "fbnet_cifar100_lut_const.csv", index_col="device")[
+        "const_ms"
+    ]
+    devices = {
+        "raspi4": (_device("raspi4", "Raspberry Pi 4", "TFLite"), "published"),
+        "eyeriss": (_device("eyeriss", "Eyeriss", "simulator", "unknown"), "simulated"),
+        "fpga": (_device("fpga", "FPGA", "HLS estimate", "unknown"), "simulated"),
+    }
+    for name, (device, kind) in devices.items():
+        columns = ["kernel", "expand", "group", "h_in", "c_in", "c_out", "stride", "latency_minus_skip_ms"]
+        ms = {tuple(row[:-1]): row[-1] for row in costs.loc[costs["device"] == name, columns].itertuples(index=False)}
+        rows = pd.DataFrame(
+            {"block": [b.key for b in space.blocks], "latency_ms": [_over_skip(ms, b) for b in space.blocks]}
+        )
+        table = LatencyTable(
+            device=device,
+            rows=rows.assign(p10_ms=rows["latency_ms"], p90_ms=rows["latency_ms"], runs=1),
+            calibration=Calibration(fixed_ms=float(fixed[name])),
+            kind=kind,
+            space=_identity(space),
+            date="2021-05-01",
+            source="HW-NAS-Bench (GATECH-EIC/HW-NAS-Bench, ICLR 2021), solved from the sums in HayeonLee/HELP at 45f70eb",
+            licence="MIT",
+            notes={
+                "blocks": "each block's latency less that of 'skip' at its place: only these differences and sums of "
+                "whole networks are published. Stem, head and the 1x1 convolutions that skip where the shape changes "
+                "are 0 here, and together fixed_ms; so every sum is the source's",
+                "percentiles": "no spread is published: equal to the latency",
+                "validation": "none is possible: the source's whole networks are sums of its blocks",
+                "date": NOTES["date"],
+            },
+        )
+        print(table.save(TABLES / f"{name}_fbnet_b1"))
+
+
+def _over_skip(ms: Mapping[tuple[float, ...], float], b: Block) -> float:
+    if not isinstance(b, InvertedResidual):
+        return 0.0
+    return ms[b.kernel, b.mid // b.in_ch, b.groups, b.size, b.in_ch, b.out_ch, b.stride]
+
+
+def _device(name: str, chip: str, runtime: str, precision: str = "fp32") -> Device:
+    return Device(name=name, chip=chip, runtime=runtime, version="", precision=precision, batch=1, threads=1)
+
+
+def _identity(space: SearchSpace) -> dict[str, str]:
+    return {"name": space.name, "fingerprint": space.fingerprint}
+
+
+def _published(file: str) -> Published:
+    rows: dict[str, list[tuple[float, float, int]]] = {}
+    for row in pd.read_csv(SHARED / "ofa" / file).itertuples():
+        rows.setdefault(row.op, []).append((row.mean_ms, row.std_ms, row.n_runs))
+    return rows
 
 
 def _rows(space: SearchSpace, source: Published, keys: Callable[[Block], list[str]]) -> pd.DataFrame:
-    """One row per block of ``space``: the sum of its rows in ``source``; variances add up."""
-    by_op: dict[str, list[tuple[float, float, int]]] = {}
-    for (_, op), row in source.items():
-        by_op.setdefault(op, []).append(row)
+    """One row per block of ``space``: the sum of its operations in ``source``; variances add up."""
     rows = []
     for block in space.blocks:
-        # an operation of one shape was timed once per image size in which it occurs
-        parts = [by_op[key] for key in keys(block)]
-        mean = sum(float(np.mean([m for m, _, _ in part])) for part in parts)
-        std = sum(float(np.mean([s for _, s, _ in part])) ** 2 for part in parts) ** 0.5
-        spread = NormalDist().inv_cdf(0.9) * std
-        runs = min(n for part in parts for _, _, n in part)
+        timed = [np.mean(source[key], axis=0) for key in keys(block)]
+        mean = float(sum(ms for ms, _, _ in timed))
+        spread = NormalDist().inv_cdf(0.9) * float(sum(std**2 for _, std, _ in timed)) ** 0.5
+        runs = min(n for key in keys(block) for _, _, n in source[key])
         rows.append((block.key, mean, max(mean - spread, 0.0), mean + spread, runs))
     return pd.DataFrame(rows, columns=["block", "latency_ms", "p10_ms", "p90_ms", "runs"])
 
@@ -130,6 +179,45 @@ def _pixel1_keys(block: Block) -> list[str]:
         f"expanded_conv-input:{n}x{n}x{block.in_ch}-output:{m}x{m}x{block.out_ch}-expand:{expand}-"
         f"kernel:{block.kernel}-stride:{block.stride}-idskip:{int(block.residual)}"
     ]
+
+
+def _check_note10(table: LatencyTable) -> dict[str, Any]:
+    """Once-for-all's own Note10 networks of this width at up to 224 px: their latency as published and by ``table``.
+
+    What the table does not have at a network's image size is interpolated, in the area of the image, between 208 and 224.
+    """
+    space = OnceForAll.mobilenet_v3(resolutions=(208, 220, 224))
+    known = set(table.rows["block"])
+    published = pd.read_csv(SHARED / "ofa" / "specialized_networks.csv")
+    ours = published[(published["device"] == "note10") & (published["first_conv_out"] == 24)]
+    networks = {}
+    for row in ours[ours["image_size"] <= 224].itertuples():
+        configs = [_config(row, size) for size in (208, row.image_size, 224)]
+        small, own, large = space.networks(space.encode(configs))
+        area = (row.image_size**2 - 208**2) / (224**2 - 208**2)
+        ms = sum(
+            table.predict([b]) if b.key in known else (1 - area) * table.predict([s]) + area * table.predict([g])
+            for s, b, g in zip(small, own, large, strict=True)
+        )
+        networks[row.name] = {
+            "published_ms": row.latency_ms,
+            "table_ms": round(ms, 2),
+            "blocks_interpolated": sum(b.key not in known for b in own),
+        }
+    return networks
+
+
+def _config(row: Any, image_size: int) -> dict[str, Any]:
+    """A row of the source's specialised networks as choices of ``OnceForAll.mobilenet_v3``."""
+    kernels, expansions, depths = ([int(v) for v in text.split("-")] for text in (row.kernels, row.expands, row.depths))
+    config: dict[str, Any] = {"resolution": image_size, "width": 1.2}
+    blocks = iter(zip(kernels, expansions, strict=True))
+    acts, se = ("relu", "relu", "hswish", "hswish", "hswish"), (False, True, False, True, True)
+    for s, depth in enumerate(depths, 1):
+        config |= {f"s{s}.depth": depth, f"s{s}.act": acts[s - 1], f"s{s}.se": se[s - 1]}
+        for b in range(1, depth + 1):
+            config[f"s{s}b{b}.kernel"], config[f"s{s}b{b}.expand"] = next(blocks)
+    return config
 
 
 def write_nasbench201() -> None:

@@ -17,14 +17,41 @@ if TYPE_CHECKING:
     from nas.errors import BadInput, Infeasible, MissingBlocks, NasError
     from nas.latency import LatencyTable, measure
     from nas.modules import Network
-    from nas.objectives import Constraint, Objective, flash, latency, macs, params, peak_memory
+    from nas.objectives import (
+        Constraint,
+        Objective,
+        energy,
+        flash,
+        latency,
+        macs,
+        params,
+        peak_memory,
+        penalized,
+        weighted,
+    )
     from nas.objectives.accuracy import accuracy
+    from nas.objectives.predicted import predicted
+    from nas.objectives.tabular import TabularBenchmark
     from nas.report import write_report
     from nas.run_folder import Run, Settings
-    from nas.search import NSGA2, RandomSearch, SearchResult, search
+    from nas.search import (
+        NSGA2,
+        NSGA3,
+        Guided,
+        LocalSearch,
+        RandomSearch,
+        RegularizedEvolution,
+        SearchResult,
+        exact_best,
+        exact_front,
+        search,
+    )
+    from nas.search.optuna_sampler import OptunaSearch, to_optuna
+    from nas.search.policy import PolicySearch
     from nas.space import Choice, SearchSpace, Slot
     from nas.supernet import Supernet, train_supernet
     from nas.supernet.training import calibrated, load_supernet
+    from nas.sweep import sweep
 
 _HOME = {
     "nas.compress": ["FineTune", "Prune", "Quantize"],
@@ -34,43 +61,78 @@ _HOME = {
     "nas.errors": ["BadInput", "Infeasible", "MissingBlocks", "NasError"],
     "nas.latency": ["LatencyTable", "measure"],
     "nas.modules": ["Network"],
-    "nas.objectives": ["Constraint", "Objective", "flash", "macs", "params", "peak_memory"],
+    "nas.objectives": [
+        "Constraint",
+        "Objective",
+        "energy",
+        "flash",
+        "macs",
+        "params",
+        "peak_memory",
+        "penalized",
+        "weighted",
+    ],
+    "nas.objectives.predicted": ["predicted"],
+    "nas.objectives.tabular": ["TabularBenchmark"],
     "nas.objectives.accuracy": ["accuracy"],
     "nas.report": ["write_report"],
     "nas.run_folder": ["Run", "Settings"],
-    "nas.search": ["NSGA2", "RandomSearch", "SearchResult"],
+    "nas.search": [
+        "NSGA2",
+        "NSGA3",
+        "Guided",
+        "LocalSearch",
+        "RandomSearch",
+        "RegularizedEvolution",
+        "SearchResult",
+        "exact_best",
+        "exact_front",
+    ],
+    "nas.search.optuna_sampler": ["OptunaSearch", "to_optuna"],
+    "nas.search.policy": ["PolicySearch"],
     "nas.space": ["Choice", "SearchSpace", "Slot"],
     "nas.supernet": ["Supernet", "train_supernet"],
     "nas.supernet.training": ["calibrated", "load_supernet"],
+    "nas.sweep": ["sweep"],
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 _PACKAGES = ("compress", "latency", "runtimes", "search")  # all but runtimes can be called, see nas.callable_package
 
 __all__ = [
     "NSGA2",
+    "NSGA3",
     "BadInput",
     "Choice",
     "Constraint",
     "FineTune",
+    "Guided",
     "ImageData",
     "Infeasible",
     "LatencyTable",
+    "LocalSearch",
     "MissingBlocks",
     "NasError",
     "Network",
     "Objective",
+    "OptunaSearch",
+    "PolicySearch",
     "Prune",
     "Quantize",
     "RandomSearch",
+    "RegularizedEvolution",
     "Run",
     "SearchResult",
     "SearchSpace",
     "Settings",
     "Slot",
     "Supernet",
+    "TabularBenchmark",
     "accuracy",
     "calibrated",
     "compress",
+    "energy",
+    "exact_best",
+    "exact_front",
     "export_bundle",
     "export_onnx",
     "export_onnx_int8",
@@ -83,9 +145,14 @@ __all__ = [
     "measure",
     "params",
     "peak_memory",
+    "penalized",
+    "predicted",
     "runtimes",
     "search",
+    "sweep",
+    "to_optuna",
     "train_supernet",
+    "weighted",
     "write_report",
 ]
 

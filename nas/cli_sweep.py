@@ -66,7 +66,9 @@ def add_flags(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--space", default="nasbench201", choices=["nasbench201"], help="a tabular space (default %(default)s)"
     )
-    sub.add_argument("--run", help="instead: a run folder with tables and a supernet; its tables are the devices")
+    sub.add_argument(
+        "--run", dest="source", help="instead: a run folder with tables and a supernet; its tables are the devices"
+    )
     sub.add_argument("--devices", help=f"comma-separated (default: all of the run folder; {','.join(_DEVICES)})")
     sub.add_argument("--searchers", help=f"comma-separated (default {','.join(_SEARCHERS)})")
     sub.add_argument("--seeds", type=int, help=f"repetitions (default {_SEEDS})")
@@ -77,9 +79,9 @@ def add_flags(sub: argparse.ArgumentParser) -> None:
 
 def _settings(args: argparse.Namespace, before: Mapping[str, Any]) -> dict[str, Any]:
     """What is swept: the flags given, else what the sweep that is resumed had ``before``, else the defaults."""
-    run = args.run and os.path.abspath(args.run)
+    run = args.source and os.path.abspath(args.source)
     if before and run not in (None, before.get("run")):
-        raise BadInput(f"{args.run_dir} is a sweep of {before.get('run', 'a table')}, not of {args.run}")
+        raise BadInput(f"{args.run_dir} is a sweep of {before.get('run', 'a table')}, not of {args.source}")
     run = run or before.get("run")
     known = _devices(run)
     devices = _names(args.devices, known, "device") or before.get("device") or (known if run else list(_DEVICES))

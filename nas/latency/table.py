@@ -68,7 +68,9 @@ class LatencyTable:
         missing = [c for c in COLUMNS if c not in self.rows]
         if missing:
             raise BadInput(f"a table has the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing")
-        bad = self.rows[~(self.rows["latency_ms"] > 0)]
+        # a published 0 means that the source counts the block elsewhere; a measured one, that the clock is broken
+        elsewhere = (self.rows["latency_ms"] == 0) & (self.kind in ("published", "simulated"))
+        bad = self.rows[~((self.rows["latency_ms"] > 0) | elsewhere)]
         if len(bad):
             raise BadInput(f"latencies are positive, but [{bad['block'].iloc[0]}] has {bad['latency_ms'].iloc[0]} ms")
         if self.rows["block"].duplicated().any():
@@ -108,6 +110,13 @@ class LatencyTable:
         if missing := self.missing(blocks):
             raise MissingBlocks(self.name, [b.key for b in missing])
         return self.effective_ms[[self._row_of[b.key] for b in blocks]]
+
+    def lookup_energy(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
+        """``(blocks,)`` mJ each. Raises BadInput when the table has no column ``energy_mj``, MissingBlocks as ``lookup``."""
+        self.lookup(blocks)
+        if "energy_mj" not in self.rows or self.rows["energy_mj"].isna().any():
+            raise BadInput(f"table {self.name} has no energy of its blocks (a column energy_mj)")
+        return self.rows["energy_mj"].to_numpy(float)[[self._row_of[b.key] for b in blocks]]
 
     def spread(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
         """``(blocks,)`` standard deviations in ms of one block's timings, from their 10th and 90th percentiles."""

@@ -3,10 +3,12 @@
 ``nas.objectives.accuracy`` needs torch and is imported from its own module.
 """
 
+from nas.objectives.combine import penalized, weighted
 from nas.objectives.objective import (
     Constraint,
     Objective,
     additive,
+    energy,
     flash,
     latency,
     macs,
@@ -14,4 +16,16 @@ from nas.objectives.objective import (
     peak_memory,
 )
 
-__all__ = ["Constraint", "Objective", "additive", "flash", "latency", "macs", "params", "peak_memory"]
+__all__ = [
+    "Constraint",
+    "Objective",
+    "additive",
+    "energy",
+    "flash",
+    "latency",
+    "macs",
+    "params",
+    "peak_memory",
+    "penalized",
+    "weighted",
+]

@@ -125,6 +125,15 @@ class Table(Protocol):
     def spread(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
 
 
+class EnergyTable(Protocol):
+    """What ``energy`` needs of a table."""
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    def lookup_energy(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
+
+
 def additive(
     space: SearchSpace,
     name: str,
@@ -186,6 +195,12 @@ def latency(
         identity=f"table {table.fingerprint} confidence {confidence:g} spread {variance.identity} error {relative:.6g}",
         parts=(expected, variance),
     )
+
+
+def energy(space: SearchSpace, table: EnergyTable, *, name: str = "energy_mj") -> Objective:
+    """Predicted energy per image in mJ. Raises MissingBlocks or BadInput when the table does not know it for every block."""
+    identity = f"energy of table {table.fingerprint}"
+    return additive(space, name, table.lookup_energy(space.blocks), unit="mJ", identity=identity)
 
 
 def macs(space: SearchSpace) -> Objective:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,7 @@ from nas.objectives.objective import Objective
 from nas.space import Archs, SearchSpace
 
 _KERNELS, _EXPANSIONS, _RESOLUTIONS = (3, 5, 7), (3, 4, 6), tuple(range(112, 225, 16))
-_STAGES, _BLOCKS = 5, 4
+_STAGES, _BLOCKS, _WIDTH = 5, 4, 1.2
 _FEATURES = _STAGES * _BLOCKS * (len(_KERNELS) + len(_EXPANSIONS)) + len(_RESOLUTIONS)
 _CHUNK = 2048  # activations of a chunk stay in the cache
 
@@ -22,42 +24,56 @@ _CHUNK = 2048  # activations of a chunk stay in the cache
 def ofa_predictor(space: SearchSpace, path: str | os.PathLike[str]) -> Objective:
     """ImageNet top-1 of ``OnceForAll.mobilenet_v3()``'s subnets as a fraction, on once-for-all's own validation images.
 
-    ``path``: an .npz with the weights of its network, 128 one-hot features and three hidden layers of 400 (arrays
-    0_weight, 0_bias, 2_weight, ... 6_bias). Raises BadInput for another file, or a space with other genes.
+    ``path``: an .npz with the weights of its network, 128 one-hot features and three hidden layers (arrays 0_weight,
+    0_bias, 2_weight, ... 6_bias). Raises BadInput for another file, or a space with other genes.
     """
-    try:
-        raw = Path(path).read_bytes()
-        with np.load(path, allow_pickle=False) as file:
-            layers = [
-                (file[f"{i}_weight"].T.astype(np.float32), file[f"{i}_bias"].astype(np.float32)) for i in (0, 2, 4, 6)
-            ]
-    except OSError as error:
-        raise BadInput(f"cannot read the accuracy predictor {path}: {error.strerror}") from None
-    except (ValueError, KeyError) as error:
-        raise BadInput(f"{path} is not once-for-all's accuracy predictor: {error}") from None
-    if layers[0][0].shape[0] != _FEATURES:
-        raise BadInput(f"{path} takes {layers[0][0].shape[0]} features, once-for-all's predictor takes {_FEATURES}")
+    layers, digest = _read(Path(path))
     columns = _columns(space)
-    first = np.vstack([layers[0][0], np.zeros((1, layers[0][0].shape[1]), np.float32)])  # the last feature: inactive
+    genes = np.arange(space.genes)
 
     def predict(archs: Archs) -> NDArray[np.float64]:
         out = np.empty(len(archs))
         for start in range(0, len(archs), _CHUNK):
             chunk = archs[start : start + _CHUNK]
-            lit = np.where(space.active(chunk), columns[np.arange(space.genes), chunk], _FEATURES)
-            hidden = np.zeros((len(chunk), _FEATURES + 1), np.float32)
-            np.put_along_axis(hidden, lit, 1.0, axis=1)
-            weights = first
-            for i, (following, bias) in enumerate(layers):
-                hidden = hidden @ (weights if i == 0 else following)
-                hidden += bias
+            lit = np.where(space.active(chunk), columns[genes, chunk], _FEATURES)
+            values = np.zeros((len(chunk), _FEATURES + 1), np.float32)
+            np.put_along_axis(values, lit, 1.0, axis=1)
+            for i, (weight, bias) in enumerate(layers):
+                values = values @ weight
+                values += bias
                 if i < len(layers) - 1:
-                    np.maximum(hidden, 0, out=hidden)
-            out[start : start + _CHUNK] = hidden[:, 0]
+                    np.maximum(values, 0, out=values)
+            out[start : start + _CHUNK] = values[:, 0]
         return out
 
-    digest = hashlib.sha256(raw).hexdigest()[:16]
     return Objective(name="accuracy", fn=predict, maximize=True, identity=f"predictor {digest} {space.fingerprint}")
+
+
+def _read(path: Path) -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32]]], str]:
+    """Each layer's weight ``(inputs, outputs)`` and bias ``(outputs,)``; the file's digest.
+
+    The first layer gets one more input, with zero weights: that of genes without a feature.
+    """
+    try:
+        raw = path.read_bytes()
+        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+            layers = [
+                (file[f"{i}_weight"].T.astype(np.float32), file[f"{i}_bias"].astype(np.float32)) for i in (0, 2, 4, 6)
+            ]
+    except OSError as error:
+        raise BadInput(f"cannot read the accuracy predictor {path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):
+        raise BadInput(f"{path} is not once-for-all's accuracy predictor: an .npz with 0_weight, 0_bias, ...") from None
+    inputs = _FEATURES
+    for weight, bias in layers:
+        if weight.shape != (inputs, bias.size):
+            raise BadInput(
+                f"{path} is not once-for-all's accuracy predictor: weights {weight.shape[::-1]} on {inputs} inputs"
+            )
+        inputs = bias.size
+    weight, bias = layers[0]
+    layers[0] = np.vstack([weight, np.zeros_like(weight[:1])]), bias
+    return layers, hashlib.sha256(raw).hexdigest()[:16]
 
 
 def _columns(space: SearchSpace) -> NDArray[np.int64]:
@@ -78,6 +94,7 @@ def _columns(space: SearchSpace) -> NDArray[np.int64]:
             if value not in known:
                 raise BadInput(f"{choice.name} = {value} of {space.name} is unknown to the predictor; it knows {known}")
             columns[gene, i] = start + known.index(value)
-    if (columns < _FEATURES).sum() < 3 * 2 * blocks:
-        raise BadInput(f"{space.name} is not once-for-all's space: use OnceForAll.mobilenet_v3()")
+    widths = [choice.values for choice in space.choices if choice.name == "width"]
+    if (columns < _FEATURES).sum() < 3 * 2 * blocks or widths != [(_WIDTH,)]:
+        raise BadInput(f"{space.name} is not the space of the predictor, OnceForAll.mobilenet_v3() of width {_WIDTH}")
     return columns

@@ -122,12 +122,12 @@ def _fronts(searches: list[_Search]) -> str:
             tips = [f"{name}: {first} {y:.4g}, {second} {x:.4g}" for y, x in front]
             chart.points(front[:, 1], front[:, 0], colours[name], tips=tips, radius=3.2, legend=name)
         figures.append(figure(chart))
-    overlaid = _overlaid(searches)
-    return f"<div class='pair'>{''.join(figures)}</div>{overlaid}<p class='note'>Fronts over all repetitions.</p>"
+    figures.append(_overlaid(searches))
+    return f"<div class='pair'>{''.join(figures)}</div><p class='note'>Fronts over all repetitions.</p>"
 
 
 def _overlaid(searches: list[_Search]) -> str:
-    """The fronts of all devices in one chart, latency relative to each device's fastest network on its front."""
+    """The fronts of all devices in one chart, latency relative to the slowest network on each device's front."""
     devices = _devices(searches)
     if len(devices) < 2 or searches[0].sign[1] < 0:
         return ""
@@ -146,7 +146,7 @@ def _overlaid(searches: list[_Search]) -> str:
         front = front[np.argsort(front[:, 1])]
         chart.line(front[:, 1], front[:, 0], f"s{i % _COLOURS}", step=True)
         chart.points(front[:, 1], front[:, 0], f"s{i % _COLOURS}", radius=2.6, legend=device)
-    return f"<div class='pair'>{figure(chart)}</div>"
+    return figure(chart)
 
 
 def _histories(searches: list[_Search]) -> str:
