@@ -15,4 +15,7 @@ def call_as(package: str, module: str, function: str) -> None:
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             return getattr(importlib.import_module(module), function)(*args, **kwargs)
 
+        def __reduce__(self) -> tuple[Any, ...]:  # as plain modules are pickled: by name
+            return importlib.import_module, (package,)
+
     sys.modules[package].__class__ = CallablePackage

@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from nas.callable_package import call_as
 from nas.errors import BadInput, MissingPackage
 from nas.latency.table import write_text
 from nas.search.ray_workers import check_resources, import_ray, quiet, start_ray
@@ -224,3 +225,6 @@ def _plain(value: Any) -> Any:
         return value
     known = hasattr(value, "domain_str")
     return f"{type(value).__name__} {value.domain_str} {value.sampler}" if known else str(value)
+
+
+call_as(__name__, __name__, "sweep")  # nas.sweep(...), also once nas.sweep has become this module

@@ -21,7 +21,8 @@ class FBNet:
     @staticmethod
     def cifar100(*, classes: int = 100, in_channels: int = 3, resolution: int = 32) -> SearchSpace:
         """The variant of HW-NAS-Bench (Li et al., ICLR 2021), 9^22 networks of 32 px: stem without stride, head 1504."""
-        choices, slots = [], [Slot("stem", (), lambda: Stem(in_ch=in_channels, out_ch=STEM, size=resolution, stride=1))]
+        choices: list[Choice] = []
+        slots = [Slot("stem", (), lambda: Stem(in_ch=in_channels, out_ch=STEM, size=resolution, stride=1))]
         before, size = STEM, resolution
         for channels, positions, first_stride in STAGES:
             for stride in (first_stride, *(1,) * (positions - 1)):

@@ -36,6 +36,17 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs/api/front.png").exists()
 
 
+def test_the_sweep_example_runs(tmp_path, monkeypatch):
+    code = next(c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "nas.sweep(" in c)
+    assert '"latency_tables/' in code
+    code = code.replace('"latency_tables/', f'"{ROOT}/latency_tables/').replace("budget=60", "budget=20")
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {"__name__": "__main__"}
+    exec(code, scope)
+    assert len(scope["trials"]) == 4
+    assert (scope["trials"]["error"] == "").all()
+
+
 @pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README, re.M))
 def test_commands_in_the_readme_parse(line):
     _parser().parse_args(line.split())

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import subprocess
 import sys
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import nas
 from nas.errors import BadInput, Infeasible
+from nas.latency import LatencyTable
 from nas.objectives import Objective, flash, latency, macs, params, peak_memory
 from nas.objectives.objective import additive
+from nas.runtimes import Device
 
 
 class Table:
@@ -136,3 +141,53 @@ def test_a_chained_bound_is_refused_because_python_would_drop_half_of_it():
 def test_objectives_and_searchers_do_not_import_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_weighted_adds_up_in_the_direction_of_each(tiny):
+    size, cost = nas.params(tiny), nas.macs(tiny)
+    size = dataclasses.replace(size, maximize=True)
+    archs = tiny.sample(20, np.random.default_rng(0))
+    both = nas.weighted({"params": 2.0, "macs": 0.5}, [size, cost])
+    assert both.maximize
+    assert both.cheap
+    assert np.allclose(both(archs), 2.0 * size(archs) - 0.5 * cost(archs))
+    with pytest.raises(BadInput, match="a positive weight for each of params, macs"):
+        nas.weighted({"params": 2.0}, [size, cost])
+
+
+def test_penalized_is_worse_by_the_violation_only(tiny):
+    size, cost = dataclasses.replace(nas.params(tiny), maximize=True), nas.macs(tiny)
+    archs = tiny.sample(50, np.random.default_rng(0))
+    limit = float(np.median(cost(archs)))
+    one = nas.penalized(size, cost <= limit, weight=1000.0)
+    missed = np.maximum(cost(archs) - limit, 0) / limit
+    assert np.allclose(one(archs), size(archs) - 1000.0 * missed)
+    with pytest.raises(BadInput, match="at least one constraint"):
+        nas.penalized(size)
+
+
+def test_energy_comes_from_the_table(tiny):
+    device = Device(name="board", chip="c", runtime="r", version="1", precision="int8")
+    rows = pd.DataFrame(
+        {"block": [b.key for b in tiny.blocks], "latency_ms": 1.0, "p10_ms": 0.9, "p90_ms": 1.1, "runs": 5}
+    )
+    with pytest.raises(BadInput, match="no energy of its blocks"):
+        nas.energy(tiny, LatencyTable(device=device, rows=rows))
+    rows["energy_mj"] = np.arange(1.0, len(rows) + 1)
+    energy = nas.energy(tiny, LatencyTable(device=device, rows=rows))
+    archs = tiny.sample(10, np.random.default_rng(0))
+    expected = [sum(tiny.blocks.index(b) + 1 for b in blocks) for blocks in tiny.networks(archs)]
+    assert np.allclose(energy(archs), expected)
+    assert energy.unit == "mJ"
+
+
+def test_predicted_learns_from_a_search(tiny):
+    quality = Objective(name="quality", fn=lambda a: nas.params(tiny)(a) / 1000, maximize=True, cheap=False)
+    result = nas.search(tiny, [quality, nas.macs(tiny)], nas.RandomSearch(tiny), budget=60)
+    guess = nas.predicted(result, quality)
+    assert guess.cheap
+    assert guess.maximize
+    archs = tiny.sample(200, np.random.default_rng(5))
+    assert np.corrcoef(guess(archs), quality(archs))[0, 1] > 0.95
+    with pytest.raises(BadInput, match="at least 20 evaluated"):
+        nas.predicted(result[:10], quality)

@@ -32,6 +32,7 @@ def ofa_predictor(space: SearchSpace, path: str | os.PathLike[str]) -> Objective
     genes = np.arange(space.genes)
 
     def predict(archs: Archs) -> NDArray[np.float64]:
+        archs = space.check(archs)
         out = np.empty(len(archs))
         for start in range(0, len(archs), _CHUNK):
             chunk = archs[start : start + _CHUNK]

@@ -63,7 +63,10 @@ class TabularBenchmark:
                 f"{space.name} has {everything} architectures"
             )
         order = np.argsort(index)
-        columns = {str(c): frame[c].to_numpy(dtype=np.float64)[order] for c in frame if c not in genes}
+        metrics = frame.drop(columns=genes)
+        if texts := [c for c in metrics if metrics[c].dtype.kind not in "iuf"]:
+            raise BadInput(f"{path}: the column {texts[0]} is not all numbers; a metric is, every architecture has one")
+        columns = {str(c): metrics[c].to_numpy(dtype=np.float64)[order] for c in metrics}
         return TabularBenchmark(
             space=space, columns=columns, about=about, fingerprint=hashlib.sha256(raw).hexdigest()[:16]
         )

@@ -20,7 +20,6 @@ from tqdm import tqdm
 from nas.errors import BadInput
 from nas.objectives.objective import Constraint, Objective
 from nas.search.evaluate import Evaluate, Outcome, check_timeout
-from nas.search.guided import Guided
 from nas.search.ledger import Entry, Ledger
 from nas.search.nsga2 import NSGA2
 from nas.search.proposals import MAX_IDLE_ASKS, Batch, Proposals, Searcher
@@ -87,7 +86,7 @@ def search(
     parallel = bool(costly) and workers is not None
     if not parallel:
         check_timeout(timeout_s)
-    searcher = searcher or (Guided(space, objectives) if costly else NSGA2(space))
+    searcher = searcher or _default(space, objectives)
     rows = batch or int(getattr(searcher, "batch", BATCH if costly else CHEAP_BATCH))
     if seed is not None:
         searcher.restart(seed)
@@ -113,6 +112,14 @@ def search(
         bar.close()
         ledger.close()
     return proposals.result(evaluated, budget)
+
+
+def _default(space: SearchSpace, objectives: Sequence[Objective]) -> Searcher:
+    if all(o.cheap for o in objectives):
+        return NSGA2(space)
+    from nas.search.guided import Guided  # needs torch, which a search of tables does not
+
+    return Guided(space, objectives)
 
 
 def _search_cheap(proposals: Proposals, ledger: Ledger, budget: int, batch: int, bar: tqdm[Any]) -> list[Batch]:
