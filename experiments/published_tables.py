@@ -31,7 +31,7 @@ OFA = {
 }
 NOTES = {
     "percentiles": "from the source's mean and standard deviation, taken as normal",
-    "device": "runtime, precision and threads are not in the source's file; taken from the papers where they say so",
+    "device": "runtime, precision and threads are not in the source's file: assumed or recalled from the papers, not checked",
     "date": "that of the paper",
 }
 
@@ -106,6 +106,7 @@ def write_fbnet() -> None:
                 "are 0 here, and together fixed_ms; so every sum is the source's",
                 "percentiles": "no spread is published: equal to the latency",
                 "validation": "none is possible: the source's whole networks are sums of its blocks",
+                "device": NOTES["device"],
                 "date": NOTES["date"],
             },
         )

@@ -89,6 +89,10 @@ def _search(args: argparse.Namespace) -> None:
     result = stages.search_stage(run, stages.load_trained(run), stages.load_tables(run))
     run_folder.remember_settings(run)
     path = result.plot(run.folder / "search.png")
+    if args.optuna:
+        from nas.search.optuna_sampler import to_optuna
+
+        print(to_optuna(result, args.optuna))
     print(result.front.to_pandas()[["accuracy", "latency_ms", "architecture"]].to_string(index=False, max_colwidth=60))
     print(path)
 
@@ -363,9 +367,13 @@ def _parser() -> argparse.ArgumentParser:
         _search,
         "Search the Pareto front of accuracy and latency in a run folder that has tables and a supernet.",
         "nas search --run-dir runs/digits --budget 500 --max-latency-ms 0.05",
+        "nas search --run-dir runs/digits --resume --optuna runs/digits/optuna.db",
     )
     _run_dir(sub)
     _searching(sub)
+    sub.add_argument(
+        "--optuna", metavar="FILE", help="also write the search as an Optuna study: optuna-dashboard sqlite:///FILE"
+    )
 
     sub = command(
         "compress",

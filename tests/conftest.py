@@ -14,7 +14,7 @@ from nas.data import ImageData, load_digits
 from nas.modules import Network
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from search_spaces import EfficientNet, MobileNetV2, MobileNetV3, OnceForAll
+from search_spaces import EfficientNet, FBNet, MobileNetV2, MobileNetV3, OnceForAll
 from search_spaces.stages import Family, Stage, build_space
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -29,6 +29,7 @@ FAMILIES = {
     "efficientnet.imagenet": EfficientNet.imagenet,
     "ofa.mobilenet_v3": OnceForAll.mobilenet_v3,
     "ofa.proxyless_nas": OnceForAll.proxyless_nas,
+    "fbnet.cifar100": FBNet.cifar100,
 }
 
 

@@ -198,8 +198,10 @@ def test_a_killed_driver_loses_no_evaluation(started, tmp_path):
     after = ledger(folder)
     assert before <= after
     assert len(after) == 60
-    plain = sweep(small_search, settings | {"pause": 0}, run_dir=tmp_path / "plain")
-    assert list(table["best_score"]) == list(plain["best_score"])
+    for weight in (1, 2):
+        plain = small_search({"weight": weight, "seed": 0}, tmp_path / "trials" / f"{weight}", None)
+        trial = folder / "trials" / f"pause=0.05,seed=0,weight={weight}"
+        assert list(pd.read_csv(trial / "evaluations.csv")["score"]) == list(plain.values[:, 0])
     assert len(calls(folder)) - len(set(calls(folder))) <= 2 * 2  # at most what was under way in each trial
 
 

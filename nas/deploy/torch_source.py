@@ -39,7 +39,7 @@ _FUNCTIONS: dict[Any, str] = {
     torch.mean: "torch.mean",
     torch.cat: "torch.cat",
 }
-_METHODS = {"flatten", "mean", "view", "reshape", "sigmoid", "relu", "add", "mul"}
+_METHODS = {"flatten", "unflatten", "transpose", "mean", "view", "reshape", "sigmoid", "relu", "add", "mul"}
 _LAYERS = (  # layers without weights: their extra_repr is the text of their arguments
     nn.ReLU,
     nn.ReLU6,

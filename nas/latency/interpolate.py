@@ -94,6 +94,7 @@ def _make(block: Block) -> tuple[object, ...]:
         block.act,  # type: ignore[attr-defined]
         block.kind,
         *(getattr(block, n, None) for n in names),
+        getattr(block, "groups", 1),
         getattr(block, "se", 0) > 0,
         getattr(block, "features", 0) > 0,
     )

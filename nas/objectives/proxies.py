@@ -68,7 +68,7 @@ def synflow(network: nn.Module, images: Tensor, labels: Tensor) -> float:
                 p.abs_()
         total = network(torch.ones(1, *images.shape[1:], dtype=torch.float64)).sum()
         gradients = torch.autograd.grad(total, parameters)
-        score = sum(float((p * g).abs().sum()) for p, g in zip(parameters, gradients, strict=True))
+        score = sum(float((p.detach() * g).abs().sum()) for p, g in zip(parameters, gradients, strict=True))
     finally:
         for handle in handles:
             handle.remove()

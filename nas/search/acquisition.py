@@ -27,6 +27,7 @@ TINY_VIOLATION = 1e-3
 """Violations are modelled as logarithms, none as this."""
 _BEYOND = 0.5  # the reference point lies this far behind the front (or at the worst seen, if that is nearer)
 _DRAWS = 64  # samples per candidate with three or more costs
+_CLIP = 1.0  # what lies further beyond the reference is modelled as this far
 _HOPELESS = 1e6
 _VAGUEST = 2.0  # standard deviation of a logarithm; a model that knows less hopes for too much
 _SHORTLIST = 3000  # candidates that a search looks at until kernels are fitted again
@@ -56,7 +57,7 @@ class Scale:
 
     def modelled(self, costs: Costs, column: int) -> Floats:
         """What a model of this column learns, ``(n,)``: logarithms, level beyond the reference."""
-        values = self.normalised(costs)[:, column].clip(-RESOLUTION / 2, self.reference[column] + 0.2)
+        values = self.normalised(costs)[:, column].clip(-RESOLUTION / 2, self.reference[column] + _CLIP)
         return np.log(values + RESOLUTION)
 
 
