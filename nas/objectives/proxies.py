@@ -2,19 +2,26 @@
 
 They are cheap next to a training, not next to a table. ``experiments/benchmarks/proxies.py`` says how well they rank
 networks here, beside plain parameter and MAC counts, which are hard to beat.
+
+Every score is a plain function ``(network, images (n, c, h, w), labels (n,)) -> float``, larger is better. It works on a
+copy: the network stays as it was. Activations are seen wherever torch's functions are called, so any network will do.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from nas.data import ImageData
+from nas.errors import BadInput
 from nas.modules import Network
 from nas.objectives.objective import Objective
 from nas.space import Archs, SearchSpace
@@ -22,26 +29,41 @@ from nas.train import batches
 
 Proxy = Callable[[nn.Module, Tensor, Tensor], float]
 
+_ACTIVATIONS = (F.relu, F.relu6, F.hardswish, F.silu)
+
 
 def proxy(
-    score: Proxy, space: SearchSpace, data: ImageData, *, images: int = 64, seed: int = 0, name: str = ""
+    score: Proxy | str, space: SearchSpace, data: ImageData, *, images: int = 64, seed: int = 0, name: str = ""
 ) -> Objective:
-    """``score`` of freshly initialised networks on ``images`` training images, as an objective to be maximised."""
+    """``score`` of freshly initialised networks on ``images`` random training images, as an objective to be maximised.
 
-    sample = data.train.take(np.arange(min(images, len(data.train))))
-    labels = torch.as_tensor(sample.labels.astype(np.int64))
+    ``score``: one of this file's functions, or its name, or a function of your own. ``seed`` decides the initial weights
+    and the images; every network sees the images at its own resolution. Raises BadInput for an unknown name, or fewer
+    than two images.
+    """
+    if isinstance(score, str):
+        known = {p.__name__: p for p in PROXIES}
+        if score not in known:
+            raise BadInput(f"there is no proxy {score!r}; the proxies are {', '.join(known)}")
+        score = known[score]
+    function = score
+    if images < 2:
+        raise BadInput(f"a proxy looks at 2 images or more, got {images}")
+    chosen = np.random.default_rng(seed).permutation(len(data.train))[:images]
+    sample = data.train.take(np.sort(chosen))
+    labels = torch.from_numpy(sample.labels)
 
     def evaluate(archs: Archs) -> NDArray[np.float64]:
         values = np.empty(len(archs))
         for i, blocks in enumerate(space.networks(archs)):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
+                torch.default_generator.manual_seed(seed)
                 network = Network(blocks)
-            x = next(batches(sample, data, network.input_shape[-1], images))
-            values[i] = score(network, x, labels)
+            seen = next(batches(sample, data, network.input_shape[-1], len(sample)))
+            values[i] = function(network, seen, labels)
         return values
 
-    called = name or score.__name__
+    called = name or getattr(function, "__name__", "proxy")
     return Objective(
         name=called,
         fn=evaluate,
@@ -52,87 +74,76 @@ def proxy(
 
 
 def synflow(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Logarithm of the sum of |weight x gradient| of a linearised network on an input of ones (Tanaka et al. 2020).
+    """Logarithm of the sum of weight x gradient over a linearised network's weights (Tanaka et al. 2020).
 
-    Weights by their absolute values, batch norm left out (Abdelfattah et al. 2021), in double precision.
+    All parameters by their absolute values, an input of ones, batch norm left out (Abdelfattah et al. 2021), activations
+    too: with nothing negative a ReLU is the identity, and so are the others here (a clipped one would stop all
+    gradients). In double precision: the sum grows exponentially with depth. -inf for a network without a path.
     """
-    parameters = [p for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear) for p in (m.weight,)]
-    state = {k: v.clone() for k, v in network.state_dict().items()}
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    handles = [m.register_forward_hook(lambda module, inputs, output: inputs[0]) for m in norms]
-    modes = [m.training for m in network.modules()]
-    try:
-        network.double().eval()
-        with torch.no_grad():
-            for p in network.parameters():
-                p.abs_()
-        total = network(torch.ones(1, *images.shape[1:], dtype=torch.float64)).sum()
-        gradients = torch.autograd.grad(total, parameters)
-        score = sum(float((p.detach() * g).abs().sum()) for p, g in zip(parameters, gradients, strict=True))
-    finally:
-        for handle in handles:
-            handle.remove()
-        network.float()
-        network.load_state_dict(state)
-        for module, mode in zip(network.modules(), modes, strict=True):
-            module.training = mode
-    return float(np.log(score)) if score > 0 else float("-inf")
+    network = copy.deepcopy(network).double().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda module, inputs, output: inputs[0])
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.abs_()
+    with _Activations(lambda x, function: x):
+        total = network(torch.ones_like(images[:1], dtype=torch.float64)).sum()
+    score = torch.stack([(w * g).sum() for w, g in _gradients(total, network)]).sum()
+    return float(score.log())
 
 
 def naswot(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Log-determinant of the kernel of activation codes: which units are on, image by image (Mellor et al. 2021).
 
-    A unit is on when the input of its activation is positive, whatever the activation; in this project's networks that
-    is the output of every batch norm but the linear projections'.
+    A unit is on when the input of its activation is positive, whatever the activation. Batch norm by the batch's own
+    statistics. -inf when two images have the same codes.
     """
-    n = len(images)
-    kernel = torch.zeros(n, n, dtype=torch.float64)
+    kernel = torch.zeros(len(images), len(images), dtype=torch.float64, device=images.device)
 
-    def look(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal kernel
-        code = (output.reshape(n, -1) > 0).double()
-        kernel += code @ code.T + (1 - code) @ (1 - code).T
+    def look(x: Tensor, activation: Callable[..., Tensor]) -> Tensor:
+        on = (x.flatten(1) > 0).double()
+        kernel.add_(on @ on.T + (1 - on) @ (1 - on).T)
+        return activation(x)
 
-    handles = [
-        module.register_forward_hook(look)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and not name.endswith("project_norm")
-    ]
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-    training = network.training
-    try:
-        with torch.no_grad():
-            network.train()(images)
-    finally:
-        for handle in handles:
-            handle.remove()
-        network.train(training)
-        network.load_state_dict(before)
+    with torch.no_grad(), _Activations(look):
+        copy.deepcopy(network).train()(images)
     return float(torch.linalg.slogdet(kernel).logabsdet)
 
 
 def grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Norm of the loss gradient over all weights of convolutions and linear layers."""
-    return float(torch.stack([g.pow(2).sum() for _, g in _gradients(network, images, labels)]).sum().sqrt())
+    """Sum over layers of the norm of the loss gradient with respect to their weights (Abdelfattah et al. 2021)."""
+    return float(torch.stack([g.norm() for _, g in _loss_gradients(network, images, labels)]).sum())
 
 
 def snip(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Sum of |weight x gradient of the loss|: connection sensitivity (Lee et al. 2019)."""
-    return float(torch.stack([(w * g).abs().sum() for w, g in _gradients(network, images, labels)]).sum())
-
-
-def _gradients(network: nn.Module, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Weights with their loss gradients; batch norm by the batch's own statistics. Leaves the network as it was."""
-    weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    before = {k: v.clone() for k, v in network.state_dict().items()}
-    training = network.training
-    try:
-        loss = F.cross_entropy(network.train()(images), labels)
-        gradients = torch.autograd.grad(loss, weights)
-    finally:
-        network.train(training)
-        network.load_state_dict(before)
-    return [(w.detach(), g) for w, g in zip(weights, gradients, strict=True)]
+    return float(torch.stack([(w * g).abs().sum() for w, g in _loss_gradients(network, images, labels)]).sum())
 
 
 PROXIES: tuple[Proxy, ...] = (synflow, naswot, grad_norm, snip)
+
+
+def _loss_gradients(network: nn.Module, images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Weights and gradients of the cross-entropy; batch norm by the batch's own statistics."""
+    network = copy.deepcopy(network).train()
+    return _gradients(F.cross_entropy(network(images), labels), network)
+
+
+def _gradients(total: Tensor, network: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The weights of convolutions and linear layers, and the gradient of ``total`` with respect to each."""
+    weights = [m.weight for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    return [(w.detach(), g) for w, g in zip(weights, torch.autograd.grad(total, weights), strict=True)]
+
+
+class _Activations(TorchFunctionMode):
+    """Within this context ``instead(x, activation)`` is called where a network calls an activation."""
+
+    def __init__(self, instead: Callable[[Tensor, Callable[..., Tensor]], Tensor]) -> None:
+        super().__init__()
+        self._instead = instead
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _ACTIVATIONS:
+            return self._instead(args[0], func)
+        return func(*args, **(kwargs or {}))

@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 
 from nas.errors import BadInput
+from nas.report.explain import FEWEST_ROWS, diversity, importance
 from nas.report.figures import axes_columns, label, scale, write_pareto
 from nas.report.folder import Contents, read_folder
 from nas.report.pieces import document, escape, figure, table
-from nas.report.svg import Chart
+from nas.report.svg import Chart, bars
 
 
 def write_report(run_dir: str | os.PathLike[str]) -> Path:
@@ -45,6 +46,7 @@ def page(contents: Contents) -> str:
         ("Accuracy against latency", _pareto(contents)),
         ("Predicted and measured latency", _latency(contents)),
         ("Search progress", _hypervolume(contents)),
+        ("What matters", _what_matters(contents)),
         ("Supernet training", _training(contents)),
         ("Compression, step by step", _steps(contents)),
         ("Latency tables", _tables(contents)),
@@ -218,6 +220,40 @@ def _hypervolume(c: Contents) -> str:
     return figure(
         chart, "How fast the front grew; a curve that is flat at its end says that more evaluations would add little."
     )
+
+
+def _what_matters(c: Contents) -> str:
+    if c.evaluations is None or not c.objectives:
+        return _missing("evaluations.csv", "nas search")
+    figures, doubts = [], []
+    for objective in [o["name"] for o in c.objectives]:
+        found = importance(c.evaluations, objective)
+        if found.believable:
+            most = dict(list(found.share.items())[:12])
+            title = f"{objective}: R² {found.r2:.2f} on networks not seen"
+            figures.append(f"<figure>{bars(most, 'R² lost when the gene is shuffled', title=title)}</figure>")
+        elif found.rows < FEWEST_ROWS:
+            doubts.append(f"{objective}: {found.rows} evaluated networks are too few to tell genes apart.")
+        else:
+            doubts.append(
+                f"{objective}: a random forest explains too little of it (R² {found.r2:.2f}) to tell genes apart."
+            )
+    text = f"<div class='pair'>{''.join(figures)}</div>" + "".join(f"<p class='note'>{escape(d)}</p>" for d in doubts)
+    spread = diversity(c.evaluations)
+    if spread:
+        settled = [g for g, (front, tried) in spread.values.items() if front == 1]
+        text += (
+            f"<p>Two networks of the front differ in {_pct(spread.distance, 0)} of their genes on average, two evaluated "
+            f"ones in {_pct(spread.of_all, 0)}. "
+            + (
+                f"The front agrees on {len(settled)} of {len(spread.values)}: {escape(', '.join(settled))}."
+                if settled
+                else "No gene has the same value in all of them."
+            )
+            + "</p>"
+        )
+    note = "Permutation importance in a random forest over the evaluated networks, on held-out fifths of them."
+    return text + f"<p class='note'>{note}</p>"
 
 
 def _training(c: Contents) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import math
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 WIDTH, HEIGHT = 560, 340
@@ -139,6 +139,28 @@ class Chart:
     def _y(self, value: float) -> float:
         low, high = self.y_range
         return self.height - BOTTOM - (value - low) / (high - low) * (self.height - TOP - BOTTOM)
+
+
+def bars(values: Mapping[str, float], x_label: str, *, title: str = "", width: int = WIDTH) -> str:
+    """Horizontal bars from 0, one per name, as an SVG element with its title above."""
+    left, row, top = 130, 20, 6
+    most = max(max(values.values(), default=0.0), 1e-9)
+    bottom = top + row * len(values)
+    scale = (width - left - RIGHT - 40) / most
+    parts = []
+    for i, (name, value) in enumerate(values.items()):
+        y = top + row * i
+        parts.append(f'<text x="{left - 7}" y="{y + 14}" text-anchor="end">{html.escape(name)}</text>')
+        parts.append(
+            f'<rect x="{left}" y="{y + 3}" width="{max(value * scale, 0.5):.1f}" height="{row - 6}" class="bar"/>'
+        )
+        parts.append(f'<text x="{left + value * scale + 5:.1f}" y="{y + 14}">{value:.2f}</text>')
+    parts.append(f'<text x="{(left + width) / 2}" y="{bottom + 18}" text-anchor="middle">{html.escape(x_label)}</text>')
+    caption = f"<figcaption class='name'>{html.escape(title)}</figcaption>" if title else ""
+    return (
+        f'{caption}<svg viewBox="0 0 {width} {bottom + 26}" role="img" aria-label="{html.escape(title or x_label, quote=True)}">'
+        f"{''.join(parts)}</svg>"
+    )
 
 
 def ticks(low: float, high: float, about: int = 6) -> list[float]:
