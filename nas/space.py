@@ -441,6 +441,12 @@ class SearchSpace:
                 raise BadInput(f"{self.name}: {error}")
 
 
+def keys(archs: Archs) -> list[bytes]:
+    """A hashable form of every row."""
+    text, genes = np.ascontiguousarray(archs, dtype=np.uint8).tobytes(), archs.shape[1]
+    return [text[i : i + genes] for i in range(0, len(text), genes)]
+
+
 def is_ordered(choice: Choice) -> bool:
     """Whether the alternatives are three or more numbers in increasing or decreasing order."""
     if len(choice.values) < 3 or not all(isinstance(v, int | float) for v in choice.values):

@@ -58,13 +58,13 @@ def sweep(
     ``report({"accuracy": ...})`` per epoch. ``cpus``, ``gpus`` (fractions allowed) and ``resources`` such as
     ``{"jetson": 1}``: what each trial needs.
 
-    ``search_alg="optuna"`` draws ``samples`` settings with Optuna, lists too, and ``scheduler="asha"`` stops poor
-    trainings early (Li et al. 2020, arXiv:1810.05934), both by ``metric``; Ray's own objects are taken as well.
-    ``address``: of a cluster, as in ``ray.init``.
+    ``search_alg="optuna"`` draws ``samples`` settings with Optuna, those of lists too, and ``scheduler="asha"`` stops
+    poor trainings early (Li et al. 2020, arXiv:1810.05934), both by ``metric``; Ray's own objects are taken as well.
+    ``address``: of a cluster, as in ``ray.init``; ``run_dir`` must then be a folder that all its machines see.
 
     A trial that raises is tried again up to ``max_failures`` times and then becomes a row with its ``error``; the others
     go on. After an interruption ``resume=True`` goes on, also with other settings: finished trials are known by their
-    folders, and a search that was under way replays its ledger. Raises BadInput when ``run_dir`` holds a sweep and
+    folders, failed ones get another chance, and a search that was under way replays its ledger. Raises BadInput when ``run_dir`` holds a sweep and
     ``resume`` is not given, or no machine has what a trial needs, and MissingPackage without Ray.
     """
     folder = Path(run_dir).resolve()
@@ -72,18 +72,19 @@ def sweep(
     ray = import_ray()
     from ray import tune
 
-    by_optuna = search_alg == "optuna"
-    alternatives = tune.choice if by_optuna else tune.grid_search
+    drawn = search_alg is not None
+    alternatives = tune.choice if drawn else tune.grid_search
     space = {k: alternatives(list(v)) if isinstance(v, list | tuple) else v for k, v in settings.items()}
     products = [v for v in settings.values() if isinstance(v, list | tuple)]
-    total = samples if by_optuna else samples * math.prod(map(len, products))
-    if samples > 1 and not search_alg and not any(isinstance(v, tune.search.sample.Domain) for v in settings.values()):
+    total = samples if drawn else samples * math.prod(map(len, products))
+    if samples > 1 and not drawn and not any(isinstance(v, tune.search.sample.Domain) for v in settings.values()):
         raise BadInput(f"samples={samples} would repeat the same trials; add a Ray Tune domain, or a list of seeds")
 
     trials = folder / "trials"
     record = json.dumps({"settings": {k: _plain(v) for k, v in settings.items()}, "samples": samples}, indent=2)
     same = (folder / "sweep.json").exists() and (folder / "sweep.json").read_text() == record
-    write_text(folder / "sweep.json", record)
+    # without these two nothing but the folders is needed to go on, and failed trials get another chance
+    restorable = same and (drawn or scheduler is not None)
 
     def run_one(config: dict[str, Any]) -> None:
         run_trial(trial, config, trials, tune.report, attempts=1 + max_failures, metric=metric, mode=mode)
@@ -94,10 +95,10 @@ def sweep(
 
     def new_tuner() -> Any:
         shutil.rmtree(folder / "tune", ignore_errors=True)
-        if search_alg is None:
-            searcher = tune.search.BasicVariantGenerator(random_state=seed, max_concurrent=max_concurrent or 0)
+        if drawn:
+            searcher = _optuna(metric, mode, seed) if search_alg == "optuna" else search_alg
         else:
-            searcher = _optuna(metric, mode, seed) if by_optuna else search_alg
+            searcher = tune.search.BasicVariantGenerator(random_state=seed, max_concurrent=max_concurrent or 0)
         return tune.Tuner(
             trainable,
             param_space=space,
@@ -105,7 +106,7 @@ def sweep(
                 num_samples=samples,
                 metric=metric,
                 mode=mode if metric else None,
-                max_concurrent_trials=max_concurrent if search_alg else None,
+                max_concurrent_trials=max_concurrent if drawn else None,
                 search_alg=searcher,
                 scheduler=tune.schedulers.ASHAScheduler() if scheduler == "asha" else scheduler,
                 reuse_actors=True,  # a process needs seconds to import torch
@@ -122,8 +123,10 @@ def sweep(
     started = start_ray(address, cpus=max(os.cpu_count() or 1, (max_concurrent or 0) * cpus))
     try:
         check_resources(cpus, gpus, resources)
+        write_text(folder / "sweep.json", record)
+        trials.mkdir(exist_ok=True)
         with quiet(), _counted(trials, total, progress):
-            results = _restored(folder, trainable) if same else None
+            results = _restored(folder, trainable) if restorable else None
             _settle(results or new_tuner().fit(), trials)
     finally:
         if started:

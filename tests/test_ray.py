@@ -5,6 +5,8 @@ from __future__ import annotations
 import builtins
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -175,6 +177,12 @@ def test_objectives_that_cannot_travel_are_named(tiny):
 
     with pytest.raises(BadInput, match=r"^with workers .* costly cannot: cannot pickle '_thread.lock' object$"):
         search(tiny, [costly(locked)], RandomSearch(tiny, seed=0), budget=5, workers=1)
+
+
+def test_a_cluster_that_does_not_answer_is_said_at_once():
+    code = "import nas.search.ray_workers as r; r.start_ray('127.0.0.1:9', cpus=1)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert "BadInput: no Ray cluster answers at 127.0.0.1:9: Connection refused" in done.stderr
 
 
 def test_without_ray_there_is_one_line(tiny, monkeypatch):

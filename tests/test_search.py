@@ -184,7 +184,7 @@ def test_a_cheap_objective_may_fail_for_some(tmp_path):
 
     cheap, counting = Objective(name="fussy", fn=fussy), Counting()
     arguments = {"budget": 60, "constraints": [cheap <= COST.extremes.maximum], "run_dir": tmp_path}
-    result = search(SPACE, [counting.objective(), cheap], **arguments)
+    result = search(SPACE, [counting.objective(), cheap], NSGA2(SPACE), **arguments)
     raised, nan = result.archs[:, 0] == 0, result.archs[:, 0] == 1
     assert raised.any()
     assert nan.any()
@@ -193,7 +193,7 @@ def test_a_cheap_objective_may_fail_for_some(tmp_path):
     assert (result.error[~raised & ~nan] == "").all()
     assert len(counting.seen) == (~raised & ~nan).sum()  # the expensive one was not troubled with them
     assert not result.on_front[raised | nan].any()
-    again = search(SPACE, [Counting(stop_at=0).objective(), cheap], **arguments, resume=True)
+    again = search(SPACE, [Counting(stop_at=0).objective(), cheap], NSGA2(SPACE), **arguments, resume=True)
     assert np.array_equal(again.values, result.values, equal_nan=True)
     assert again.error.tolist() == result.error.tolist()
 

@@ -129,13 +129,17 @@ def unlucky(settings, run_dir, report):
 
 def test_a_trial_that_fails_is_a_row(started, tmp_path, capfd):
     fates = ["raises", "raises once", "dies once", "dies", "fine"]
-    table = sweep(unlucky, {"fate": fates}, run_dir=tmp_path / "sweep", max_failures=1).set_index("fate")
+    folder = tmp_path / "sweep"
+    table = sweep(unlucky, {"fate": fates}, run_dir=folder, max_failures=1).set_index("fate")
     assert table.loc["raises", "error"] == "ValueError: bad luck"
     assert "died" in table.loc["dies", "error"]
     assert list(table.loc[["raises once", "dies once", "fine"], "error"]) == [""] * 3
     assert list(table.loc[["raises once", "dies once", "fine"], "attempts"]) == [2, 2, 1]
     assert capfd.readouterr() == ("", "")
-    assert "bad luck" in write_sweep_report(tmp_path / "sweep").read_text()
+    assert "bad luck" in write_sweep_report(folder).read_text()
+    again = sweep(unlucky, {"fate": fates[:2]}, run_dir=folder, max_failures=0, resume=True).set_index("fate")
+    assert len(list((folder / "trials" / "fate=raises").glob("attempt*"))) == 3  # failed trials get another chance
+    assert again.loc["fine", "attempts"] == 1
 
 
 def training(settings, run_dir, report):
@@ -161,6 +165,9 @@ def test_a_training_sampled_by_optuna_and_stopped_by_asha(started, tmp_path, cap
     assert (table[~stopped]["epoch"] == 20).all()
     assert (table[~stopped]["test"] == table[~stopped]["lr"]).all()
     assert table["accuracy"].idxmax() == table[~stopped]["lr"].idxmax()
+    again = sweep(training, settings, run_dir=tmp_path / "sweep", samples=10, max_concurrent=2, resume=True, **chosen)
+    pd.testing.assert_frame_equal(again, table)
+    assert len((tmp_path / "sweep" / "trained").read_text().splitlines()) == 10
     assert capfd.readouterr() == ("", "")
 
 
@@ -234,7 +241,8 @@ def test_settings_that_make_no_sense(tmp_path, settings, options, said):
 
 def test_what_no_machine_has_is_said_at_once(started, tmp_path):
     with pytest.raises(BadInput, match="no machine of the Ray cluster has CPU 1, jetson 1; there is CPU 2"):
-        sweep(training, {"lr": [1.0]}, run_dir=tmp_path, resources={"jetson": 1})
+        sweep(training, {"lr": [1.0]}, run_dir=tmp_path / "sweep", resources={"jetson": 1})
+    assert not (tmp_path / "sweep").exists()
 
 
 def test_trial_folders_are_readable_and_their_own():

@@ -6,7 +6,7 @@ every architecture known from a table and only the accuracy evaluated. The figur
 front's, objectives scaled so that the true front's ideal is 0 and its nadir 1, reference 1.1.
 
 Peers: pymoo's NSGA-II (uniform crossover, 16 offspring), Optuna's NSGA-II and multivariate TPE. Runs are kept in
-results/nasbench201_runs.csv as they finish, and an interrupted benchmark goes on from there; delete the file to start anew.
+results/runs/nasbench201.csv as they finish, and an interrupted benchmark goes on from there; delete the file to start anew.
 The settings of Guided were chosen on seeds 1000 and up of six of the devices, not on the seeds measured here.
 """
 
@@ -38,7 +38,7 @@ except ImportError as missing:
     sys.exit(0)
 
 AT = (100, 200, 500)
-RUNS = RESULTS / "nasbench201_runs.csv"
+RUNS = RESULTS / "runs" / "nasbench201.csv"
 SPACE = NasBench201.cell()
 Costs = NDArray[np.float64]
 
@@ -86,8 +86,13 @@ def measure(quick: bool) -> Measured:
         for future in as_completed(futures):
             rows.append(future.result())
             if not quick:
+                RUNS.parent.mkdir(exist_ok=True)
                 pd.DataFrame(rows).to_csv(RUNS, index=False)
-    runs = pd.DataFrame(rows)
+    return summary(pd.DataFrame(rows), most)
+
+
+def summary(runs: pd.DataFrame, most: int) -> Measured:
+    """Means over the seeds, by device and method."""
     columns = [f"hv_{n}" for n in AT if n <= most]
     table = runs.groupby(["device", "method"])[columns].mean().unstack()
     figures: dict[str, float] = {}
@@ -99,10 +104,12 @@ def measure(quick: bool) -> Measured:
         figures[f"devices_ahead_{n}"] = int((means["guided"] > rivals).sum())
         figures[f"devices_ahead_table_{n}"] = int((means["guided_table"] > rivals).sum())
         figures[f"nsga2_minus_pymoo_{n}"] = round(float((means["nsga2"] - means["pymoo_nsga2"]).mean()), 5)
-    summary = runs.groupby(["device", "method"])[columns].agg(["mean", "std"]).round(4)
-    summary.columns = ["_".join(c) for c in summary.columns]
-    seconds = runs.groupby(["device", "method"])["seconds"].mean().round(2)
-    return Measured(rows=summary.assign(seconds=seconds).reset_index(), figures=figures)
+    by_device = runs.groupby(["device", "method"])[columns].agg(["mean", "std"]).round(4)
+    by_device.columns = ["_".join(c) for c in by_device.columns]
+    grouped = runs.groupby(["device", "method"])["seconds"]
+    return Measured(
+        rows=by_device.assign(runs=grouped.size(), seconds=grouped.mean().round(2)).reset_index(), figures=figures
+    )
 
 
 def one_run(method: str, device: str, seed: int, most: int) -> dict[str, object]:

@@ -149,7 +149,7 @@ def table_one_by_one(space: nas.SearchSpace, table: nas.LatencyTable, archs: np.
 
 
 def _fields(block: object) -> list[tuple[str, object]]:
-    return [(name, getattr(block, name)) for name in block.__dataclass_fields__ if name != "kind"]  # type: ignore[attr-defined]
+    return [(name, getattr(block, name)) for name in block.__dataclass_fields__ if name not in ("kind", "groups")]  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

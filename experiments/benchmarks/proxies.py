@@ -1,8 +1,8 @@
 """Zero-cost proxies against accuracy: 40 random networks of MobileNetV3.digits(), each trained alone for 12 epochs.
 
 Rank correlations (Kendall, Spearman) of every proxy, and of plain MACs and parameters, with the validation accuracy on the
-embedded digits, the mean of two trainings. The row ``second training`` is what no score can pass by much: how well one
-training ranks the networks as another one does. ``low`` and ``high``: 95% bootstrap interval of Kendall's tau over networks.
+embedded digits, the mean of two trainings. ``low`` and ``high``: 95% bootstrap interval of Kendall's tau over networks. The
+row ``second training`` is how well one training ranks the networks as the other does: so noisy are the accuracies.
 There is no target for the proxies: the table says what each is worth here, and which ones parameters or MACs beat.
 """
 

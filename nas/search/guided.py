@@ -26,6 +26,7 @@ Costs = NDArray[np.float64]
 
 _ENUMERABLE = 20_000  # spaces up to this size are looked at whole
 _MOST_ROWS = 1000  # a model's examples: the best ones
+_SETTLED = 150  # examples beyond which a few steps of the optimiser do
 _REFIT = 0.1  # growth of the examples after which kernels are fitted again
 _SHORTEST = 500  # of a small space's networks, those that promised most when kernels were last fitted
 _GENERATIONS = 10  # of the inner search
@@ -47,7 +48,7 @@ class Guided:
         *,
         seed: int = 0,
         initial: int = 20,
-        candidates: int = 4000,
+        candidates: int = 2000,
         batch: int = 8,
     ) -> None:
         for name, value, least in (("initial", initial, 4), ("candidates", candidates, 100), ("batch", batch, 1)):
@@ -135,7 +136,8 @@ class Guided:
 
     def _predictor(self, column: int, archs: Archs, values: NDArray[np.float64]) -> Predictor:
         fitted, kernel = self._kernels.get(column, (0, None))
-        steps = 60 if kernel is None else 20 if len(archs) >= (1 + _REFIT) * fitted else 0
+        grown = len(archs) >= (1 + _REFIT) * fitted
+        steps = 60 if kernel is None else 0 if not grown else 20 if len(archs) < _SETTLED else 8
         predictor = Predictor(self.space, archs, values, start=kernel, steps=steps)
         if steps:
             self._shortlist = self._shortlist[:0]

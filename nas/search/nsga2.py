@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from nas.errors import BadInput
 from nas.search.pareto import crowding_by_front, rank
-from nas.space import Archs, SearchSpace, is_ordered
+from nas.space import Archs, SearchSpace, is_ordered, keys
 
 _TRIES = 20  # rounds of proposals per ask
 _GENTLE = 5  # of these, rounds with the usual mutation; what still finds nothing new mutates harder and harder
-_SPARE = 4  # proposals more than wanted: some will be known
+_SPARE = 4  # proposals more than wanted: some will be known, and another round costs more
+_AMPLE = 1.2
 _STEPS = 0.8  # share of a numeric gene's mutations that step up or down instead of jumping anywhere
 
 
@@ -77,30 +78,31 @@ class NSGA2:
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures: random ones until a population has been asked for, children from then on."""
-        chosen: list[NDArray[np.uint8]] = []
+        chosen: list[Archs] = []
+        missing = n
         for attempt in range(_TRIES):
-            first_generation = self._asked + len(chosen) < self.population or len(self._archs) < 2
+            first_generation = self._asked < self.population or len(self._archs) < 2
             # the last round draws at random: a converged population must not end a search with networks left
             at_random = first_generation or attempt == _TRIES - 1
-            missing = n - len(chosen)
-            wanted = missing if at_random else int(missing / self._fresh) + _SPARE
+            wanted = missing if at_random else int(_AMPLE * missing / self._fresh) + _SPARE
             proposals = (
                 self.space.sample(wanted, self._rng) if at_random else self._children(wanted, 1 + attempt // _GENTLE)
             )
+            new: list[int] = []
             looked_at = 0
-            for row in proposals:
-                looked_at += 1
-                key = row.tobytes()
+            for looked_at, key in enumerate(keys(proposals), 1):
                 if key not in self._seen:
                     self._seen.add(key)
-                    chosen.append(row)
-                    if len(chosen) == n:
+                    new.append(looked_at - 1)
+                    if len(new) == missing:
                         break
-            self._fresh = max(0.1, 0.5 * self._fresh + 0.5 * (missing - (n - len(chosen))) / looked_at)
-            if len(chosen) == n:
+            chosen.append(proposals[new])
+            missing -= len(new)
+            self._asked += len(new)
+            self._fresh = max(0.1, 0.5 * self._fresh + 0.5 * len(new) / max(looked_at, 1))
+            if not missing:
                 break
-        self._asked += len(chosen)
-        return np.array(chosen, dtype=np.uint8).reshape(-1, self.space.genes)
+        return np.concatenate(chosen) if chosen else np.empty((0, self.space.genes), dtype=np.uint8)
 
     def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
         """Take in results ``costs (n, k)``, ``violation (n,)`` and keep the best ``population`` of all.
@@ -109,12 +111,12 @@ class NSGA2:
         """
         archs = self.space.canonical(archs)
         fine = np.isfinite(costs).all(axis=1) | (violation > 0)
-        for i, row in enumerate(archs):
-            key = row.tobytes()
-            self._seen.add(key)
+        told = keys(archs)
+        self._seen.update(told)
+        for i, (key, usable) in enumerate(zip(told, fine.tolist(), strict=True)):
             if key in self._told:
                 fine[i] = False
-            elif fine[i]:
+            elif usable:
                 self._told.add(key)
         if not fine.any():
             return

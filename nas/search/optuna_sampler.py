@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import shutil
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +16,13 @@ from numpy.typing import NDArray
 
 from nas.errors import BadInput, MissingPackage
 from nas.search.result import SearchResult
-from nas.space import Archs, SearchSpace, is_ordered
+from nas.space import Archs, Choice, SearchSpace, is_ordered
 
 if TYPE_CHECKING:
     import optuna
 
-_TRIES = 20  # proposals per wanted architecture
+_PATIENCE = 5  # proposals of the sampler per architecture wanted, and 20 more; then random ones
+_TRIES = 20  # rounds of random proposals per ask
 _VIOLATION = "violation"
 
 
@@ -27,188 +30,253 @@ class OptunaSearch:
     """Any Optuna sampler as a searcher.
 
     ``sampler``: a function from a seed to a sampler, such as ``lambda seed: optuna.samplers.NSGAIISampler(seed=seed)``
-    (default: multivariate TPE). Genes are categorical, or integers where their values are three or more ordered numbers;
-    those without an effect are not suggested. A proposal that is known already is told its known result at once.
-    Raises MissingPackage without Optuna.
+    (default: multivariate TPE, Falkner et al. 2018). Genes are categorical, or integers where their values are three or
+    more ordered numbers; those without an effect are not suggested. A proposal that is known already is told its known
+    result at once; where the sampler finds nothing new, random architectures take its place. Raises MissingPackage
+    without Optuna, and BadInput for a sampler that cannot do what the search needs.
     """
 
     def __init__(
         self, space: SearchSpace, sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None, *, seed: int = 0
     ) -> None:
         _optuna()
-        if sampler is not None and not callable(sampler):
-            raise BadInput(
-                f"sampler is a function from a seed to a sampler, got {type(sampler).__name__}; "
-                f"write lambda seed: {type(sampler).__name__}(seed=seed)"
-            )
         self.space = space
-        self._make = sampler or _tpe
+        self._make = _tpe if sampler is None else sampler
+        self._distributions = {c.name: _of_index(c) for c in space.choices}
         self.restart(seed)
 
     def restart(self, seed: int) -> None:
         """Forget everything and start from ``seed``."""
         self._seed = seed
         self._rng = np.random.default_rng(seed)
-        with quiet():
-            self._sampler = self._make(seed)
-        self._study: optuna.Study | None = None
+        self._sampler = self._made(seed)
+        self._settings = {k: v for k, v in vars(self._sampler).items() if isinstance(v, int | float | str)}
+        self._study: optuna.Study | None = None  # how many objectives it has is known with the first results
         self._under_way: dict[bytes, list[optuna.Trial]] = {}
         self._known: dict[bytes, tuple[NDArray[np.float64], float]] = {}
 
     def describe(self) -> dict[str, Any]:
         """What decides the proposals, for the ledger. ``known``: what it has learnt before, which no replay can repeat."""
-        return {"searcher": f"optuna {type(self._sampler).__name__}", "seed": self._seed, "known": len(self._known)}
+        return {
+            "searcher": f"optuna {type(self._sampler).__name__}",
+            "seed": self._seed,
+            "settings": self._settings,
+            "known": len(self._known),
+        }
 
     def ask(self, n: int) -> Archs:
-        """Up to ``n`` new architectures; random ones before the first results, which say how many objectives there are."""
-        chosen: dict[bytes, NDArray[np.uint8]] = {}
-        for _ in range(_TRIES * n):
-            if len(chosen) == n:
-                break
-            if self._study is None:
-                row = self.space.sample(1, self._rng)[0]
-                trial = None
-            else:
-                with quiet():
+        """Up to ``n`` new architectures; random ones before the first results, fewer when the space is exhausted."""
+        n = min(n, self.space.size - len(self._known.keys() | self._under_way.keys()))
+        chosen: list[NDArray[np.uint8]] = []
+        if self._study is not None:
+            with quiet(), self._complaints():
+                for _ in range(_PATIENCE * n + 20):
+                    if len(chosen) >= n:
+                        break
                     trial = self._study.ask()
                     row = self._suggested(trial)
-            key = row.tobytes()
-            if key in self._known:
-                if trial is not None:
-                    self._close(trial, *self._known[key])
-                continue
-            if key not in self._under_way:
-                chosen[key] = row
-            self._under_way.setdefault(key, []).extend([trial] if trial is not None else [])
-        return np.array(list(chosen.values()), dtype=np.uint8).reshape(-1, self.space.genes)
+                    key = row.tobytes()
+                    if key in self._known:
+                        self._close(trial, *self._known[key])
+                        continue
+                    if key not in self._under_way:
+                        chosen.append(row)
+                    self._under_way.setdefault(key, []).append(trial)
+        for _ in range(_TRIES):
+            for row in self.space.sample(max(0, n - len(chosen)), self._rng):
+                key = row.tobytes()
+                if key not in self._known and key not in self._under_way:
+                    self._under_way[key] = []
+                    chosen.append(row)
+        return np.array(chosen, dtype=np.uint8).reshape(-1, self.space.genes)
 
     def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
-        """Take in results ``costs (n, k)``; a NaN makes a failed trial."""
-        if self._study is None:
-            optuna = _optuna()
-            with quiet():
-                self._study = optuna.create_study(directions=["minimize"] * costs.shape[1], sampler=self._sampler)
-        for row, cost, missed in zip(self.space.canonical(archs), costs, violation, strict=True):
-            key = row.tobytes()
-            if key in self._known:
-                continue
-            self._known[key] = (cost, float(missed))
-            trials = self._under_way.pop(key, [])
-            for trial in trials:
-                self._close(trial, cost, float(missed))
-            if not trials:
-                with quiet():
-                    self._study.add_trial(_trial(self.space, row, cost, float(missed)))
+        """Take in results ``costs (n, k)``; what is NaN makes a failed trial.
+
+        Unless it violates a constraint: then costs do not count, and the worst ones known stand in for missing ones.
+        """
+        with quiet():
+            if self._study is None:
+                self._study = _optuna().create_study(directions=["minimize"] * costs.shape[1], sampler=self._sampler)
+                self._worst = np.full(costs.shape[1], -np.inf)
+            if costs.shape[1] != len(self._study.directions):
+                raise BadInput(f"this search has {len(self._study.directions)} objectives, got {costs.shape[1]} costs")
+            finite = np.isfinite(costs)
+            self._worst = np.maximum(self._worst, np.where(finite, costs, -np.inf).max(axis=0, initial=-np.inf))
+            stand_in = np.where(np.isfinite(self._worst), self._worst, 0.0)
+            for row, cost, excess in zip(self.space.canonical(archs), costs, violation, strict=True):
+                key, missed = row.tobytes(), float(excess) if excess > 0 else 0.0
+                if key in self._known:
+                    continue
+                cost = np.where(np.isfinite(cost) | (missed == 0), cost, stand_in)
+                self._known[key] = (cost, missed)
+                for trial in self._under_way.pop(key, []) or [self._injected(row)]:
+                    self._close(trial, cost, missed)
 
     def _suggested(self, trial: optuna.Trial) -> NDArray[np.uint8]:
-        row = np.zeros((1, self.space.genes), dtype=np.uint8)
-        for gene, (choice, distribution) in enumerate(zip(self.space.choices, distributions(self.space), strict=True)):
-            if self.space.active(row)[0, gene]:
-                if hasattr(distribution, "choices"):
-                    row[0, gene] = trial.suggest_categorical(choice.name, distribution.choices)
+        config: dict[str, Any] = {}
+        for choice in self.space.choices:
+            if choice.only_if is None or config.get(choice.only_if[0]) in choice.only_if[1]:
+                distribution = self._distributions[choice.name]
+                if is_ordered(choice):
+                    index = trial.suggest_int(choice.name, distribution.low, distribution.high)
                 else:
-                    row[0, gene] = trial.suggest_int(choice.name, distribution.low, distribution.high)
-        return self.space.canonical(row)[0]
+                    index = trial.suggest_categorical(choice.name, distribution.choices)
+                config[choice.name] = choice.values[index]
+        return self.space.encode([config])[0]
+
+    def _injected(self, row: NDArray[np.uint8]) -> optuna.Trial:
+        """A trial of a network that the sampler did not propose."""
+        assert self._study is not None
+        active = self.space.active(row[None])[0]
+        self._study.enqueue_trial({c.name: int(row[g]) for g, c in enumerate(self.space.choices) if active[g]})
+        trial = self._study.ask()
+        self._suggested(trial)
+        if isinstance(self._sampler, _optuna().samplers.BaseGASampler):
+            _ = trial.relative_params  # looking makes the trial a member of the generation; others are never parents
+        return trial
 
     def _close(self, trial: optuna.Trial, cost: NDArray[np.float64], missed: float) -> None:
         assert self._study is not None
-        optuna = _optuna()
-        with quiet():
-            trial.set_constraint(_VIOLATION, missed)
-            if np.isfinite(cost).all():
-                self._study.tell(trial, cost.tolist())
-            else:
-                self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        trial.set_constraint(_VIOLATION, missed)
+        fine = bool(np.isfinite(cost).all())
+        with self._complaints():
+            self._study.tell(trial, cost.tolist() if fine else None, None if fine else _optuna().trial.TrialState.FAIL)
 
+    def _made(self, seed: int) -> optuna.samplers.BaseSampler:
+        make = self._make
+        if not callable(make) or isinstance(make, type):
+            name = make.__name__ if isinstance(make, type) else type(make).__name__
+            raise BadInput(
+                f"sampler is a function from a seed to a sampler, got {name}; write lambda seed: {name}(seed=seed)"
+            )
+        with quiet(), self._complaints():
+            sampler = make(seed)
+        if not isinstance(sampler, _optuna().samplers.BaseSampler):
+            raise BadInput(f"sampler(seed) gives an Optuna sampler, got {type(sampler).__name__}")
+        return sampler
 
-def distributions(space: SearchSpace) -> list[Any]:
-    """Optuna's distribution of each gene's index."""
-    optuna = _optuna()
-    return [
-        optuna.distributions.IntDistribution(0, len(c.values) - 1)
-        if is_ordered(c)
-        else optuna.distributions.CategoricalDistribution(tuple(range(len(c.values))))
-        for c in space.choices
-    ]
+    @contextlib.contextmanager
+    def _complaints(self) -> Iterator[None]:
+        """Optuna's refusals (one objective only, a package of its own is missing) as one line."""
+        try:
+            yield
+        except BadInput:
+            raise
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise BadInput(f"this Optuna sampler cannot run this search: {str(error).splitlines()[0]}") from error
 
 
 def to_optuna(result: SearchResult, path: str | os.PathLike[str], *, name: str = "search") -> Path:
-    """Write a finished search as an Optuna study into an SQLite file: ``optuna-dashboard sqlite:///<path>`` opens it.
+    """Add a finished search as the study ``name`` to an SQLite file: ``optuna-dashboard sqlite:///<path>`` opens it.
 
-    Parameters are the choices' values, objectives keep their names and directions, failed evaluations are failed trials,
-    and violations are constraints. Raises BadInput when the file has a study of that name or cannot be written.
+    Parameters are the choices' values, objectives keep their names and directions, failed evaluations are failed trials
+    with the text of what went wrong, and violations are constraints. The file is made when it does not exist and is
+    replaced as a whole. Raises BadInput when it has a study of that name or cannot be written.
     """
     optuna = _optuna()
     path = Path(path)
-    values: dict[str, Any] = {
-        c.name: optuna.distributions.CategoricalDistribution(c.values) for c in result.space.choices
-    }
-    trials = []
-    for row, config in enumerate(result.space.decode(result.archs)):
-        fine = result.error[row] == "" and bool(np.isfinite(result.values[row]).all())
-        with quiet():
-            trials.append(
-                optuna.trial.create_trial(
-                    state=optuna.trial.TrialState.COMPLETE if fine else optuna.trial.TrialState.FAIL,
-                    values=result.values[row].tolist() if fine else None,
-                    params=dict(config),
-                    distributions={k: values[k] for k in config},
-                    user_attrs={} if fine else {"error": str(result.error[row])},
-                    system_attrs={f"constraints:{_VIOLATION}": float(result.violation[row])},
-                )
-            )
+    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        if path.exists():
+            shutil.copyfile(path, partial)
         with quiet():
-            study = optuna.create_study(
-                storage=f"sqlite:///{path}",
-                study_name=name,
-                directions=["maximize" if o.maximize else "minimize" for o in result.objectives],
-            )
-            study.set_metric_names([o.name for o in result.objectives])
-            study.add_trials(trials)
-            study._storage.remove_session()
+            _write(result, partial, name)
+        os.replace(partial, path)
     except optuna.exceptions.DuplicatedStudyError:
         raise BadInput(f"{path} already has a study called {name!r}; choose another file or name") from None
-    except (OSError, optuna.exceptions.StorageInternalError) as error:
-        raise BadInput(f"cannot write {path}: {str(error).splitlines()[0]}") from None
+    except (OSError, RuntimeError, optuna.exceptions.StorageInternalError, _database_error()) as error:
+        raise BadInput(f"cannot write an Optuna study to {path}: {str(error).splitlines()[0]}") from None
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
     return path
+
+
+def _write(result: SearchResult, path: Path, name: str) -> None:
+    optuna = _optuna()
+    values = {c.name: optuna.distributions.CategoricalDistribution(c.values) for c in result.space.choices}
+    missed = np.where(result.violation > 0, result.violation, 0.0)
+    trials = [
+        _finished(
+            config,
+            {choice: values[choice] for choice in config},
+            np.where(result.error[row] == "", result.values[row], np.nan),
+            {_VIOLATION: float(missed[row])} if missed.any() else {},
+            str(result.error[row]),
+        )
+        for row, config in enumerate(result.space.decode(result.archs))
+    ]
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+    try:
+        study = optuna.create_study(
+            storage=storage,
+            study_name=name,
+            directions=["maximize" if o.maximize else "minimize" for o in result.objectives],
+        )
+        study.set_metric_names([o.name for o in result.objectives])
+        study.add_trials(trials)
+    finally:
+        storage.remove_session()
+        storage.engine.dispose()
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Optuna tells of every trial, and of every feature that is experimental; within this it does not."""
-    optuna = _optuna()
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    _optuna()  # its import sets the level of its logger
+    loggers = [logging.getLogger(name) for name in ("optuna", "alembic")]
+    levels = [logger.level for logger in loggers]
     try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        optuna.logging.set_verbosity(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
-def _trial(space: SearchSpace, row: NDArray[np.uint8], cost: NDArray[np.float64], missed: float) -> Any:
+def _finished(
+    params: dict[str, Any],
+    distributions: dict[str, Any],
+    values: NDArray[np.float64],
+    constraints: dict[str, float],
+    error: str = "",
+) -> Any:
+    """A trial that is over; failed when a value is missing."""
     optuna = _optuna()
-    active = space.active(row[None])[0]
-    there: Mapping[str, Any] = {
-        c.name: d for c, d, on in zip(space.choices, distributions(space), active, strict=True) if on
-    }
-    fine = bool(np.isfinite(cost).all())
+    fine = bool(np.isfinite(values).all())
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.COMPLETE if fine else optuna.trial.TrialState.FAIL,
-        values=cost.tolist() if fine else None,
-        params={c.name: int(row[i]) for i, c in enumerate(space.choices) if active[i]},
-        distributions=dict(there),
-        system_attrs={f"constraints:{_VIOLATION}": missed},
+        values=values.tolist() if fine else None,
+        params=params,
+        distributions=distributions,
+        user_attrs={"error": error} if error else {},
+        constraints=constraints,
     )
 
 
+def _of_index(choice: Choice) -> Any:
+    """Optuna's distribution of a gene's index."""
+    distributions = _optuna().distributions
+    if is_ordered(choice):
+        return distributions.IntDistribution(0, len(choice.values) - 1)
+    return distributions.CategoricalDistribution(tuple(range(len(choice.values))))
+
+
 def _tpe(seed: int) -> optuna.samplers.BaseSampler:
-    samplers = _optuna().samplers
-    sampler: optuna.samplers.BaseSampler = samplers.TPESampler(multivariate=True, seed=seed)
+    sampler: optuna.samplers.BaseSampler = _optuna().samplers.TPESampler(multivariate=True, seed=seed)
     return sampler
+
+
+def _database_error() -> type[Exception]:
+    from sqlalchemy.exc import SQLAlchemyError  # Optuna brings it
+
+    return SQLAlchemyError
 
 
 def _optuna() -> Any:

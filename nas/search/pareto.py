@@ -171,10 +171,11 @@ def _ranks_of_pairs(points: Costs) -> NDArray[np.int64]:
     order = np.lexsort((points[:, 1], points[:, 0]))
     lowest: list[float] = []  # the second cost that was last, so lowest, in each front; rises from front to front
     ranks = []
-    before, front = (np.nan, np.nan), 0
-    for pair in zip(*points[order].T.tolist(), strict=True):
-        if pair != before:
-            before, second = pair, pair[1]
+    last_first = last_second = np.nan
+    front = 0
+    for first, second in zip(points[order, 0].tolist(), points[order, 1].tolist(), strict=True):
+        if first != last_first or second != last_second:
+            last_first, last_second = first, second
             front = bisect_right(lowest, second)
             if front == len(lowest):
                 lowest.append(second)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import queue
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -198,6 +199,8 @@ def start_ray(address: str | None, *, cpus: float) -> bool:
     if ray.is_initialized():
         return False
     address = address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_answers(address)
     # a trial or an objective may come from any module that this process can import
     importable = {"env_vars": {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}}
     local = {"num_cpus": max(1, int(cpus)), "include_dashboard": False, "runtime_env": importable}
@@ -217,6 +220,17 @@ def start_ray(address: str | None, *, cpus: float) -> bool:
 
         worker.print_worker_logs = lambda *args, **kwargs: None
     return True
+
+
+def _check_answers(address: str) -> None:
+    """Raises BadInput when nothing answers at ``host:port``; Ray itself tries again for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():  # "auto", "local"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise BadInput(f"no Ray cluster answers at {address}: {error.strerror or error}") from None
 
 
 def check_resources(cpus: float, gpus: float, resources: Mapping[str, float] | None) -> None:
