@@ -66,7 +66,7 @@ class OptunaSearch:
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures; random ones before the first results, fewer when the space is exhausted."""
-        n = min(n, self.space.size - len(self._known.keys() | self._under_way.keys()))
+        n = min(n, self.space.size - len(self._known) - len(self._under_way))
         chosen: list[NDArray[np.uint8]] = []
         if self._study is not None:
             with quiet(), self._complaints():
