@@ -296,7 +296,7 @@ def test_reports_of_unfinished_and_damaged_runs(finished, tmp_path):
         shutil.copy(finished / name, tmp_path / name)
     text = write_report(tmp_path).read_text()
     assert "Not in this run folder: training.csv" in text
-    assert text.count("class='missing'") == 6
+    assert text.count("class='missing'") == 7
     assert "<code>nas train</code> makes it" in text
     assert not (tmp_path / "pareto.png").exists()
     (tmp_path / "training.csv").write_text("nonsense\n1\n")
