@@ -19,7 +19,7 @@ from nas.deploy.bundle import export_bundle
 from nas.deploy.to_onnx import export_onnx
 from nas.errors import BadInput
 from nas.latency import LatencyTable
-from nas.latency.campaign import time_interleaved
+from nas.latency.timing import time_interleaved
 from nas.latency.table import write_text
 from nas.modules import Network
 from nas.run_folder import PRECISIONS, Run, stage
