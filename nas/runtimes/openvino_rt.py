@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ class OpenVINO:
 
     def prepare(self, network: nn.Module | Path, input_shape: tuple[int, int, int]) -> Loaded:
         """Load ``network`` for timing: a module with random weights, or an ONNX file as it is."""
-        core = _openvino().Core()
+        core = _core()
         model = core.read_model(onnx_bytes(network, input_shape, precision=self.precision, batch=self.batch))
         compiled = core.compile_model(
             model,
@@ -60,14 +60,19 @@ class OpenVINO:
             },
         )
         request = compiled.create_infer_request()
-        request.input_tensor.data[...] = np.random.default_rng(0).standard_normal(
+        request.get_input_tensor().data[...] = np.random.default_rng(0).standard_normal(
             (self.batch, *input_shape), dtype=np.float32
         )
-        return warmed_up(request.infer, keeps=compiled)
+        return warmed_up(lambda: request.infer(share_outputs=True), keeps=compiled)
 
     def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
         """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""
         return timed(prepared, repeats)
+
+
+@cache
+def _core() -> Any:
+    return _openvino().Core()
 
 
 def _openvino() -> Any:
