@@ -1,0 +1,204 @@
+"""Arm Ethos-U microcontroller NPUs: cycles, SRAM and flash of the int8 network, as Arm's compiler vela estimates them.
+
+Nothing is run: these are a compiler's estimates, and a table made of them is ``kind: simulated``.
+"""
+
+from __future__ import annotations
+
+import configparser
+import csv
+import importlib.metadata
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from nas.errors import BadInput, MissingPackage, NasError
+from nas.runtimes.litert import read_tflite, timing_tflite
+from nas.runtimes.runtime import Device, cores
+
+ACCELERATORS = {
+    "ethos-u55": (32, 64, 128, 256),
+    "ethos-u65": (256, 512),
+    "ethos-u85": (128, 256, 512, 1024, 2048),
+}
+"""Multiply-accumulates per cycle that each comes with."""
+
+_DEFAULTS = {  # what vela itself falls back on, but said aloud
+    "ethos-u55": ("Ethos_U55_High_End_Embedded", "Shared_Sram"),
+    "ethos-u65": ("Ethos_U65_Client_Server", "Dedicated_Sram_384KB"),
+    "ethos-u85": ("Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram_384KB"),
+}
+_TIMEOUT_S = 600
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """What vela says of one network. ``cycles`` at ``clock_hz``; bytes of each memory that it needs."""
+
+    cycles: float
+    clock_hz: float
+    sram: int
+    dram: int
+    flash: int
+
+    @property
+    def ms(self) -> float:
+        return 1e3 * self.cycles / self.clock_hz
+
+
+@dataclass(frozen=True, kw_only=True)
+class EthosU:
+    """One Ethos-U in one system, through vela.
+
+    ``accelerator``: such as "ethos-u55-128". ``system`` and ``memory``: sections of vela's configuration file (clock and
+    bandwidths; which memory holds what); None for vela's own default of the family. ``config``: a configuration file of
+    yours. Raises BadInput, with what there is, for a name that does not exist.
+    """
+
+    kind: ClassVar[str] = "simulated"
+    precision: ClassVar[str] = "int8"
+    threads: ClassVar[int] = 1
+    batch: ClassVar[int] = 1
+
+    accelerator: str = "ethos-u55-128"
+    system: str | None = None
+    memory: str | None = None
+    config: str | None = None
+
+    def __post_init__(self) -> None:
+        known = [f"{family}-{macs}" for family, sizes in ACCELERATORS.items() for macs in sizes]
+        if self.accelerator not in known:
+            raise BadInput(f"no accelerator {self.accelerator!r}; vela knows {', '.join(known)}")
+        if self.system or self.memory or self.config:
+            sections = _sections(self._config)
+            for asked, prefix in ((self._system, "System_Config"), (self._memory, "Memory_Mode")):
+                names = [s.removeprefix(f"{prefix}.") for s in sections if s.startswith(f"{prefix}.")]
+                if asked not in names:
+                    raise BadInput(f"{self._config} has no {prefix} {asked!r}; it has {', '.join(names)}")
+
+    @cached_property
+    def device(self) -> Device:
+        default = self.config is None and (self._system, self._memory) == _DEFAULTS[self._family]
+        return Device(
+            name=self.accelerator if default else f"{self.accelerator} {self._system} {self._memory}",
+            chip=f"{self.accelerator}, {self._system}, {self._memory}",
+            runtime="vela",
+            version=_version(),
+            precision="int8",
+        )
+
+    def prepare(self, network: nn.Module | Path, input_shape: tuple[int, int, int]) -> Compiled:
+        """Compile ``network``: a module with random weights, or an int8 .tflite file as it is."""
+        if isinstance(network, str | os.PathLike):
+            return self.compile(read_tflite(network))
+        return self.compile(timing_tflite(network, input_shape, precision="int8"))
+
+    def prepare_all(
+        self, networks: Sequence[nn.Module | Path], input_shapes: Sequence[tuple[int, int, int]]
+    ) -> list[Compiled]:
+        """``prepare`` of each, on all cores."""
+        with ThreadPoolExecutor(cores()) as pool:
+            return list(pool.map(self.prepare, networks, input_shapes))
+
+    def time(self, prepared: Compiled, repeats: int) -> NDArray[np.float64]:
+        """Milliseconds, ``(repeats,)`` times the same."""
+        return np.full(repeats, prepared.ms)
+
+    def compile(self, model: bytes) -> Compiled:
+        """vela's summary of a serialised int8 model.
+
+        Raises NasError when vela fails, or when an operator would run on the CPU, whose time vela does not know.
+        """
+        _version()
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "network.tflite"
+            source.write_bytes(model)
+            command = [
+                *(sys.executable, "-m", "ethosu.vela", str(source), "--output-dir", folder),
+                *("--accelerator-config", self.accelerator, "--config", self._config),
+                *("--system-config", self._system, "--memory-mode", self._memory),
+            ]
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, errors="replace", cwd=folder, timeout=_TIMEOUT_S
+                )
+            except subprocess.TimeoutExpired:
+                raise NasError(f"vela did not finish within {_TIMEOUT_S} s") from None
+            said = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            summaries = list(Path(folder).glob("*_summary_*.csv"))
+            if done.returncode or len(summaries) != 1:
+                raise NasError(f"vela failed (exit {done.returncode}): {said[-1] if said else 'it said nothing'}")
+            return _compiled(summaries[0].read_text(), "\n".join(said))
+
+    @property
+    def _family(self) -> str:
+        return self.accelerator.rsplit("-", 1)[0]
+
+    @property
+    def _system(self) -> str:
+        return self.system or _DEFAULTS[self._family][0]
+
+    @property
+    def _memory(self) -> str:
+        return self.memory or _DEFAULTS[self._family][1]
+
+    @property
+    def _config(self) -> str:
+        return os.path.abspath(self.config) if self.config else "Arm/vela.ini"
+
+
+def _compiled(summary: str, said: str) -> Compiled:
+    on_cpu = re.search(r"CPU operators = (\d+)", said)
+    if on_cpu is None:
+        raise NasError("vela's output does not say how many operators run on the CPU; is its version supported?")
+    if int(on_cpu[1]):
+        raise NasError(f"{on_cpu[1]} operators cannot run on the NPU, and vela does not know what they cost on the CPU")
+    try:
+        (row,) = csv.DictReader(summary.splitlines())
+        kib = {
+            memory: float(row[f"{memory}_memory_used"])
+            for memory in ("sram", "dram", "on_chip_flash", "off_chip_flash")
+        }
+        return Compiled(
+            cycles=float(row["cycles_total"]),
+            clock_hz=float(row["core_clock"]),
+            sram=round(1024 * kib["sram"]),
+            dram=round(1024 * kib["dram"]),
+            flash=round(1024 * (kib["on_chip_flash"] + kib["off_chip_flash"])),
+        )
+    except (KeyError, ValueError) as error:
+        raise NasError(f"vela's summary is not as expected: {error}") from None
+
+
+def _sections(config: str) -> list[str]:
+    spec = importlib.util.find_spec("ethosu")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingPackage("ethos-u-vela", "ethos-u")
+    path = Path(spec.submodule_search_locations[0]) / "config_files" / config  # an absolute one stays as it is
+    parser = configparser.ConfigParser()
+    try:
+        if not parser.read(path):
+            raise BadInput(f"cannot read the configuration file {path}")
+    except configparser.Error as error:
+        raise BadInput(f"{path} is not a configuration file of vela: {str(error).splitlines()[0]}") from None
+    return parser.sections()
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("ethos-u-vela")
+    except importlib.metadata.PackageNotFoundError:
+        raise MissingPackage("ethos-u-vela", "ethos-u") from None
