@@ -18,9 +18,9 @@ from nas.data import ImageData
 from nas.deploy.bundle import export_bundle
 from nas.deploy.to_onnx import export_onnx
 from nas.errors import BadInput
-from nas.latency import LatencyTable
-from nas.latency.timing import time_interleaved
+from nas.latency import LatencyTable, estimate
 from nas.latency.table import write_text
+from nas.latency.timing import time_interleaved
 from nas.modules import Network
 from nas.run_folder import PRECISIONS, Run, stage
 from nas.search import SearchResult, non_dominated
@@ -89,6 +89,10 @@ def final_stage(run: Run) -> pd.DataFrame:
             )
         }
         rows = [_final_row(run, summary, timed) for summary in summaries]
+        if run.settings.table is not None:
+            target = LatencyTable.load(run.folder / "table_target")
+            for row, summary in zip(rows, summaries, strict=True):
+                row["predicted_target_ms"] = _on_target(target, summary)
         final = pd.DataFrame(rows)
         costs = np.column_stack([-final["int8_val_accuracy"], final["measured_int8_ms"]])
         final["on_final_front"] = non_dominated(costs)
@@ -248,6 +252,15 @@ def _final_row(run: Run, summary: dict[str, Any], timed: dict[tuple[str, str], f
         "pruned": summary["pruned"],
         "quantization": summary["quantization"],
     }
+
+
+def _on_target(table: LatencyTable, summary: dict[str, Any]) -> float:
+    """Predicted ms of a deployed network on the device that was searched for; NaN where its table cannot tell."""
+    try:
+        ms, _ = estimate(table, [from_key(key) for key in summary["blocks"]])
+    except BadInput:
+        return float("nan")
+    return float(ms.sum()) + table.fixed_ms
 
 
 def _file_accuracy(path: Path, data: ImageData, input_shape: Sequence[int]) -> float:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nas.cli_sweep import add_flags
+from nas.cli_measure import add_flags as measure_flags
+from nas.cli_sweep import SEARCHERS, make_searcher
+from nas.cli_sweep import add_flags as sweep_flags
+from nas.cli_tables import add_flags as tables_flags
 from nas.errors import BadInput, NasError
 
 if TYPE_CHECKING:
@@ -24,12 +28,12 @@ _DEFAULT_INPUTS = {"data": DIGITS, "space": "mobilenet_v3.digits"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 after one line about what was wrong."""
+    """Run a command; returns the exit status: 0, or 2 after one line about what was wrong (1: ``tables validate``)."""
     given = list(sys.argv[1:] if argv is None else argv)
     args = _parser().parse_args(given)
     args.command_line = shlex.join(["nas", *given])
     try:
-        args.run(args)
+        return args.run(args) or 0
     except NasError as error:
         print(f"nas: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -38,7 +42,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 0
-    return 0
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -59,14 +62,9 @@ def _quickstart(args: argparse.Namespace) -> None:
 
 
 def _measure(args: argparse.Namespace) -> None:
-    from nas.latency import measure
-    from nas.runtimes import OnnxRuntime
+    from nas.cli_measure import run_measure
 
-    space = _space(args.space, args.classes, args.channels)
-    for precision in args.precision:
-        runtime = OnnxRuntime(precision=precision, threads=args.threads, batch=args.batch)
-        table = measure(space, runtime, run_dir=args.run_dir, resume=args.resume, seed=args.seed, progress=_tty())
-        _print_table(Path(args.run_dir) / f"table_{precision}", table)
+    run_measure(args, _space(args.space, args.classes, args.channels), _print_table)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -139,19 +137,10 @@ def _sweep(args: argparse.Namespace) -> None:
     run_sweep(args)
 
 
-def _tables(args: argparse.Namespace) -> None:
-    from nas.latency import LatencyTable
+def _tables(args: argparse.Namespace) -> int:
+    from nas.cli_tables import run_tables
 
-    found = []
-    for place in args.path or [p for p in ("latency_tables", "runs") if Path(p).is_dir()]:
-        stems = [Path(place)] if not Path(place).is_dir() else [p.with_suffix("") for p in _table_files(Path(place))]
-        found += [(stem, LatencyTable.load(stem)) for stem in stems]
-    if not found:
-        raise BadInput(
-            f"no latency tables in {', '.join(args.path) or 'latency_tables/ and runs/'}; nas measure makes one"
-        )
-    for stem, table in found:
-        _print_table(stem, table)
+    return run_tables(args)
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -188,6 +177,7 @@ def _run(args: argparse.Namespace, *, new: bool = False) -> Run:
         resume=args.resume,
         progress=_tty(),
         say=lambda line: print(line, flush=True),
+        make_searcher=make_searcher,
     )
 
 
@@ -230,12 +220,6 @@ def _space(name: str, classes: int | None, channels: int | None) -> SearchSpace:
     sizes = {"classes": classes, "in_channels": channels}
     space: SearchSpace = make(**{k: v for k, v in sizes.items() if v is not None})
     return space
-
-
-def _table_files(folder: Path) -> list[Path]:
-    return sorted(
-        p for p in folder.rglob("*.json") if p.with_suffix(".csv").exists() and '"calibration"' in p.read_text()
-    )
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -308,7 +292,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(
-        name: str, run: Callable[[argparse.Namespace], None], text: str, *examples: str
+        name: str, run: Callable[[argparse.Namespace], int | None], text: str, *examples: str
     ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
@@ -338,18 +322,15 @@ def _parser() -> argparse.ArgumentParser:
     sub = command(
         "measure",
         _measure,
-        "Measure latency tables of a search space on this machine's CPU.",
+        "Measure latency tables of a search space: on this machine, over SSH, or with a kit for a device on the desk.",
         "nas measure --space mobilenet_v3.digits --channels 1 --run-dir runs/cpu",
-        "nas measure --space mobilenet_v3.cifar --precision int8 --run-dir runs/cifar --resume",
+        "nas measure --space mobilenet_v3.cifar --runtime openvino --precision int8 --run-dir runs/cifar --resume",
+        "nas measure --space mobilenet_v3.cifar --remote pi@raspberrypi --precision int8 --run-dir runs/pi",
+        "nas measure --space mobilenet_v3.cifar --kit kit/ --tool trtexec --precision fp16 --run-dir runs/jetson",
+        "nas measure --import-kit kit/ --run-dir runs/jetson",
     )
     _run_dir(sub)
-    sub.add_argument("--space", default="mobilenet_v3.digits", help="search space (default %(default)s)")
-    sub.add_argument("--classes", type=int, help="number of classes (default: the space's own)")
-    sub.add_argument("--channels", type=int, help="input channels (default: the space's own)")
-    sub.add_argument("--precision", nargs="+", choices=["fp32", "int8"], default=["fp32", "int8"], help="default: both")
-    sub.add_argument("--threads", type=int, default=1, help="default %(default)s")
-    sub.add_argument("--batch", type=int, default=1, help="default %(default)s")
-    sub.add_argument("--seed", type=_seed, default=0, help="default 0")
+    measure_flags(sub, _seed)
 
     sub = command(
         "train",
@@ -405,16 +386,37 @@ def _parser() -> argparse.ArgumentParser:
         "nas sweep --run-dir runs/sweep --resume",
     )
     _run_dir(sub)
-    add_flags(sub)
+    sweep_flags(sub)
 
     sub = command(
         "report", _report, "Write the report of a run folder, or of a sweep's.", "nas report --run-dir runs/quickstart"
     )
     _run_dir(sub)
 
-    sub = command("tables", _tables, "List latency tables with their validation.", "nas tables runs/ latency_tables/")
-    sub.add_argument("path", nargs="*", help="folders or tables (default: latency_tables/ and runs/)")
+    sub = command(
+        "tables",
+        _tables,
+        "List, show, compare and validate latency tables, and draw how devices agree.",
+        "nas tables runs/ latency_tables/",
+        "nas tables show latency_tables/note10_ofa_b1",
+        "nas tables compare runs/a/table_fp32 runs/b/table_fp32",
+        "nas tables validate runs/",
+        "nas tables heatmap latency_tables/ --output heat.png",
+    )
+    tables_flags(sub)
     return parser
+
+
+def _bytes(text: str) -> int:
+    """A size from the command line; KB and MB are 1024 and 1024² bytes, as microcontrollers' memories are."""
+    parts = re.fullmatch(r"(\d+\.?\d*)\s*(\w*)", text.strip())
+    units = {"": 1, "b": 1, "k": 1024, "kb": 1024, "kib": 1024, "m": 1024**2, "mb": 1024**2, "mib": 1024**2}
+    if parts is None or parts[2].lower() not in units:
+        raise argparse.ArgumentTypeError(f"a size is a number of bytes, KB or MB, such as 256KB, got {text!r}")
+    value = float(parts[1]) * units[parts[2].lower()]
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"a size is at least 1 byte, got {text!r}")
+    return round(value)
 
 
 def _seed(text: str) -> int:
@@ -455,8 +457,15 @@ def _training(sub: argparse.ArgumentParser) -> None:
 
 def _searching(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--budget", type=int, help="networks evaluated (default 400)")
+    sub.add_argument("--searcher", choices=list(SEARCHERS), help="default nsga2; guided needs fewer evaluations")
     sub.add_argument("--population", type=int, help="of NSGA-II (default 48)")
+    sub.add_argument("--table", help="latency table of the device to search for (default: this machine's, measured)")
+    sub.add_argument(
+        "--unvalidated-table", action="store_true", default=None, help="accept a table whose error nobody has measured"
+    )
     sub.add_argument("--max-latency-ms", type=float, help="hard limit on the predicted latency")
+    sub.add_argument("--max-sram", type=_bytes, help="hard limit on the int8 network's peak SRAM, such as 256KB")
+    sub.add_argument("--max-flash", type=_bytes, help="hard limit on the int8 network's size in flash, such as 1MB")
     sub.add_argument("--precision", choices=["fp32", "int8"], help="the latency that is searched for (default int8)")
 
 

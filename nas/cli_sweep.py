@@ -5,19 +5,23 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import BadInput
 
 if TYPE_CHECKING:
+    from nas.objectives import Objective
     from nas.objectives.tabular import TabularBenchmark
+    from nas.run_folder import Settings
     from nas.search import SearchResult
     from nas.search.proposals import Searcher
+    from nas.space import SearchSpace
 
 _DEVICES = ("raspi4", "pixel2", "gold_6240")
 _SEARCHERS = ("guided", "nsga2", "random")
+SEARCHERS = ("guided", "nsga2", "nsga3", "evolution", "local_search", "ppo", "reinforce", "optuna_tpe", "random")
 _SEEDS = 3
 _BUDGET = 200
 
@@ -40,6 +44,15 @@ def run_sweep(args: argparse.Namespace) -> None:
     )
     print(frame.drop(columns=[c for c in ("trial", "run") if c in frame]).to_string(index=False))
     print(f"\nreport: {write_sweep_report(args.run_dir)}")
+
+
+def make_searcher(space: SearchSpace, objectives: Sequence[Objective], settings: Settings) -> Searcher:
+    """The searcher that a run's settings name."""
+    from nas.search import NSGA2
+
+    if settings.searcher == "nsga2":
+        return NSGA2(space, seed=settings.seed, population=settings.population)
+    return searchers()[settings.searcher](space, objectives, settings.seed)
 
 
 def searchers() -> dict[str, Callable[..., Searcher]]:

@@ -22,7 +22,7 @@ from nas.latency.table import write_text
 from nas.objectives import Constraint, Objective, latency
 from nas.objectives.accuracy import accuracy as accuracy_objective
 from nas.run_folder import PRECISIONS, Run, stage
-from nas.search import NSGA2, SearchResult, search
+from nas.search import SearchResult, search
 from nas.supernet import Supernet, train_supernet
 from nas.supernet.training import load_supernet
 from nas.train import Recipe
@@ -88,11 +88,11 @@ def search_stage(run: Run, supernet: Supernet, tables: dict[str, LatencyTable]) 
     """The search for accuracy against latency in the chosen precision."""
     s = run.settings
     with stage(run, "search"):
-        objectives, constraints = objectives_of(run, supernet, tables[s.precision])
+        objectives, constraints = objectives_of(run, supernet, search_table(run, tables))
         result = search(
             run.space,
             objectives,
-            NSGA2(run.space, seed=s.seed, population=s.population),
+            run.make_searcher(run.space, objectives, s),
             budget=s.budget,
             constraints=constraints,
             run_dir=run.folder,
@@ -105,12 +105,41 @@ def search_stage(run: Run, supernet: Supernet, tables: dict[str, LatencyTable]) 
 
 
 def objectives_of(run: Run, supernet: Supernet, table: LatencyTable) -> tuple[list[Objective], list[Constraint]]:
-    """Accuracy with the supernet's weights and predicted latency; the latency bound where the settings have one."""
+    """Accuracy with the supernet's weights and predicted latency; the bounds that the settings have."""
     weights = hashlib.sha256((run.folder / "supernet.safetensors").read_bytes()).hexdigest()[:16]
     table.check_space(run.space)
+    s = run.settings
     fast = latency(run.space, table)
-    bound = run.settings.max_latency_ms
-    return [accuracy_objective(supernet, run.data, identity=weights), fast], [] if bound is None else [fast <= bound]
+    constraints = [] if s.max_latency_ms is None else [fast <= s.max_latency_ms]
+    if s.max_sram is not None:
+        from nas.objectives.memory import peak_sram
+
+        constraints.append(peak_sram(run.space) <= s.max_sram)
+    if s.max_flash is not None:
+        from nas.objectives.memory import flash_size
+
+        constraints.append(flash_size(run.space) <= s.max_flash)
+    return [accuracy_objective(supernet, run.data, identity=weights), fast], constraints
+
+
+def search_table(run: Run, tables: dict[str, LatencyTable]) -> LatencyTable:
+    """The table that the search goes by: the device's (kept in the folder as ``table_target``), or this machine's.
+
+    Raises BadInput when the folder already holds another device's.
+    """
+    s = run.settings
+    if s.table is None:
+        return tables[s.precision]
+    kept = run.folder / "table_target"
+    if kept.with_suffix(".json").exists():
+        there = LatencyTable.load(kept)
+        if Path(s.table).with_suffix(".json").exists() and LatencyTable.load(s.table).fingerprint != there.fingerprint:
+            raise BadInput(f"{run.folder} was searched for {there.name}, not {s.table}; choose another run folder")
+        return there
+    table = LatencyTable.load(s.table)
+    table.check_space(run.space)
+    table.save(kept)
+    return table
 
 
 def load_tables(run: Run) -> dict[str, LatencyTable]:

@@ -8,7 +8,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -17,13 +17,17 @@ from typing import Any
 from nas.data import ImageData
 from nas.errors import BadInput
 from nas.latency.table import write_text
+from nas.objectives import Objective
 from nas.runtimes import OnnxRuntime, Runtime
 from nas.runtimes.runtime import cores, cpu_name
+from nas.search import NSGA2
+from nas.search.proposals import Searcher
 from nas.space import SearchSpace
 from nas.supernet.training import check_fit
 
 PRECISIONS = ("fp32", "int8")
 Say = Callable[[str], None]
+MakeSearcher = Callable[[SearchSpace, "Sequence[Objective]", "Settings"], Searcher]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +35,9 @@ class Settings:
     """Everything that decides a run besides its space, data and device.
 
     ``candidates``: networks of the front that are deployed, each as it is and pruned by ``prune`` (0: not pruned).
-    ``constraints``: upper bounds in ms on the predicted latency of the search's precision, or none.
+    ``table``: latency table of the device that the search is for, as a path; None: this machine's, measured in the run.
+    ``max_latency_ms``, ``max_sram``, ``max_flash``: hard limits (ms; bytes of the int8 network), or none.
+    ``searcher``: its name, for the record; what makes it is ``Run.make_searcher``.
     """
 
     precision: str = "int8"
@@ -42,6 +48,11 @@ class Settings:
     budget: int = 400
     population: int = 48
     max_latency_ms: float | None = None
+    max_sram: int | None = None
+    max_flash: int | None = None
+    table: str | None = None
+    unvalidated_table: bool = False
+    searcher: str = "nsga2"
     candidates: int = 10
     finetune_epochs: int = 12
     prune: float = 0.25
@@ -66,6 +77,9 @@ class Run:
     resume: bool = False
     progress: bool = False
     say: Say = lambda line: None
+    make_searcher: MakeSearcher = lambda space, objectives, settings: NSGA2(
+        space, seed=settings.seed, population=settings.population
+    )
 
     @property
     def runtimes(self) -> dict[str, Runtime]:

@@ -41,7 +41,7 @@ def estimate(table: LatencyTable, blocks: Sequence[Block]) -> tuple[NDArray[np.f
         if block.key in known:
             ms[i], error[i] = table.effective_ms[known[block.key]], spread[known[block.key]]
         else:
-            makes.setdefault(_make(block), []).append(i)
+            makes.setdefault(make_of(block), []).append(i)
     for make, rows in makes.items():
         same = _alike(table, make)
         wanted = [blocks[i] for i in rows]
@@ -81,14 +81,15 @@ def _weights(to: NDArray[np.float64], at: NDArray[np.float64], *, exclude_self: 
 
 def _alike(table: LatencyTable, make: tuple[object, ...]) -> NDArray[np.int64]:
     """Rows of the same make; where those are too few, of any activation."""
-    makes = [_make(b) for b in table.blocks]
+    makes = [make_of(b) for b in table.blocks]
     same = [i for i, m in enumerate(makes) if m == make]
     if len(same) < _FEWEST:
         same = [i for i, m in enumerate(makes) if m[1:] == make[1:]]
     return np.array(same, dtype=np.int64)
 
 
-def _make(block: Block) -> tuple[object, ...]:
+def make_of(block: Block) -> tuple[object, ...]:
+    """What two blocks share when only their channels and size differ."""
     names = ("kernel", "stride", "residual")
     return (
         block.act,  # type: ignore[attr-defined]

@@ -98,31 +98,32 @@ class LatencyTable:
         return self.calibration.apply(self.blocks, self.rows["latency_ms"].to_numpy(float))
 
     @cached_property
-    def _row_of(self) -> dict[str, int]:
+    def row_of(self) -> dict[str, int]:
+        """Block key -> position in ``rows``."""
         return {key: i for i, key in enumerate(self.rows["block"])}
 
     def missing(self, blocks: Sequence[Block]) -> list[Block]:
         """Those of ``blocks`` that the table lacks."""
-        return [b for b in blocks if b.key not in self._row_of]
+        return [b for b in blocks if b.key not in self.row_of]
 
     def lookup(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
         """``(blocks,)`` ms inside a network. Raises MissingBlocks, naming them."""
         if missing := self.missing(blocks):
             raise MissingBlocks(self.name, [b.key for b in missing])
-        return self.effective_ms[[self._row_of[b.key] for b in blocks]]
+        return self.effective_ms[[self.row_of[b.key] for b in blocks]]
 
     def lookup_energy(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
         """``(blocks,)`` mJ each. Raises BadInput when the table has no column ``energy_mj``, MissingBlocks as ``lookup``."""
         self.lookup(blocks)
         if "energy_mj" not in self.rows or self.rows["energy_mj"].isna().any():
             raise BadInput(f"table {self.name} has no energy of its blocks (a column energy_mj)")
-        return self.rows["energy_mj"].to_numpy(float)[[self._row_of[b.key] for b in blocks]]
+        return self.rows["energy_mj"].to_numpy(float)[[self.row_of[b.key] for b in blocks]]
 
     def spread(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
         """``(blocks,)`` standard deviations in ms of one block's timings, from their 10th and 90th percentiles."""
         self.lookup(blocks)
         width = (self.rows["p90_ms"] - self.rows["p10_ms"]).to_numpy(float) / (2 * NormalDist().inv_cdf(0.9))
-        return (self.calibration.scale * width)[[self._row_of[b.key] for b in blocks]]
+        return (self.calibration.scale * width)[[self.row_of[b.key] for b in blocks]]
 
     @property
     def relative_error(self) -> float:
@@ -169,7 +170,9 @@ class LatencyTable:
             "notes": dict(self.notes),
             "rows": len(self.rows),
         }
-        write_text(csv, self.rows.to_csv(index=False, float_format="%.6g"))
+        text = self.rows.to_csv(index=False, float_format="%.6g")
+        header["checksum"] = _checksum(text, header)
+        write_text(csv, text)
         write_text(meta, json.dumps(header, indent=2) + "\n")
         return csv
 
@@ -206,6 +209,26 @@ class LatencyTable:
             raise BadInput(f"{csv.with_suffix('')}: {error}") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise BadInput(f"{csv.with_suffix('')} is not a readable latency table: {error}") from None
+
+
+def saved_checksum(stem: str | os.PathLike[str]) -> tuple[str, str]:
+    """(when it was saved, now) of the files of a table; the first is empty for a table saved before there was one.
+
+    Covers every row, the device, kind, calibration and validation, but no text that a person may add to.
+    Raises BadInput when a file cannot be read.
+    """
+    csv, meta = _paths(stem)
+    try:
+        header = json.loads(meta.read_text())
+        return header.get("checksum", ""), _checksum(csv.read_text(), header)
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise BadInput(f"{csv.with_suffix('')} is not a readable latency table: {error}") from None
+
+
+def _checksum(csv: str, header: Mapping[str, Any]) -> str:
+    covered = {name: header[name] for name in ("device", "kind", "space", "calibration", "validation")}
+    text = json.dumps(covered, sort_keys=True) + "\n".join(csv.split())
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def write_text(path: Path, text: str) -> None:

@@ -107,6 +107,7 @@ def _final(c: Contents) -> str:
         ("int8 meas.", "measured_int8_ms", _ms),
         ("fp32 pred.", "predicted_fp32_ms", _ms),
         ("fp32 meas.", "measured_fp32_ms", _ms),
+        ("target pred.", "predicted_target_ms", _ms),
         ("fp32/int8", "speedup_int8", lambda v: f"{v:.2f}x"),
         ("MMACs", "macs", lambda v: f"{v / 1e6:.2f}"),
         ("int8 size", "int8_bytes", _bytes),
@@ -134,8 +135,14 @@ def _pareto(c: Contents) -> str:
     front = e[e["on_front"].astype(bool)].sort_values(x)
     xs, ys = list(e[x] * sx), list(e[y] * sy)
     deployed = c.final if c.final is not None and (x, y) == ("latency_ms", "accuracy") else None
+    # a search for another device: what was measured here is not on its axis
+    at = "predicted_target_ms" if "target" in c.tables else "measured_int8_ms"
     if deployed is not None:
-        xs += list(deployed["measured_int8_ms"] * 1000)
+        deployed = deployed[deployed[at].notna()] if at in deployed else None
+    if deployed is not None and not len(deployed):
+        deployed = None
+    if deployed is not None:
+        xs += list(deployed[at] * 1000)
         ys += list(deployed["int8_val_accuracy"] * 100)
     low = float(np.quantile(ys, 0.02)) if y == "accuracy" else min(ys)
     chart = Chart(label(x), label(y), (min(xs), max(xs)), (low, max(ys)), width=900, height=460, title="")
@@ -146,14 +153,15 @@ def _pareto(c: Contents) -> str:
     tips = [_tip(r, x, y) for _, r in front.iterrows()]
     chart.points(front[x] * sx, front[y] * sy, "front", tips=tips, radius=4.5, legend="Pareto front, predicted latency")
     if deployed is not None:
+        how = "predicted" if "target" in c.tables else "measured"
         tips = [
-            f"{r['id']}: {_pct(r['int8_val_accuracy'])} validation, {_ms(r['measured_int8_ms'])} measured in int8\n"
+            f"{r['id']}: {_pct(r['int8_val_accuracy'])} validation, {_ms(r[at])} {how} in int8\n"
             + _wrapped(r["architecture"])
             for _, r in deployed.iterrows()
         ]
-        legend = "deployed in int8, measured latency"
+        legend = f"deployed in int8, {how} latency"
         chart.points(
-            deployed["measured_int8_ms"] * 1000,
+            deployed[at] * 1000,
             deployed["int8_val_accuracy"] * 100,
             "deployed",
             tips=tips,

@@ -1,0 +1,269 @@
+"""Latency tables from timings of complete networks, where no block can be timed alone.
+
+    network = fixed + sum over its blocks
+
+is linear in the unknown block costs, but a few hundred networks say little about thousands of blocks. So blocks are
+believed to resemble one another: cost = a smooth function of operations, activations and weights, with corrections for
+what a block is (kind, kernel, stride, activation, ...), for where it is (its channels), and for itself. How far the timings are followed is chosen by cross-validation.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nas.blocks import Block, Conv
+from nas.errors import BadInput
+from nas.latency.fit import Calibration, elements
+from nas.latency.gaussian import Array, most_telling, non_negative, solve
+from nas.latency.plan import distinct_archs, validated
+from nas.latency.table import LatencyTable
+from nas.runtimes import Device
+from nas.space import Archs, SearchSpace
+
+FEWEST = 20
+"""Networks that a fit needs; half of that with a table of isolated measurements to start from."""
+
+NOISES = (0.003, 0.01, 0.03, 0.1, 0.3)
+"""Relative errors of one timing that cross-validation chooses between: small ones follow the timings closely."""
+
+KIND, PLACE, OWN = 0.1, 0.1, 0.1
+"""Expected corrections, relative to the smooth cost: for what a block is, where it is, and for itself."""
+
+_FOLDS = 5
+_DESIGN_NOISE = 0.03
+_CHOOSE_ON = 1000  # networks; more change the choice of noise no longer
+_FLOOR = 0.01  # a block never costs less than this share of what its size suggests
+
+
+def fit_blocks(
+    space: SearchSpace,
+    archs: Archs,
+    ms: Array,
+    *,
+    device: Device,
+    prior: LatencyTable | None = None,
+    date: str = "",
+    source: str = "fitted from timings of whole networks",
+    licence: str = "",
+    notes: Mapping[str, Any] | None = None,
+) -> LatencyTable:
+    """The table (kind "fitted") that best explains ``ms (n,)``, the timings of ``archs (n, genes)`` on ``device``.
+
+    Relative errors count, far-off timings less (Huber), no cost is negative. With ``prior``, a table of blocks timed
+    alone, costs are drawn towards a multiple of those. ``validation``: every network predicted by a fit that has not
+    seen it (5 folds; one setting was chosen on the same folds). In ``rows``, ``runs`` counts the timed networks with
+    that block, p10_ms to p90_ms is the fit's own 80% interval; blocks in no network have ``runs`` 0, come from the model of
+    similar blocks, and are counted in ``notes``. Sums are better known than single blocks: what always occurs together
+    cannot be told apart.
+    Raises BadInput for fewer than 20 different networks (10 with ``prior``), or timings that are not positive.
+    """
+    archs, ms = _checked(space, archs, ms, FEWEST // 2 if prior else FEWEST)
+    counts = loads(space, archs)
+    factor, typical = belief(space, counts, prior)
+    root = _root(factor)
+    unit = float(np.median(ms))
+    relative = counts * (unit / ms)[:, None]
+    design = relative @ root
+    fold = _folds(archs)
+    noise = _choose_noise(design, fold)
+    floor = np.append(_FLOOR * typical[:-1], 0.0)
+    held_out = np.empty(len(ms))
+    for k in range(_FOLDS):
+        costs, _ = _costs(relative[fold != k], design[fold != k], root, noise, floor)
+        held_out[fold == k] = counts[fold == k] @ costs * unit
+    costs, weights = _costs(relative, design, root, noise, floor)
+    width = 1.2816 * unit * _deviation(relative, design, root, noise, costs, weights)[:-1]
+    latency = unit * costs[:-1]
+    runs = (counts[:, :-1] > 0).sum(axis=0)
+    rows = pd.DataFrame(
+        {
+            "block": [b.key for b in space.blocks],
+            "latency_ms": latency,
+            "p10_ms": np.maximum(latency - width, 0.0),
+            "p90_ms": latency + width,
+            "runs": runs,
+        }
+    )
+    return LatencyTable(
+        device=device,
+        rows=rows,
+        calibration=Calibration(fixed_ms=float(unit * costs[-1])),
+        validation=validated(held_out, ms),
+        kind="fitted",
+        space={"name": space.name, "fingerprint": space.fingerprint},
+        date=date or datetime.date.today().isoformat(),
+        source=source,
+        licence=licence,
+        notes={
+            "networks": len(ms),
+            "blocks_in_no_network": int((runs == 0).sum()),
+            "percentiles": "the fit's 80% interval for the block, not the spread of timings",
+            "validation": f"{_FOLDS}-fold: each network predicted by a fit without it",
+            **({"prior": prior.name} if prior else {}),
+            **(notes or {}),
+        },
+    )
+
+
+def choose_networks(space: SearchSpace, n: int, *, seed: int = 0, prior: LatencyTable | None = None) -> Archs:
+    """``(n, genes)``: different networks whose timings tell ``fit_blocks`` most about all networks of ``space``.
+
+    Picked greedily from random candidates (I-optimal design under the same belief about blocks); the first ones tell
+    most, so the list may be cut short. Raises BadInput when ``space`` has fewer than ``n`` networks.
+    """
+    pool = distinct_archs(space, max(1500, 3 * n), seed)
+    if not 1 <= n <= len(pool):
+        raise BadInput(f"{space.name}: cannot choose {n} networks, {len(pool)} different ones were found")
+    return pool[choose_among(space, pool, n, prior=prior)]
+
+
+def choose_among(space: SearchSpace, archs: Archs, n: int, *, prior: LatencyTable | None = None) -> Any:
+    """``(n,)`` indices into ``archs``: the choice of ``choose_networks`` among given candidates."""
+    counts = loads(space, archs)
+    factor, _ = belief(space, counts, prior)
+    size = counts @ factor[:, :_WIDE].sum(axis=1)  # a guess of the latency, for relative errors
+    return most_telling((counts / size[:, None] * size.mean()) @ factor, n, _DESIGN_NOISE)
+
+
+def loads(space: SearchSpace, archs: Archs) -> Array:
+    """``(n, blocks + 1)``: how often each block occurs in each network; the last column is 1, for the fixed cost."""
+    ids = space.block_ids(archs)
+    counts = np.zeros((len(ids), len(space.blocks) + 1))
+    for slot in range(ids.shape[1]):
+        counts[np.arange(len(ids)), ids[:, slot] - 1] += ids[:, slot] > 0  # an empty slot adds 0 to the last column
+    counts[:, -1] = 1.0
+    return counts
+
+
+def belief(space: SearchSpace, counts: Array, prior: LatencyTable | None = None) -> tuple[Array, Array]:
+    """``(factor (blocks + 1, r), typical (blocks + 1,))``: costs are ``factor @ w``, w standard normal, a priori.
+
+    In units of the mean latency of the networks in ``counts``. ``typical``: what the size of a block suggests.
+    """
+    blocks = space.blocks
+    sizes = np.array([_sizes(b) for b in blocks])
+    wide = np.zeros((len(blocks) + 1, _WIDE))
+    wide[:-1, :-1] = sizes
+    wide[-1, -1] = 1.0
+    wide /= (counts @ wide).mean(axis=0)
+    typical = wide.mean(axis=1)
+    shrunk = 1.0
+    if prior is not None:
+        alone = np.append(prior.lookup(blocks), prior.fixed_ms)
+        typical = alone / (counts @ alone).mean()
+        wide = np.column_stack([wide, typical])
+        shrunk = 0.3
+    kind = _crossed(np.concatenate([_one_hot(blocks, f) for f in _ATTRIBUTES], axis=1), wide[:-1, :4])
+    place = _crossed(_one_hot(blocks, _place), wide[:-1, :4])
+    structured = np.zeros((len(blocks) + 1, kind.shape[1] + place.shape[1]))
+    structured[:-1] = np.column_stack([KIND * kind, PLACE * place])
+    own = np.diag(OWN * np.maximum(typical, 1e-3 * typical.max()))
+    return np.column_stack([wide, shrunk * structured, own]), typical
+
+
+_WIDE = 6  # five sizes and the fixed cost
+
+_ATTRIBUTES: tuple[Callable[[Block], Hashable], ...] = (
+    lambda b: b.kind,
+    lambda b: getattr(b, "kernel", 0),
+    lambda b: getattr(b, "stride", 1),
+    lambda b: getattr(b, "se", 0) > 0,
+    lambda b: getattr(b, "act", ""),
+    lambda b: getattr(b, "groups", 1),
+    lambda b: round(getattr(b, "mid", b.in_ch) / b.in_ch, 1),
+)
+
+
+def _place(block: Block) -> Hashable:
+    return block.kind, block.in_ch, block.out_ch, getattr(block, "stride", 1)
+
+
+def _sizes(block: Block) -> list[float]:
+    """One call, MACs of full and of depthwise convolutions, activation elements, weights."""
+    convs = [p for p in block.parts().values() if isinstance(p, Conv)]
+    depthwise = sum(p.macs for p in convs if p.depthwise)
+    inner = sum(p.out_ch * p.size**2 for p in convs)
+    return [1.0, block.macs - depthwise, depthwise, float(elements([block])[0]) + inner, block.weights]
+
+
+def _one_hot(blocks: Sequence[Block], value: Callable[[Block], Hashable]) -> Array:
+    values = [value(b) for b in blocks]
+    distinct = sorted(set(values), key=str)
+    return np.array([[v == d for d in distinct] for v in values], dtype=float)
+
+
+def _crossed(groups: Array, sizes: Array) -> Array:
+    crossed = (groups[:, :, None] * sizes[:, None, :]).reshape(len(groups), -1)
+    return crossed[:, crossed.any(axis=0)]
+
+
+def _root(factor: Array) -> Array:
+    """Square root of the covariance, ``(q, q)``."""
+    covariance = factor @ factor.T
+    covariance[np.diag_indices(len(covariance))] += 1e-12 * covariance.diagonal().max()
+    return np.asarray(np.linalg.cholesky(covariance))
+
+
+def _folds(archs: Archs) -> Any:
+    """``(n,)`` fold of each network; repeated timings of one network share theirs."""
+    _, which = np.unique(archs, axis=0, return_inverse=True)
+    which = which.reshape(-1)
+    return (np.random.default_rng(0).permutation(which.max() + 1) % _FOLDS)[which]
+
+
+def _choose_noise(design: Array, fold: Any) -> float:
+    design, fold = design[:_CHOOSE_ON], fold[:_CHOOSE_ON]
+
+    def error(noise: float) -> float:
+        apart = np.concatenate(
+            [
+                design[fold == k] @ solve(design[fold != k], np.ones((fold != k).sum()), noise)[0] - 1.0
+                for k in range(_FOLDS)
+            ]
+        )
+        return float(np.abs(apart).mean())
+
+    return min(NOISES, key=error)
+
+
+def _costs(relative: Array, design: Array, root: Array, noise: float, floor: Array) -> tuple[Array, Array]:
+    """``(costs (q,), weights (n,))``, no cost below its floor."""
+    w, weights = solve(design, np.ones(len(design)), noise)
+    costs = root @ w
+    if (costs < floor).any():
+        hessian = _hessian(relative, root, noise, weights)
+        gradient = relative.T @ weights - hessian @ floor
+        costs = floor + non_negative(hessian, gradient, costs - floor)
+    return costs, weights
+
+
+def _hessian(relative: Array, root: Array, noise: float, weights: Array) -> Array:
+    inverse = np.linalg.solve(root, np.eye(len(root)))
+    return (relative * weights[:, None]).T @ relative + noise**2 * (inverse.T @ inverse)
+
+
+def _deviation(relative: Array, design: Array, root: Array, noise: float, costs: Array, weights: Array) -> Array:
+    """``(q,)`` standard deviation of each cost: noise as large as the residuals show it."""
+    left = np.sqrt(np.average((relative @ costs - 1.0) ** 2, weights=weights))
+    inner = (design * weights[:, None]).T @ design
+    inner[np.diag_indices(len(inner))] += noise**2
+    spread = np.linalg.solve(np.linalg.cholesky(inner), root.T)
+    return float(left) * np.sqrt(np.einsum("ij,ij->j", spread, spread))
+
+
+def _checked(space: SearchSpace, archs: Archs, ms: Array, fewest: int) -> tuple[Archs, Array]:
+    archs, ms = space.canonical(space.check(archs)), np.asarray(ms, dtype=float)
+    if ms.shape != (len(archs),):
+        raise BadInput(f"one timing per network: {len(archs)} networks, timings of shape {ms.shape}")
+    if not (np.isfinite(ms) & (ms > 0)).all():
+        raise BadInput(f"timings are positive numbers of ms, but one is {ms[~(np.isfinite(ms) & (ms > 0))][0]}")
+    if (different := len(np.unique(archs, axis=0))) < fewest:
+        raise BadInput(
+            f"a fitted table of {space.name} needs the timings of at least {fewest} different networks, got {different}"
+        )
+    return archs, ms

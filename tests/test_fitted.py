@@ -1,0 +1,251 @@
+"""Tables fitted from whole networks: recovery of known costs, honest errors, the choice of networks, refusals."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import SHARED
+from scipy.optimize import nnls
+from sklearn.linear_model import Ridge
+
+import nas
+from nas.errors import BadInput
+from nas.latency import LatencyTable
+from nas.latency.gaussian import most_telling, non_negative, solve
+from nas.latency.plan import distinct_archs
+from nas.latency.whole_network import choose_among, choose_networks, fit_blocks, loads
+from nas.runtimes import Device
+from search_spaces import FBNet
+
+DEVICE = Device(name="bench", chip="made up", runtime="none", version="", precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def fbnet():
+    return FBNet.cifar100()
+
+
+@pytest.fixture(scope="module")
+def truth(fbnet):
+    """Costs per block that no smooth model knows: sizes, a jitter of ±30% on each, and a fixed cost."""
+    rng = np.random.default_rng(5)
+    costs = fbnet.per_block(lambda b: 0.1 + b.macs / 2e6) * rng.uniform(0.7, 1.3, len(fbnet.blocks))
+    return np.append(costs, 2.0)
+
+
+@pytest.fixture(scope="module")
+def timed(fbnet, truth):
+    """1,000 networks and their exact latencies."""
+    archs = distinct_archs(fbnet, 1000, 0)
+    return archs, np.array([sum(truth[fbnet.blocks.index(b)] for b in n) for n in fbnet.networks(archs)]) + truth[-1]
+
+
+def predict(space, table, archs):
+    return nas.latency(space, table)(archs)
+
+
+def mape(predicted, ms):
+    return np.abs(predicted / ms - 1).mean()
+
+
+def test_networks_that_were_not_timed_are_predicted(fbnet, timed):
+    archs, ms = timed
+    table = fit_blocks(fbnet, archs[:400], ms[:400], device=DEVICE)
+    assert mape(predict(fbnet, table, archs[400:]), ms[400:]) < 0.002
+    assert table.kind == "fitted"
+    assert table.space["fingerprint"] == fbnet.fingerprint
+    assert table.validation.networks == 400
+    assert table.validation.mape < 0.005
+
+
+def test_its_error_is_the_error_on_networks_it_has_not_seen(fbnet, timed):
+    archs, ms = timed
+    noisy = ms * np.random.default_rng(0).lognormal(0, 0.05, len(ms))
+    table = fit_blocks(fbnet, archs[:200], noisy[:200], device=DEVICE)
+    unseen = mape(predict(fbnet, table, archs[200:]), noisy[200:])
+    assert table.validation.mape == pytest.approx(unseen, rel=0.25)
+    # timings that have nothing to do with the networks: no skill may be claimed
+    lottery = np.random.default_rng(1).uniform(5, 15, 200)
+    table = fit_blocks(fbnet, archs[:200], lottery, device=DEVICE)
+    assert abs(table.validation.kendall_tau) < 0.2
+    assert table.validation.mape > 0.2
+
+
+def test_the_same_network_timed_twice_does_not_vouch_for_itself(fbnet, timed):
+    archs, _ = timed
+    lottery = np.random.default_rng(1).uniform(5, 15, 100)
+    twice = fit_blocks(fbnet, np.concatenate([archs[:100]] * 2), np.tile(lottery, 2), device=DEVICE)
+    assert twice.validation.mape > 0.2
+
+
+def test_far_off_timings_hardly_count(fbnet, timed):
+    archs, ms = timed
+    broken = ms[:300].copy()
+    broken[::20] *= 3
+    table = fit_blocks(fbnet, archs[:300], broken, device=DEVICE)
+    assert mape(predict(fbnet, table, archs[300:]), ms[300:]) < 0.03
+
+
+def test_isolated_measurements_help_where_networks_are_few(fbnet, timed, truth):
+    archs, ms = timed
+    alone = 1.7 * truth[:-1] * np.random.default_rng(3).lognormal(0, 0.05, len(fbnet.blocks))
+    rows = pd.DataFrame({"block": [b.key for b in fbnet.blocks], "latency_ms": alone, "p10_ms": alone, "p90_ms": alone})
+    prior = LatencyTable(device=DEVICE, rows=rows.assign(runs=10))
+    few, rest = slice(0, 25), slice(25, None)
+    blind = fit_blocks(fbnet, archs[few], ms[few], device=DEVICE)
+    helped = fit_blocks(fbnet, archs[few], ms[few], device=DEVICE, prior=prior)
+    errors = [mape(predict(fbnet, t, archs[rest]), ms[rest]) for t in (prior, blind, helped)]
+    assert errors[2] < 0.5 * min(errors[:2])
+    assert helped.notes["prior"] == prior.name
+    fit_blocks(fbnet, archs[:10], ms[:10], device=DEVICE, prior=prior)
+
+
+def test_no_cost_is_negative_and_the_interval_holds_the_cost(fbnet, timed, truth):
+    archs, ms = timed
+    free = truth.copy()
+    free[:40] = 1e-9  # unconstrained least squares would go below zero for half of these
+    noisy = loads(fbnet, archs) @ free * np.random.default_rng(0).lognormal(0, 0.03, len(archs))
+    table = fit_blocks(fbnet, archs[:150], noisy[:150], device=DEVICE)
+    rows = table.rows
+    assert (rows["latency_ms"] > 0).all()
+    assert table.fixed_ms >= 0
+    assert ((rows["p10_ms"] <= rows["latency_ms"]) & (rows["latency_ms"] <= rows["p90_ms"])).all()
+    assert mape(predict(fbnet, table, archs[150:]), noisy[150:]) < 0.05
+
+
+def test_blocks_of_no_timed_network_are_counted(fbnet, timed, truth):
+    archs = timed[0].copy()
+    archs[archs == 7] = 3  # nobody timed a k5_e6
+    ms = loads(fbnet, archs) @ truth
+    table = fit_blocks(fbnet, archs[:300], ms[:300], device=DEVICE)
+    missing = [b for b in fbnet.blocks if getattr(b, "mid", 0) == 6 * b.in_ch and b.kernel == 5]
+    unseen = table.rows.set_index("block").loc[[b.key for b in missing]]
+    assert (unseen["runs"] == 0).all()
+    assert table.notes["blocks_in_no_network"] == len(missing)
+    actual = truth[[fbnet.blocks.index(b) for b in missing]]
+    assert np.median(np.abs(unseen["latency_ms"] / actual - 1)) < 0.35
+    relative = (table.rows["p90_ms"] - table.rows["p10_ms"]) / table.rows["latency_ms"]
+    assert relative[table.rows["runs"] == 0].median() > 2 * relative[table.rows["runs"] > 0].median()
+
+
+def test_a_table_survives_the_disk(tiny, tmp_path):
+    archs = tiny.sample(300, np.random.default_rng(0))
+    ms = tiny.scorer(tiny.per_block(lambda b: 1 + b.params / 1e3), fixed=1.0)(archs)
+    table = fit_blocks(tiny, archs, ms, device=DEVICE, source="a test", notes={"regime": "batch 1"})
+    table.save(tmp_path / "t")
+    again = LatencyTable.load(tmp_path / "t")
+    assert predict(tiny, again, archs) == pytest.approx(predict(tiny, table, archs), rel=1e-4)
+    assert (again.source, again.notes["regime"]) == ("a test", "batch 1")
+
+
+def test_counts_are_those_of_the_networks(fbnet, tiny):
+    for space in (fbnet, tiny):
+        archs = space.sample(50, np.random.default_rng(0))
+        for row, network in zip(loads(space, archs), space.networks(archs), strict=True):
+            assert {space.blocks[i]: n for i, n in enumerate(row[:-1]) if n} == Counter(network)
+            assert row[-1] == 1
+
+
+@pytest.mark.parametrize(
+    ("archs", "ms", "message"),
+    [
+        (slice(0, 19), lambda ms: ms, "at least 20 different networks, got 19"),
+        ([0] * 40, lambda ms: ms, "at least 20 different networks, got 1"),
+        (slice(0, 40), lambda ms: ms[:39], r"40 networks, timings of shape \(39,\)"),
+        (slice(0, 40), lambda ms: np.where(np.arange(40) == 3, np.nan, ms), "positive numbers of ms, but one is nan"),
+        (slice(0, 40), lambda ms: np.where(np.arange(40) == 3, -1.0, ms), "but one is -1"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(fbnet, timed, archs, ms, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        fit_blocks(fbnet, timed[0][archs], ms(timed[1][archs]), device=DEVICE)
+    assert "\n" not in str(caught.value)
+
+
+# ---- the choice of networks ----------------------------------------------------------------------------------
+
+
+def test_chosen_networks_differ_and_repeat(fbnet):
+    chosen = choose_networks(fbnet, 30, seed=1)
+    assert len(np.unique(chosen, axis=0)) == 30
+    assert np.array_equal(chosen[:10], choose_networks(fbnet, 10, seed=1))
+    assert not np.array_equal(chosen, choose_networks(fbnet, 30, seed=2))
+
+
+def test_too_many_are_refused(tiny):
+    with pytest.raises(BadInput, match=f"cannot choose 999 networks, {tiny.size} different"):
+        choose_networks(tiny, 999)
+
+
+def test_chosen_networks_tell_more_than_random_ones(fbnet, timed):
+    archs, ms = timed
+    noisy = ms * np.random.default_rng(0).lognormal(0, 0.01, len(ms))
+    pool, rest = np.arange(600), slice(600, None)
+    chosen = choose_among(fbnet, archs[pool], 40)
+    error = {
+        name: mape(predict(fbnet, fit_blocks(fbnet, archs[i], noisy[i], device=DEVICE), archs[rest]), ms[rest])
+        for name, i in {"chosen": chosen, **{f"random {k}": pool[40 * k :][:40] for k in range(8)}}.items()
+    }
+    chosen_error = error.pop("chosen")
+    assert chosen_error < np.median(list(error.values()))
+
+
+# ---- arithmetic, against others' -----------------------------------------------------------------------------
+
+
+def test_ridge_is_scikit_learns():
+    rng = np.random.default_rng(0)
+    for n, r in ((30, 8), (8, 30)):
+        design, target = rng.normal(size=(n, r)), rng.normal(size=n)
+        expected = Ridge(alpha=0.3**2, fit_intercept=False).fit(design, target).coef_
+        assert solve(design, target, 0.3, robust=False)[0] == pytest.approx(expected)
+
+
+def test_reweighted_ridge_minimises_hubers_loss_from_either_side():
+    rng = np.random.default_rng(0)
+    design = rng.normal(size=(40, 5))
+    target = design @ rng.normal(size=5) + rng.standard_t(1.5, 40) * 0.1
+    w, weights = solve(design, target, 0.1)
+    expected = Ridge(alpha=0.01, fit_intercept=False).fit(design, target, sample_weight=weights).coef_
+    assert w == pytest.approx(expected)
+    assert weights.min() < 0.5 < np.median(weights) <= 1.0
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_non_negative_solution_is_scipys(seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(size=(60, 30)), rng.normal(size=60)
+    hessian, gradient = a.T @ a, a.T @ b
+    for start in (np.linalg.solve(hessian, gradient), -np.ones(30)):
+        assert non_negative(hessian, gradient, start) == pytest.approx(nnls(a, b)[0], abs=1e-9)
+
+
+def test_each_pick_lowers_the_mean_variance_most():
+    rng = np.random.default_rng(0)
+    rows, noise = rng.normal(size=(12, 6)), 0.4
+
+    def mean_variance(chosen):
+        precision = np.eye(6) + sum(np.outer(rows[i], rows[i]) for i in chosen) / noise**2
+        return np.einsum("ij,jk,ik->", rows, np.linalg.inv(precision), rows)
+
+    picks = most_telling(rows, 5, noise).tolist()
+    for k, pick in enumerate(picks):
+        others = set(range(12)) - set(picks[:k])
+        assert pick == min(others, key=lambda i: mean_variance([*picks[:k], i]))
+
+
+# ---- published timings ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data")
+@pytest.mark.parametrize(("device", "bound"), [("titan_rtx_32", 0.01), ("gold_6240", 0.03)])
+def test_published_timings_from_200_networks(fbnet, device, bound):
+    frame = pd.read_csv(SHARED / "fbnet" / "fbnet_latency.csv.gz")
+    archs = frame[[c.name for c in fbnet.choices]].to_numpy(np.uint8)
+    ms = frame[f"lat_{device}"].to_numpy()
+    table = fit_blocks(fbnet, archs[:200], ms[:200], device=DEVICE)
+    assert mape(predict(fbnet, table, archs[200:]), ms[200:]) < bound
+    assert table.validation.mape == pytest.approx(mape(predict(fbnet, table, archs[200:]), ms[200:]), rel=0.3)
