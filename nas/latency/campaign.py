@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from functools import partial as bound
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from nas.latency.conditions import conditions, warnings
 from nas.latency.energy import Meter, with_energy
 from nas.latency.plan import Plan, assemble, distinct_archs, kendall_tau, plan, repeatability, validated
 from nas.latency.table import COLUMNS, LatencyTable, write_text
-from nas.latency.timing import Failure, Isolated, Timed, Timer, time_interleaved, time_networks
+from nas.latency.timing import Direct, Failure, Isolated, Timed, Timer, time_interleaved
 from nas.runtimes import Runtime
 from nas.space import SearchSpace
 
@@ -89,7 +88,7 @@ def measure(
     started, before = time.monotonic(), conditions()
     log = _Log(partial, identity)
     with contextlib.ExitStack() as stack:
-        timer: Timer = bound(time_networks, runtime, meter=meter)
+        timer: Timer = Direct(runtime, meter)
         if isolate:
             timer = stack.enter_context(Isolated(runtime, meter=meter))
         watch = _Watch(timer, campaign.reference)
@@ -151,9 +150,9 @@ class _Watch:
         self._usual: list[float] = []
         self._disturbed = 0
 
-    def __call__(self, networks: Sequence[Sequence[Block]]) -> list[Timed | Failure]:
+    def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Timed | Failure]:
         for _ in range(_ATTEMPTS):
-            *timed, check = self._timer([*networks, self._reference])
+            *timed, check = self._timer([*networks, self._reference], energy=energy)
             if isinstance(check, Failure):
                 raise BadInput(
                     f"the runtime cannot run even the reference block [{self._reference[0].key}]: {check.text}"
@@ -279,7 +278,7 @@ def _time_blocks(
                 continue
             begun = time.monotonic()
             group = todo[start:stop]
-            timed = watch([(block,) for block in group])
+            timed = watch([(block,) for block in group], energy=True)
             log.add(group, timed)
             if not log.rows:
                 raise BadInput(

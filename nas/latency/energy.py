@@ -106,7 +106,11 @@ class SysfsPower:
     def _sample(self) -> None:
         last = time.monotonic()
         while True:
-            watts = self._read()
+            try:
+                watts = self._read()
+            except BadInput:  # the sensor stopped answering: what follows is unknown, not 0
+                self._joules = float("nan")
+                return
             time.sleep(self.every_s)
             now = time.monotonic()
             self._joules += watts * (now - last)
@@ -160,11 +164,11 @@ class Later:
         return float("nan")
 
 
-def sustain(runtime: Runtime, prepared: Any, meter: Meter, seconds: float = WINDOW_S) -> Window:
-    """Run ``prepared`` without pause for about ``seconds``."""
+def sustain(runtime: Runtime, prepared: Any, meter: Meter) -> Window:
+    """Run ``prepared`` without pause for about ``WINDOW_S``."""
     ms: list[float] = []
     begin, before = time.time(), meter.joules()
-    stop = time.monotonic() + seconds
+    stop = time.monotonic() + WINDOW_S
     while time.monotonic() < stop:
         ms.extend(runtime.time(prepared, 8))
     end, after = time.time(), meter.joules()

@@ -42,9 +42,20 @@ class Failure:
 
 
 class Timer(Protocol):
-    """Times networks, each given as its blocks; a single block counts as a network."""
+    """Times networks, each given as its blocks; a single block counts as a network. ``energy``: windows as well."""
 
-    def __call__(self, networks: Sequence[Sequence[Block]]) -> list[Timed | Failure]: ...
+    def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Timed | Failure]: ...
+
+
+@dataclass(frozen=True)
+class Direct:
+    """A Timer in this process."""
+
+    runtime: Runtime
+    meter: Meter | None = None
+
+    def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Timed | Failure]:
+        return time_networks(self.runtime, networks, meter=self.meter if energy else None)
 
 
 def time_networks(
@@ -126,24 +137,24 @@ class Isolated:
             self._process.join()
             self._process = None
 
-    def __call__(self, networks: Sequence[Sequence[Block]]) -> list[Timed | Failure]:
-        answer = self._ask([tuple(n) for n in networks])
+    def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Timed | Failure]:
+        answer = self._ask([tuple(n) for n in networks], energy)
         if not isinstance(answer, Failure):
             return answer
         if len(networks) == 1:
             return [answer]
         half = len(networks) // 2
-        return [*self(networks[:half]), *self(networks[half:])]
+        return [*self(networks[:half], energy=energy), *self(networks[half:], energy=energy)]
 
-    def _ask(self, networks: list[tuple[Block, ...]]) -> list[Timed | Failure] | Failure:
+    def _ask(self, networks: list[tuple[Block, ...]], energy: bool) -> list[Timed | Failure] | Failure:
         if self._process is None:
             context = multiprocessing.get_context("spawn")
             self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(self.runtime, self.meter, theirs), daemon=True)
+            self._process = context.Process(target=_serve, args=(Direct(self.runtime, self.meter), theirs), daemon=True)
             self._process.start()
             theirs.close()
         try:
-            self._pipe.send(networks)
+            self._pipe.send((networks, energy))
             if not self._pipe.poll(self.timeout_s):
                 self.__exit__()
                 return Failure(f"the runtime hung for {self.timeout_s:g} s")
@@ -159,15 +170,15 @@ class Isolated:
         return answer
 
 
-def _serve(runtime: Runtime, meter: Meter | None, pipe: Any) -> None:
+def _serve(timer: Direct, pipe: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     while True:
         try:
-            networks = pipe.recv()
+            networks, energy = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send(time_networks(runtime, networks, meter=meter))
+            pipe.send(timer(networks, energy=energy))
         except NasError as error:
             pipe.send(type(error)(str(error)) if type(error).__init__ is NasError.__init__ else error)
 

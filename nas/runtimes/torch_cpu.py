@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -51,19 +53,26 @@ class TorchCPU:
         module = randomised(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = torch.randn(self.batch, *input_shape, generator=torch.Generator().manual_seed(0))
         x = x.to(memory_format=torch.channels_last)
-        forward = torch.compile(module) if self.compiled else module
+        forward = _compiled(module) if self.compiled else module
 
         @torch.inference_mode()
         def call() -> object:
             return forward(x)
 
-        with _threads(self.threads):
+        with _threads(self.threads), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.compile warns about parts of torch itself
             return warmed_up(call)
 
     def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
         """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""
         with _threads(self.threads):
             return timed(prepared, repeats)
+
+
+def _compiled(module: nn.Module) -> Callable[[torch.Tensor], object]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.compile(module)
 
 
 class _threads:

@@ -1,0 +1,365 @@
+"""Campaigns when things go wrong, energy, conditions, and the runtimes that run on any CPU."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import nas
+from nas.blocks import InvertedResidual, Stem
+from nas.errors import BadInput
+from nas.latency import LatencyTable, measure
+from nas.latency import campaign as campaign_module
+from nas.latency.campaign import add_energy, append, plan, repeatability
+from nas.latency.conditions import conditions, warnings
+from nas.latency.energy import Later, Rapl, SysfsPower, Window, jetson_power, with_energy
+from nas.latency.timing import Failure, Isolated, Timed, time_networks
+from nas.modules import Network, build, describe
+from nas.runtimes import Device, OnnxRuntime, OpenVINO, TorchCPU
+
+FAKE = Device(name="fake", chip="fake", runtime="fake", version="1", precision="fp32")
+
+
+@dataclass(frozen=True)
+class Breaks:
+    """A runtime that computes its times, and on blocks whose key holds one of these words raises, dies or hangs."""
+
+    raises: str = "?"
+    dies: str = "?"
+    hangs: str = "?"
+    device: Device = FAKE
+
+    def prepare(self, network, input_shape):
+        blocks = network.describe() if isinstance(network, Network) else [describe(network)]
+        for block in blocks:
+            if self.raises in block.key:
+                raise RuntimeError(f"no kernel for\n{block.key}")
+            if self.dies in block.key:
+                os.kill(os.getpid(), 9)
+            if self.hangs in block.key:
+                time.sleep(60)
+        return sum(0.01 + b.macs / 1e7 for b in blocks)
+
+    def time(self, prepared, repeats):
+        return prepared * np.linspace(0.99, 1.01, repeats)
+
+
+def test_a_block_that_kills_the_runtime_is_recorded_and_the_rest_is_measured(tiny, tmp_path):
+    bad = next(b.key for b in tiny.blocks if isinstance(b, InvertedResidual) and b.kernel == 5 and b.act == "hswish")
+    said = []
+    table = measure(tiny, Breaks(dies=bad), run_dir=tmp_path, isolate=True, say=said.append)
+    assert bad not in set(table.rows["block"])
+    assert len(table.rows) == len(tiny.blocks) - 1
+    assert table.notes["failed"] == {bad: "the runtime crashed (signal SIGKILL)"}
+    assert any(bad in line for line in said)
+    networks = pd.read_csv(tmp_path / "table_fp32_networks.csv")
+    # the runtime was never asked for a network with that block
+    holds = [any(b.key == bad for b in blocks) for blocks in tiny.networks(plan(tiny).archs)]
+    assert networks["measured_ms"].isna().tolist() == holds
+    assert table.validation.mape < 0.01
+
+
+def test_a_refused_block_is_recorded_with_its_text(tiny, tmp_path):
+    bad = next(b.key for b in tiny.blocks if isinstance(b, InvertedResidual))
+    table = measure(tiny, Breaks(raises=bad), run_dir=tmp_path)
+    assert table.notes["failed"] == {bad: f"RuntimeError: no kernel for {bad}"}
+
+
+def test_a_failed_block_is_not_tried_again_on_resume(tiny, tmp_path, monkeypatch):
+    bad = tiny.blocks[3].key
+    runtime = Breaks(raises=bad)
+    whole = campaign_module._time_whole
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(campaign_module, "_time_whole", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        measure(tiny, runtime, run_dir=tmp_path)
+    monkeypatch.setattr(campaign_module, "_time_whole", whole)
+    # were it tried again it would now succeed
+    table = measure(tiny, Breaks(), run_dir=tmp_path, resume=True)
+    assert list(table.notes["failed"]) == [bad]
+
+
+def test_a_runtime_that_runs_nothing_ends_at_once(tiny, tmp_path):
+    with pytest.raises(BadInput, match=r"the runtime ran none of the first|cannot run even the reference block"):
+        measure(tiny, Breaks(raises="size"), run_dir=tmp_path)
+
+
+def test_a_hang_is_named_and_the_others_are_timed(tiny):
+    blocks = [(b,) for b in tiny.blocks[:4]]
+    with Isolated(Breaks(hangs=tiny.blocks[2].key), timeout_s=5) as timer:
+        timed = timer(blocks)
+    assert [type(t) for t in timed] == [Timed, Timed, Failure, Timed]
+    assert timed[2].text == "the runtime hung for 5 s"
+
+
+def test_isolated_and_direct_timing_agree_and_user_errors_pass_through(tiny):
+    blocks = [(b,) for b in tiny.blocks[:3]]
+    with Isolated(Breaks()) as timer:
+        apart = timer(blocks)
+    for a, b in zip(apart, time_networks(Breaks(), blocks), strict=True):
+        assert a.ms == pytest.approx(b.ms)
+    with Isolated(_Refuses()) as timer, pytest.raises(BadInput, match="PyTorch on the moon"):
+        timer(blocks)
+
+
+class _Refuses:
+    device = FAKE
+
+    def prepare(self, network, input_shape):
+        raise BadInput("there is no PyTorch on the moon")
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_measured(tiny, tmp_path, monkeypatch):
+    with pytest.raises(BadInput, match=r"cannot write /dev/full: No space left on device; what was measured .* kept"):
+        append(Path("/dev/full"), "x")
+    monkeypatch.setattr(campaign_module, "GROUP", 4)
+    real, calls = os.fsync, []
+
+    def full(fd):
+        calls.append(fd)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(fd)
+
+    monkeypatch.setattr(campaign_module.os, "fsync", full)
+    with pytest.raises(BadInput, match="No space left"):
+        measure(tiny, Breaks(), run_dir=tmp_path)
+    kept = (tmp_path / "table_fp32.partial.csv").read_text().count("\n")
+    assert kept > 2
+    assert len(measure(tiny, Breaks(), run_dir=tmp_path, resume=True).rows) == len(tiny.blocks)
+
+
+def test_the_campaign_records_drift_conditions_and_repeatability(tiny, tmp_path):
+    notes = measure(tiny, Breaks(), run_dir=tmp_path).notes
+    assert notes["reference_drift"] == 0
+    assert notes["repeatability"]["median"] == 0
+    assert {"time", "cpus"} <= set(notes["conditions"]["before"])
+    assert notes["doubts"] == [] or all("load" in d or "clock" in d for d in notes["doubts"])
+
+
+class Slows(Breaks):
+    """Twice as slow from the n-th sample on."""
+
+    count = 0
+
+    def time(self, prepared, repeats):
+        Slows.count += 1
+        return Breaks.time(self, prepared, repeats) * (1 if Slows.count < 300 else 2)
+
+
+def test_a_device_that_slows_down_is_noticed(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(campaign_module, "GROUP", 4)
+    Slows.count = 0
+    said = []
+    table = measure(tiny, Slows(), run_dir=tmp_path, say=said.append)
+    assert table.notes["reference_drift"] == pytest.approx(1, abs=0.05)
+    assert any("the reference block was more than 10% slower" in line for line in said)
+
+
+def test_repeatability_of_two_tables(tiny, tmp_path):
+    table = measure(tiny, Breaks(), run_dir=tmp_path)
+    slower = LatencyTable(device=FAKE, rows=table.rows.assign(latency_ms=table.rows["latency_ms"] * 1.03))
+    assert repeatability(table, slower) == {"blocks": len(tiny.blocks), "median": 0.03, "p90": 0.03}
+    with pytest.raises(BadInput, match="no block in common"):
+        repeatability(
+            table, LatencyTable(device=FAKE, rows=table.rows.assign(block=[f"x {i}" for i in table.rows.index]))
+        )
+
+
+# --- energy
+
+
+def test_rapl_adds_packages_and_survives_the_counters_wrap(tmp_path):
+    for i, (now, most) in enumerate([(1_000_000, 9_000_000), (8_500_000, 9_000_000)]):
+        zone = tmp_path / f"intel-rapl:{i}"
+        (zone / f"intel-rapl:{i}:0").mkdir(parents=True)
+        (zone / "energy_uj").write_text(str(now))
+        (zone / "max_energy_range_uj").write_text(str(most))
+        (zone / f"intel-rapl:{i}:0" / "energy_uj").write_text("5")
+    meter = Rapl(tmp_path)
+    before = meter.joules()
+    (tmp_path / "intel-rapl:0/energy_uj").write_text("3000000")
+    (tmp_path / "intel-rapl:1/energy_uj").write_text("500000")
+    assert meter.joules() - before == pytest.approx(2 + 1)
+    with pytest.raises(BadInput, match="no energy counter"):
+        Rapl(tmp_path / "none")
+
+
+def test_a_power_file_is_summed(tmp_path):
+    file = tmp_path / "power1_input"
+    file.write_text("2000000")
+    meter = SysfsPower(file)
+    meter.joules()
+    begun = time.monotonic()
+    time.sleep(0.3)
+    assert meter.joules() == pytest.approx(2 * (time.monotonic() - begun), rel=0.3)
+    file.write_text("much")
+    time.sleep(0.05)
+    assert np.isnan(meter.joules())  # a sensor that stops answering is not 0 W
+    with pytest.raises(BadInput, match="does not hold a power"):
+        SysfsPower(file)
+    with pytest.raises(BadInput, match="no INA power sensor"):
+        jetson_power(tmp_path)
+
+
+class Meter:
+    """10 W, by this machine's clock."""
+
+    def joules(self):
+        return 10 * time.time()
+
+
+class Sleeps(Breaks):
+    def time(self, prepared, repeats):
+        time.sleep(0.0002)
+        return super().time(prepared, repeats)
+
+
+def test_energy_is_power_times_the_latency_inside_a_network(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("nas.latency.energy.WINDOW_S", 0.01)
+    table = measure(tiny, Sleeps(), run_dir=tmp_path, meter=Meter())
+    # W * ms = mJ
+    assert table.rows["energy_mj"].to_numpy() == pytest.approx(10 * table.effective_ms, rel=0.05)
+    archs = tiny.sample(8, np.random.default_rng(0))
+    joined = nas.energy(tiny, table)(archs)
+    per_block = dict(zip(table.rows["block"], table.rows["energy_mj"], strict=True))
+    assert joined == pytest.approx([sum(per_block[b.key] for b in blocks) for blocks in tiny.networks(archs)])
+
+
+def test_energy_from_the_users_own_meter(tiny, tmp_path):
+    table = measure(tiny, Breaks(), run_dir=tmp_path)
+    rows = table.rows
+    begin = 1000.0 + np.arange(len(rows))
+    windows = pd.DataFrame({"block": rows["block"], "begin": begin, "end": begin + 0.5, "watts": np.nan})
+    windows.to_csv(tmp_path / "table_fp32_windows.csv", index=False)
+    at = np.arange(999.0, 1000 + len(rows) + 1, 0.1)
+    power = np.where(at % 1 < 0.55, 4.0 + np.floor(at - 1000), 1.0)  # idle between the windows
+    pd.DataFrame({"time": at, "watts": power}).to_csv(tmp_path / "log.csv", index=False)
+    measured = add_energy(tmp_path / "table_fp32", tmp_path / "log.csv")
+    assert measured.rows["energy_mj"].to_numpy() / table.effective_ms == pytest.approx(4.0 + np.arange(len(rows)))
+    assert LatencyTable.load(tmp_path / "table_fp32.csv").rows["energy_mj"].notna().all()
+    pd.DataFrame({"time": at + 3600, "watts": power}).to_csv(tmp_path / "log.csv", index=False)
+    with pytest.raises(BadInput, match=r"fewer than 2 samples .* both clocks agree"):
+        add_energy(tmp_path / "table_fp32", tmp_path / "log.csv")
+    (tmp_path / "log.csv").write_text("when,power\n1,2\n")
+    with pytest.raises(BadInput, match=r"columns time .* and watts"):
+        add_energy(tmp_path / "table_fp32", tmp_path / "log.csv")
+    with pytest.raises(BadInput, match="with a meter"):
+        add_energy(tmp_path / "other", tmp_path / "log.csv")
+    with pytest.raises(BadInput, match="no power is known"):
+        with_energy(table, windows)
+
+
+def test_a_meter_read_later_leaves_its_windows(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr("nas.latency.energy.WINDOW_S", 0.005)
+    begun = time.time()
+    table = measure(tiny, Sleeps(), run_dir=tmp_path, meter=Later())
+    assert "energy_mj" not in table.rows
+    windows = pd.read_csv(tmp_path / "table_fp32_windows.csv")
+    assert set(windows["block"]) == set(table.rows["block"])
+    assert ((windows["begin"] >= begun) & (windows["end"] > windows["begin"])).all()
+
+
+# --- conditions
+
+
+def test_conditions_are_read_where_the_system_tells_them(tmp_path):
+    cpu = sorted(os.sched_getaffinity(0))[0]
+    files = {
+        f"devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq": "2000000",
+        f"devices/system/cpu/cpu{cpu}/cpufreq/scaling_max_freq": "3000000",
+        f"devices/system/cpu/cpu{cpu}/cpufreq/scaling_governor": "powersave\n",
+        f"devices/system/cpu/cpu{cpu}/thermal_throttle/core_throttle_count": "3",
+        "devices/system/cpu/cpufreq/boost": "1",
+        "class/thermal/thermal_zone0/temp": "61500",
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = conditions(tmp_path)
+    expected = {"mhz": 2000, "max_mhz": 3000, "governor": "powersave", "turbo": True, "hottest_c": 61.5, "throttled": 3}
+    assert expected.items() <= found.items()
+    assert set(conditions(tmp_path / "none")) <= {"time", "cpus", "load", "mhz"}
+
+
+def test_doubtful_conditions_are_said():
+    calm = {"load": 0.1, "cpus": 2, "mhz": 3000, "throttled": 0, "governor": "performance"}
+    assert warnings(calm, calm) == []
+    before = calm | {"load": 1.9, "governor": "powersave"}
+    said = " ".join(warnings(before, calm | {"mhz": 1500, "throttled": 2}))
+    for part in ("busy", "slowed for heat 2 times", "follows the load", "from 3000 to 1500 MHz"):
+        assert part in said
+
+
+# --- runtimes
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [OnnxRuntime(precision="int8"), OpenVINO(precision="fp32"), OpenVINO(precision="int8"), TorchCPU()],
+    ids=lambda r: r.device.key,
+)
+def test_a_real_campaign_in_each_runtime(tiny, tmp_path, runtime):
+    if isinstance(runtime, OpenVINO):
+        pytest.importorskip("openvino")
+    table = measure(tiny, runtime, run_dir=tmp_path, calibrate=10, validate=6)
+    assert table.device == runtime.device
+    assert table.kind == "measured"
+    assert (table.rows["latency_ms"] > 0).all()
+    # tiny's networks all cost nearly the same: only a gross error shows here, the benchmark table_validation tells more
+    assert table.validation.mape < 0.5
+
+
+@pytest.mark.parametrize("runtime", [OpenVINO(), TorchCPU()], ids=["openvino", "torch"])
+def test_more_work_takes_longer(runtime):
+    small, large = (Stem(in_ch=16, out_ch=32, size=s) for s in (8, 64))
+    fast, slow = (np.median(runtime.time(runtime.prepare(build(b), b.in_shape), 5)) for b in (small, large))
+    assert slow > 2 * fast  # 64 times the work
+
+
+def test_torch_times_the_network_it_was_given(tiny):
+    """The randomised copy computes the same operations, and the given network keeps its weights and mode."""
+    network = Network(tiny.networks(tiny.sample(1, np.random.default_rng(0)))[0]).train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    TorchCPU().prepare(network, network.describe()[0].in_shape)
+    assert network.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+def test_compiled_torch_runs(tiny):
+    runtime = TorchCPU(compiled=True)
+    block = tiny.blocks[1]
+    assert runtime.device.runtime == "torch-compiled"
+    assert (runtime.time(runtime.prepare(build(block), block.in_shape), 3) > 0).all()
+
+
+@pytest.mark.parametrize("runtime", [OpenVINO, OnnxRuntime])
+def test_settings_are_checked(runtime):
+    with pytest.raises(BadInput, match=r"fp32.*int8"):
+        runtime(precision="int4")
+    with pytest.raises(BadInput, match="threads"):
+        runtime(threads=0)
+    with pytest.raises(BadInput, match="batch"):
+        runtime(batch=-1)
+
+
+def test_torch_refuses_files(tmp_path):
+    with pytest.raises(BadInput, match="modules, not files"):
+        TorchCPU().prepare(tmp_path / "x.onnx", (1, 8, 8))
+
+
+def test_a_window_knows_its_power():
+    assert Window(begin=0, end=1, mean_ms=2, watts=3).watts == 3
+    assert json.dumps(conditions())  # what goes into a table's notes is plain data
