@@ -16,15 +16,15 @@ import torch
 
 import nas
 from nas.blocks import InvertedResidual, Stem
-from nas.errors import BadInput
+from nas.errors import BadInput, NasError
 from nas.latency import LatencyTable, measure
 from nas.latency import campaign as campaign_module
 from nas.latency.campaign import add_energy, append, plan, repeatability
 from nas.latency.conditions import conditions, warnings
-from nas.latency.energy import Later, Rapl, SysfsPower, Window, jetson_power, with_energy
+from nas.latency.energy import Later, Nvml, Rapl, SysfsPower, Window, jetson_power, with_energy
 from nas.latency.timing import Failure, Isolated, Timed, time_networks
 from nas.modules import Network, build, describe
-from nas.runtimes import Device, OnnxRuntime, OpenVINO, TorchCPU
+from nas.runtimes import Device, OnnxRuntime, OpenVINO, TorchCPU, TorchCUDA
 
 FAKE = Device(name="fake", chip="fake", runtime="fake", version="1", precision="fp32")
 
@@ -363,3 +363,20 @@ def test_torch_refuses_files(tmp_path):
 def test_a_window_knows_its_power():
     assert Window(begin=0, end=1, mean_ms=2, watts=3).watts == 3
     assert json.dumps(conditions())  # what goes into a table's notes is plain data
+
+
+def test_without_a_gpu_one_line_says_so():
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(BadInput, match="no NVIDIA GPU that this build of torch can use"):
+        _ = TorchCUDA().device
+    with pytest.raises(NasError, match=r"GPU 0 gives no energy|'nas\[cuda\]'"):
+        Nvml().joules()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU that torch can use")
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_campaign_on_a_gpu(tiny, tmp_path, precision):
+    table = measure(tiny, TorchCUDA(precision=precision, batch=8), run_dir=tmp_path, calibrate=10, validate=6)
+    assert (table.rows["latency_ms"] > 0).all()
+    assert table.device.batch == 8
