@@ -27,9 +27,11 @@ from tqdm import tqdm
 from nas.blocks import Block, from_key
 from nas.deploy.to_onnx import write_model
 from nas.errors import BadInput
-from nas.latency import kit_runner
 from nas.latency.conditions import warnings
 from nas.latency.energy import with_energy
+from nas.latency.kit_runner import campaign as runner
+from nas.latency.kit_runner import device as runner_device
+from nas.latency.kit_runner.outputs import Problem
 from nas.latency.plan import Plan, assemble, plan, repeatability
 from nas.latency.table import LatencyTable, write_text
 from nas.modules import Network, build
@@ -44,6 +46,22 @@ PRECISIONS = {
 }
 RUNTIME = {"onnxruntime": "onnxruntime", "trtexec": "tensorrt", "benchmark_model": "litert"}
 """What a tool's table calls its runtime."""
+RUN = '''#!/usr/bin/env python3
+"""Times the models of a measuring kit on this device: python3 run.py. The same command again goes on.
+
+Python 3.8 or later and its standard library; nothing to install but the runtime itself: onnxruntime (in this Python),
+NVIDIA's trtexec, or LiteRT's benchmark_model (here, or over adb on an Android phone).
+Every finished model is one line of results.jsonl; copy that file back and import it (nas measure --import-kit).
+"""
+
+import os
+import sys
+
+from kit_runner.campaign import main
+
+if __name__ == "__main__":
+    sys.exit(main(os.path.dirname(os.path.abspath(__file__))))
+'''
 
 
 def export_kit(
@@ -60,7 +78,7 @@ def export_kit(
     machine: str | None = None,
     progress: bool = False,
 ) -> Path:
-    """Write the blocks of ``space``, the networks of a campaign, a manifest and ``run.py`` into ``folder``.
+    """Write the blocks of ``space``, the networks of a campaign, a manifest and ``run.py`` into ``folder``, and return it.
 
     ``runtime``: the tool that will time them: "onnxruntime", "trtexec" or "benchmark_model". An fp32 ONNX kit serves
     the first two. int8 is what each wants: uint8 activations for ONNX Runtime, symmetric int8 for TensorRT.
@@ -82,11 +100,11 @@ def export_kit(
         "tools": ["onnxruntime", "trtexec"][:: 1 if runtime == "onnxruntime" else -1]
         if precision == "fp32" and runtime != "benchmark_model"
         else [runtime],
-        "format": kit_runner.FORMATS[runtime],
+        "format": "tflite" if runtime == "benchmark_model" else "onnx",
         "precision": precision,
         "batch": batch,
         "threads": threads,
-        "machine": kit_runner.machine(machine) if machine else None,
+        "machine": runner_device.machine(machine) if machine else None,
         "versions": {p: importlib.metadata.version(p) for p in ("nas", "torch", "onnx", "onnxruntime")},
     }
     finished, begun = folder / "manifest.json", folder / "manifest.begun.json"
@@ -96,10 +114,12 @@ def export_kit(
         write_text(begun, json.dumps(settings))
         convert = _litert if settings["format"] == "tflite" else _onnx
         manifest = {**settings, **_models(campaign, folder, convert, settings, runtime, progress)}
-        write_text(finished, json.dumps({"kit": kit_runner.kit_id(manifest), **manifest}, indent=1) + "\n")
+        write_text(finished, json.dumps({"kit": runner.kit_id(manifest), **manifest}, indent=1) + "\n")
         begun.unlink()
-    shutil.copyfile(kit_runner.__file__, folder / "run.py")
-    return finished
+    (folder / "run.py").write_text(RUN)
+    program = Path(runner.__file__).parent
+    shutil.copytree(program, folder / "kit_runner", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
 
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:
@@ -190,9 +210,9 @@ def import_kit(
     """
     folder = Path(folder)
     try:
-        manifest = kit_runner.load_manifest(str(folder))
-        lines = kit_runner.parse_lines(_whole_lines(folder / "results.jsonl"))
-    except kit_runner.Problem as error:
+        manifest = runner.load_manifest(str(folder))
+        lines = runner.parse_lines(_whole_lines(folder / "results.jsonl"))
+    except Problem as error:
         raise BadInput(str(error)) from None
     if space is not None and space.fingerprint != manifest["space"]["fingerprint"]:
         raise BadInput(f"{folder} is a kit of {manifest['space']['name']}, not of {space.name} as it is now")
