@@ -101,10 +101,21 @@ def test_isolated_measurements_help_where_networks_are_few(fbnet, timed, truth):
     assert errors[2] < 0.5 * min(errors[:2])
     assert helped.notes["prior"] == prior.name
     fit_blocks(fbnet, archs[:10], ms[:10], device=DEVICE, prior=prior)
+    half = LatencyTable(device=DEVICE, rows=rows.assign(runs=10).iloc[::2])
+    halved = fit_blocks(fbnet, archs[few], ms[few], device=DEVICE, prior=half)
+    assert len(halved.rows) == len(fbnet.blocks)
+    assert mape(predict(fbnet, halved, archs[rest]), ms[rest]) < errors[1]
+
+
+def test_a_table_of_other_blocks_is_no_prior(fbnet, tiny, timed):
+    rows = pd.DataFrame({"block": [b.key for b in tiny.blocks], "latency_ms": 1.0, "p10_ms": 1.0, "p90_ms": 1.0})
+    other = LatencyTable(device=DEVICE, rows=rows.assign(runs=10))
+    with pytest.raises(BadInput, match="none of the blocks"):
+        fit_blocks(fbnet, timed[0][:30], timed[1][:30], device=DEVICE, prior=other)
 
 
 def test_no_cost_is_negative_and_the_interval_holds_the_cost(fbnet, timed, truth):
-    archs, ms = timed
+    archs, _ = timed
     free = truth.copy()
     free[:40] = 1e-9  # unconstrained least squares would go below zero for half of these
     noisy = loads(fbnet, archs) @ free * np.random.default_rng(0).lognormal(0, 0.03, len(archs))
@@ -128,7 +139,7 @@ def test_blocks_of_no_timed_network_are_counted(fbnet, timed, truth):
     actual = truth[[fbnet.blocks.index(b) for b in missing]]
     assert np.median(np.abs(unseen["latency_ms"] / actual - 1)) < 0.35
     relative = (table.rows["p90_ms"] - table.rows["p10_ms"]) / table.rows["latency_ms"]
-    assert relative[table.rows["runs"] == 0].median() > 2 * relative[table.rows["runs"] > 0].median()
+    assert relative[table.rows["runs"] == 0].median() > 1.3 * relative[table.rows["runs"] > 0].median()
 
 
 def test_a_table_survives_the_disk(tiny, tmp_path):

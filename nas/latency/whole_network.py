@@ -4,7 +4,8 @@
 
 is linear in the unknown block costs, but a few hundred networks say little about thousands of blocks. So blocks are
 believed to resemble one another: cost = a smooth function of operations, activations and weights, with corrections for
-what a block is (kind, kernel, stride, activation, ...), for where it is (its channels), and for itself. How far the timings are followed is chosen by cross-validation.
+what a block is (kind, kernel, stride, activation, ...), for where it is (its channels), and for itself. How far the
+timings are followed is chosen by cross-validation.
 """
 
 from __future__ import annotations
@@ -55,11 +56,11 @@ def fit_blocks(
     """The table (kind "fitted") that best explains ``ms (n,)``, the timings of ``archs (n, genes)`` on ``device``.
 
     Relative errors count, far-off timings less (Huber), no cost is negative. With ``prior``, a table of blocks timed
-    alone, costs are drawn towards a multiple of those. ``validation``: every network predicted by a fit that has not
+    alone, costs are drawn towards a multiple of those (it may lack blocks). ``validation``: every network predicted by a fit that has not
     seen it (5 folds; one setting was chosen on the same folds). In ``rows``, ``runs`` counts the timed networks with
-    that block, p10_ms to p90_ms is the fit's own 80% interval; blocks in no network have ``runs`` 0, come from the model of
-    similar blocks, and are counted in ``notes``. Sums are better known than single blocks: what always occurs together
-    cannot be told apart.
+    that block, p10_ms to p90_ms is the fit's own 80% interval; blocks in no network have ``runs`` 0, come from the
+    model of similar blocks, and are counted in ``notes``. Sums are better known than single blocks: what always occurs
+    together cannot be told apart.
     Raises BadInput for fewer than 20 different networks (10 with ``prior``), or timings that are not positive.
     """
     archs, ms = _checked(space, archs, ms, FEWEST // 2 if prior else FEWEST)
@@ -154,7 +155,7 @@ def belief(space: SearchSpace, counts: Array, prior: LatencyTable | None = None)
     typical = wide.mean(axis=1)
     shrunk = 1.0
     if prior is not None:
-        alone = np.append(prior.lookup(blocks), prior.fixed_ms)
+        alone = _alone(prior, blocks, typical)
         typical = alone / (counts @ alone).mean()
         wide = np.column_stack([wide, typical])
         shrunk = 0.3
@@ -164,6 +165,18 @@ def belief(space: SearchSpace, counts: Array, prior: LatencyTable | None = None)
     structured[:-1] = np.column_stack([KIND * kind, PLACE * place])
     own = np.diag(OWN * np.maximum(typical, 1e-3 * typical.max()))
     return np.column_stack([wide, shrunk * structured, own]), typical
+
+
+def _alone(prior: LatencyTable, blocks: Sequence[Block], typical: Array) -> Array:
+    """What ``prior`` says of each block and the fixed cost; of blocks that it lacks, what their size suggests."""
+    has = np.array([b.key in prior.row_of for b in blocks])
+    if not has.any():
+        raise BadInput(f"table {prior.name} has none of the blocks to fit, so it cannot be the prior")
+    known = prior.lookup([b for b, there in zip(blocks, has, strict=True) if there])
+    alone = typical * (known.sum() / typical[:-1][has].sum())
+    alone[:-1][has] = known
+    alone[-1] = prior.fixed_ms
+    return alone
 
 
 _WIDE = 6  # five sizes and the fixed cost
