@@ -24,6 +24,7 @@ MIN_ROUNDS, MAX_ROUNDS = 6, 24
 SAMPLES = 4  # per visit; the first finds cold caches and is dropped
 TIGHT = 0.02  # a network is done when the 95% interval of its median is within ±2%
 GROUP_TIMEOUT_S = 900.0  # a group takes seconds; after this the runtime hangs
+_FAREWELL_S = 5.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,9 +134,14 @@ class Isolated:
 
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.join()
-            self._process = None
+            self._pipe.close()  # it ends by itself; killed, it would leave semaphores behind
+            self._process.join(_FAREWELL_S)
+            self._kill()
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.join()
+        self._process = None
 
     def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Timed | Failure]:
         answer = self._ask([tuple(n) for n in networks], energy)
@@ -156,7 +162,7 @@ class Isolated:
         try:
             self._pipe.send((networks, energy))
             if not self._pipe.poll(self.timeout_s):
-                self.__exit__()
+                self._kill()
                 return Failure(f"the runtime hung for {self.timeout_s:g} s")
             answer = self._pipe.recv()
         except (EOFError, OSError):
