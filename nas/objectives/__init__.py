@@ -4,6 +4,7 @@
 """
 
 from nas.objectives.combine import penalized, weighted
+from nas.objectives.memory import flash_size, peak_sram
 from nas.objectives.objective import (
     Constraint,
     Objective,
@@ -22,10 +23,12 @@ __all__ = [
     "additive",
     "energy",
     "flash",
+    "flash_size",
     "latency",
     "macs",
     "params",
     "peak_memory",
+    "peak_sram",
     "penalized",
     "weighted",
 ]

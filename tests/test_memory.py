@@ -1,0 +1,172 @@
+"""Memory on a microcontroller: predictions for whole spaces against TensorFlow Lite Micro itself and against files."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nas.blocks import InvertedResidual, Stem
+from nas.deploy.arena import MemoryModel, network_memory
+from nas.errors import Infeasible
+from nas.modules import Network
+from nas.objectives import flash, flash_size, peak_memory, peak_sram
+from nas.search import NSGA2, search
+from search_spaces import EfficientNet, FBNet, MobileNetV2, MobileNetV3
+
+SPACES = (MobileNetV2.digits, MobileNetV3.digits, MobileNetV3.cifar, EfficientNet.digits, FBNet.cifar100)
+
+
+def micro(model: bytes) -> dict[str, int]:
+    """Bytes of the arena as TensorFlow Lite Micro records them: total, head (activations), tail (the rest)."""
+    runtime = pytest.importorskip("tflite_micro", reason="TensorFlow Lite Micro is not installed").runtime
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            runtime.Interpreter.from_bytes(model, arena_size=1 << 21).print_allocations()
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        text = said.read().decode()
+    return {
+        part: int(re.search(rf"Arena allocation {part} (\d+) bytes", text)[1]) for part in ("total", "head", "tail")
+    }
+
+
+def int8(blocks) -> bytes:
+    from nas.runtimes.litert import timing_tflite
+
+    pytest.importorskip("ai_edge_quantizer", reason="the quantizer is not installed")
+    return timing_tflite(Network(blocks), blocks[0].in_shape, precision="int8")
+
+
+@pytest.mark.parametrize("make", SPACES, ids=lambda make: make().name)
+def test_predictions_are_what_tensorflow_lite_micro_needs(make):
+    """Networks drawn with a seed that no constant was fitted with."""
+    space = make()
+    archs = space.sample(4, np.random.default_rng(2026))
+    ids = space.block_ids(archs)
+    model = MemoryModel(space.blocks)
+    arena, file = peak_sram(space)(archs), flash_size(space)(archs)
+    for i, blocks in enumerate(space.networks(archs)):
+        written = int8(blocks)
+        truth = micro(written)
+        assert truth["total"] == truth["head"] + truth["tail"]
+        assert model.activations(ids)[i] == truth["head"]  # to the byte
+        assert model.records(ids)[i] == pytest.approx(truth["tail"], abs=100)
+        assert arena[i] == pytest.approx(truth["total"], rel=0.01)
+        assert file[i] == pytest.approx(len(written), rel=0.02)
+        assert network_memory(blocks) == (arena[i], file[i])
+
+
+def test_the_interpreter_runs_in_the_predicted_arena_and_not_in_much_less():
+    runtime = pytest.importorskip("tflite_micro", reason="TensorFlow Lite Micro is not installed").runtime
+    from nas.deploy.litert_file import silent
+
+    space = MobileNetV3.digits()
+    for blocks in space.networks(space.sample(3, np.random.default_rng(7))):
+        written, (arena, _) = int8(blocks), network_memory(blocks)
+
+        def runs(size, model=written):
+            with silent():
+                try:
+                    runtime.Interpreter.from_bytes(model, arena_size=int(size)).invoke()
+                except RuntimeError:
+                    return False
+            return True
+
+        assert runs(1.02 * arena + 1024)
+        assert not runs(0.98 * arena)
+
+
+def _greedy(buffers):
+    """The planner written plainly, one network at a time. ``buffers``: (size, first, last), the order of equal sizes."""
+    placed = []
+    for size, first, last in sorted(reversed(buffers), key=lambda b: -b[0]):
+        at = 0
+        for start, end in sorted((o, o + s) for o, s, f, e in placed if f <= last and e >= first):
+            if start - at >= size:
+                break
+            at = max(at, end)
+        placed.append((at, size, first, last))
+    return max(at + size for at, size, _, _ in placed)
+
+
+def test_the_planner_in_arrays_is_the_planner_written_plainly():
+    from nas.deploy.litert_graph import lowered
+
+    for make in SPACES:
+        space = make()
+        archs = space.sample(60, np.random.default_rng(1))
+        expected = []
+        for blocks in space.networks(archs):
+            graph = lowered(blocks)
+            life = {graph.input: [0, 0]}
+            scratch = []
+            for i, op in enumerate(graph.ops):
+                for tensor in op.inputs:
+                    if tensor in life:
+                        life[tensor][1] = i
+                life[op.output] = [i, i]
+                if op.kind == "MEAN":
+                    scratch += [(4 * graph.tensors[op.output].elements, i, i), (16, i, i), (16, i, i)]
+            sizes = [(graph.tensors[t].elements, *alive) for t, alive in life.items()]
+            expected.append(_greedy([(-(-s // 16) * 16, f, e) for s, f, e in [*sizes, *scratch]]))
+        assert MemoryModel(space.blocks).activations(space.block_ids(archs)).tolist() == expected
+
+
+def test_more_weights_need_more_flash_and_only_larger_maps_more_sram():
+    small = (Stem(in_ch=3, out_ch=16, size=32), InvertedResidual(in_ch=16, out_ch=16, size=16, mid=32))
+    wide = (small[0], InvertedResidual(in_ch=16, out_ch=16, size=16, mid=96))
+    large = (Stem(in_ch=3, out_ch=16, size=64), InvertedResidual(in_ch=16, out_ch=16, size=32, mid=32))
+    arena, file = zip(*(network_memory(blocks) for blocks in (small, wide, large)), strict=True)
+    assert file[0] < file[1]
+    assert file[0] == file[2]
+    assert arena[0] < arena[1] < arena[2]
+    assert arena[0] >= 2 * 32 * 16 * 16  # expanded, before and after the depthwise convolution
+
+
+def test_as_objectives_of_a_search():
+    space = MobileNetV3.digits()
+    sram, size = peak_sram(space), flash_size(space)
+    archs = space.sample(2000, np.random.default_rng(0))
+    assert (sram(archs) >= peak_memory(space)(archs)).mean() > 0.99  # which knows neither scratch nor records
+    assert (size(archs) > flash(space)(archs)).all()
+    found = search(space, [size, sram], constraints=[sram <= 24 * 1024], searcher=NSGA2(space), budget=600, seed=0)
+    assert len(found.front.archs)
+    assert (sram(found.front.archs) <= 24 * 1024).all()
+    with pytest.raises(Infeasible, match="no architecture meets flash_size <= 1024 bytes"):
+        search(space, [size], constraints=[size <= 1024], budget=10, seed=0)
+    assert sram.identity != peak_sram(MobileNetV2.digits()).identity
+
+
+def test_thousands_of_architectures_per_second():
+    space = MobileNetV3.digits()
+    sram, archs = peak_sram(space), space.sample(2000, np.random.default_rng(0))
+    started = time.perf_counter()
+    sram(archs)
+    assert time.perf_counter() - started < 4  # 0.15 s on an idle core
+    assert sram(archs[:0]).shape == (0,)
+
+
+def test_neither_litert_nor_torch_is_needed():
+    code = (
+        "import sys; sys.modules['ai_edge_litert'] = sys.modules['ai_edge_quantizer'] = sys.modules['tflite_micro'] = None\n"
+        "import numpy as np\n"
+        "from nas.objectives import peak_sram\n"
+        "from search_spaces import MobileNetV2\n"
+        "space = MobileNetV2.digits()\n"
+        "assert peak_sram(space)(space.sample(8, np.random.default_rng(0))).min() > 0\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
