@@ -20,6 +20,7 @@ from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 from torch import nn
 from tqdm import tqdm
@@ -161,7 +162,9 @@ def _models(
         file = f"{record['file']}.{settings['format']}"
         path = folder / file
         if not path.exists() or not path.stat().st_size:
-            module = build(network[0]) if len(network) == 1 else Network(network)
+            with torch.random.fork_rng(devices=[]):  # the same kit each time it is made
+                torch.manual_seed(0)
+                module = build(network[0]) if len(network) == 1 else Network(network)
             write_model(path, convert(module, network[0].in_shape, settings["precision"], settings["batch"], runtime))
         content = path.read_bytes()
         shape = [settings["batch"], *network[0].in_shape]

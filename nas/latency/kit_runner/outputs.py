@@ -35,7 +35,7 @@ def parse_trtexec(text: str) -> Json:
     ``GPU Compute`` and below it ``min: 1.2 ms`` and so on. Without samples the 10th percentile is the minimum, and the
     90th the first percentile that is printed.
     """
-    lines = [re.sub(r"^\[[^\]]*\]\s*\[\w\]\s*", "", line).strip() for line in text.splitlines()]
+    lines = [re.sub(r"^(\[[^\]]*\]\s*)*", "", line).strip() for line in text.splitlines()]
     found: dict[str, float] = {}
     for at, line in enumerate(lines):
         if line.startswith("GPU Compute Time:"):

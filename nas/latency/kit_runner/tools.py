@@ -233,7 +233,7 @@ class BenchmarkModel(Tool):
 
     def _texts(self, pattern: str) -> list[str]:
         try:
-            return self._shell("sh", "-c", f"cat {pattern}").splitlines()
+            return self._shell("sh", "-c", f"cat {pattern} 2>/dev/null; true").splitlines()
         except Broken:
             return []
 
