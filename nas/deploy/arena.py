@@ -10,6 +10,10 @@ to 155 networks and single blocks of five spaces, and ``tests/test_memory.py`` c
 
 from __future__ import annotations
 
+import os
+import re
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +22,7 @@ from numpy.typing import NDArray
 
 from nas.blocks import Block
 from nas.deploy.litert_graph import Graph, Weight, lowered
+from nas.errors import MissingPackage, NasError
 
 MODEL_VERSION = 1
 """Rises whenever a prediction changes: results of earlier searches are then not reused."""
@@ -158,6 +163,34 @@ def network_memory(blocks: Sequence[Block]) -> tuple[int, int]:
     model = MemoryModel(distinct)
     ids = np.array([[distinct.index(b) + 1 for b in blocks]])
     return int(model.arena(ids)[0]), FILE + int(model.flash[ids - 1].sum())
+
+
+def recorded_arena(model: bytes) -> tuple[int, int]:
+    """(activations, records) in bytes, as TensorFlow Lite Micro itself records them for a serialised int8 model.
+
+    Raises NasError when it cannot load the model, MissingPackage without tflite-micro.
+    """
+    try:
+        from tflite_micro import runtime
+    except ImportError:
+        raise MissingPackage("tflite-micro", "ethos-u") from None
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)  # it prints, and has no other way to tell
+        try:
+            runtime.Interpreter.from_bytes(model, arena_size=16 * len(model) + (1 << 22)).print_allocations()
+        except (RuntimeError, TypeError, ValueError):  # it does not say which
+            raise NasError("TensorFlow Lite Micro cannot load the model") from None
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+        said.seek(0)
+        text = said.read().decode(errors="replace")
+    found = dict(re.findall(r"Arena allocation (head|tail) (\d+) bytes", text))
+    if len(found) != 2:
+        raise NasError("TensorFlow Lite Micro's record of its arena is not as expected; is its version supported?")
+    return int(found["head"]), int(found["tail"])
 
 
 def _buffers(graph: Graph) -> list[_Buffer]:

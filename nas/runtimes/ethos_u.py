@@ -36,10 +36,10 @@ ACCELERATORS = {
 }
 """Multiply-accumulates per cycle that each comes with."""
 
-_DEFAULTS = {  # what vela itself falls back on, but said aloud
+_DEFAULTS = {  # microcontrollers: weights in flash, the rest in SRAM (vela itself takes U65 and U85 to have DRAM)
     "ethos-u55": ("Ethos_U55_High_End_Embedded", "Shared_Sram"),
-    "ethos-u65": ("Ethos_U65_Client_Server", "Dedicated_Sram_384KB"),
-    "ethos-u85": ("Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram_384KB"),
+    "ethos-u65": ("Ethos_U65_Embedded", "Shared_Sram"),
+    "ethos-u85": ("Ethos_U85_SYS_Flash_High", "Shared_Sram"),
 }
 _TIMEOUT_S = 600
 _TOGETHER = 24  # networks per process: starting one takes ten times as long as compiling a block
@@ -75,7 +75,7 @@ class EthosU:
     """One Ethos-U in one system, through vela.
 
     ``accelerator``: such as "ethos-u55-128". ``system`` and ``memory``: sections of vela's configuration file (clock and
-    bandwidths; which memory holds what); None for vela's own default of the family. ``config``: a configuration file of
+    bandwidths; which memory holds what); None for a microcontroller with flash and SRAM. ``config``: a configuration file of
     yours. Raises BadInput, with what there is, for a name that does not exist.
     """
 
