@@ -457,7 +457,7 @@ def _training(sub: argparse.ArgumentParser) -> None:
 
 def _searching(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--budget", type=int, help="networks evaluated (default 400)")
-    sub.add_argument("--searcher", choices=list(SEARCHERS), help="default nsga2; guided needs fewer evaluations")
+    sub.add_argument("--searcher", choices=list(SEARCHERS), help="default guided, which needs the fewest evaluations")
     sub.add_argument("--population", type=int, help="of NSGA-II (default 48)")
     sub.add_argument("--table", help="latency table of the device to search for (default: this machine's, measured)")
     sub.add_argument(

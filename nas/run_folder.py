@@ -20,7 +20,7 @@ from nas.latency.table import write_text
 from nas.objectives import Objective
 from nas.runtimes import OnnxRuntime, Runtime
 from nas.runtimes.runtime import cores, cpu_name
-from nas.search import NSGA2
+from nas.search import Guided
 from nas.search.proposals import Searcher
 from nas.space import SearchSpace
 from nas.supernet.training import check_fit
@@ -52,7 +52,7 @@ class Settings:
     max_flash: int | None = None
     table: str | None = None
     unvalidated_table: bool = False
-    searcher: str = "nsga2"
+    searcher: str = "guided"
     candidates: int = 10
     finetune_epochs: int = 12
     prune: float = 0.25
@@ -77,9 +77,7 @@ class Run:
     resume: bool = False
     progress: bool = False
     say: Say = lambda line: None
-    make_searcher: MakeSearcher = lambda space, objectives, settings: NSGA2(
-        space, seed=settings.seed, population=settings.population
-    )
+    make_searcher: MakeSearcher = lambda space, objectives, settings: Guided(space, objectives, seed=settings.seed)
 
     @property
     def runtimes(self) -> dict[str, Runtime]:

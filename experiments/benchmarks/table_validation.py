@@ -1,61 +1,75 @@
-"""Predicted against measured latency on 30 whole networks that neither table nor calibration has seen.
+"""Every table that this CPU can measure, against 50 whole networks that neither table nor calibration has seen.
 
-Measures an fp32 and an int8 table of MobileNetV3.digits() on this machine's CPU (ONNX Runtime, one thread), then draws
-30 fresh random networks per precision, disjoint from those of the campaign, and times them in turns.
+Measures each space of ``SPACES`` in each runtime and precision (one thread, batch 1): every block alone, 30 networks to
+calibrate with, then 50 others. The tables stay in ``runs/table_validation`` (a campaign that was cut short goes on),
+from where ``experiments/own_tables.py`` ships them. About an hour on 2 cores; nothing else should run.
 """
 
 from __future__ import annotations
 
-import tempfile
+import json
+from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from harness import Measured, Target, run
 
 from nas.latency import measure as measure_table
-from nas.latency.campaign import distinct_archs, time_interleaved, validated
-from nas.modules import Network
-from nas.runtimes import OnnxRuntime
-from search_spaces import MobileNetV2, MobileNetV3
+from nas.runtimes import LiteRT, OnnxRuntime, OpenVINO, Runtime, TorchCPU
+from search_spaces import EfficientNet, MobileNetV2, MobileNetV3
 
+FOLDER = Path(__file__).parents[2] / "runs" / "table_validation"
+SPACES = (MobileNetV2.digits, MobileNetV3.digits, EfficientNet.digits, MobileNetV3.cifar)
+RUNTIMES: tuple[Runtime, ...] = (
+    OnnxRuntime(precision="fp32"),
+    OnnxRuntime(precision="int8"),
+    OpenVINO(precision="fp32"),
+    OpenVINO(precision="int8"),
+    LiteRT(precision="fp32"),
+    LiteRT(precision="int8"),
+    TorchCPU(),
+)
+UNSEEN = 50
+
+LABELS = [f"{r.device.runtime}_{r.device.precision}" for r in RUNTIMES]
 TARGETS = [
-    Target(figure="fp32_kendall_tau", sense=">=", bound=0.9, why="issue 2"),
-    Target(figure="fp32_within_10pct", sense=">=", bound=0.9, why="issue 2"),
-    Target(figure="int8_kendall_tau", sense=">=", bound=0.9, why="issue 2"),
-    Target(figure="int8_within_10pct", sense=">=", bound=0.9, why="issue 2"),
+    Target(figure=f"{label}_{figure}", sense=sense, bound=bound, why="issue 4, worst space")
+    for label in LABELS
+    for figure, sense, bound in (("kendall_tau", ">=", 0.95), ("within_10pct", ">=", 0.95), ("mape", "<=", 0.05))
 ]
 
 
 def measure(quick: bool) -> Measured:
     torch.set_num_threads(1)
-    space = MobileNetV2.digits() if quick else MobileNetV3.digits()
     rows, figures = [], {}
-    with tempfile.TemporaryDirectory() as folder:
-        for precision in ("fp32", "int8"):
-            runtime = OnnxRuntime(precision=precision)
-            table = measure_table(space, runtime, run_dir=folder)
-            seen = pd.read_csv(f"{folder}/table_{precision}_networks.csv")["architecture"]
-            pool = distinct_archs(space, 90, seed=12345)
-            fresh = pool[[text not in set(seen) for text in space.describe(pool)]][:30]
-            networks = space.networks(fresh)
-            prepared = [runtime.prepare(Network(blocks), blocks[0].in_shape) for blocks in networks]
-            timed = np.array([np.median(s) for s in time_interleaved(runtime, prepared, min_rounds=12, max_rounds=48)])
-            predicted = np.array([table.predict(blocks) for blocks in networks])
-            checked = validated(predicted, timed)
-            figures |= {
-                f"{precision}_kendall_tau": checked.kendall_tau,
-                f"{precision}_within_10pct": checked.within_10pct,
-                f"{precision}_mape": checked.mape,
-            }
-            texts = space.describe(fresh)
-            for text, p, m in zip(texts, predicted, timed, strict=True):
-                error = p / m - 1
-                rows.append(
-                    {"precision": precision, "predicted_ms": p, "measured_ms": m, "error": error, "architecture": text}
-                )
-    return Measured(rows=pd.DataFrame(rows).round(6), figures=figures)
+    for runtime, label in zip(RUNTIMES[:1] if quick else RUNTIMES, LABELS, strict=False):
+        worst: dict[str, float] = {}
+        for make in SPACES[:1] if quick else SPACES:
+            space = make()
+            stem = FOLDER / f"{space.name}_{label}"
+            table = measure_table(
+                space, runtime, run_dir=FOLDER, name=stem.name, validate=UNSEEN, resume=True, say=print
+            )
+            seen = json.loads(stem.with_suffix(".json").read_text())["validation"]
+            rows.append(
+                {
+                    "runtime": runtime.device.runtime,
+                    "version": runtime.device.version,
+                    "precision": runtime.device.precision,
+                    "space": space.name,
+                    "blocks": len(table.rows),
+                    **seen,
+                    "repeat_median": table.notes["repeatability"]["median"],
+                    "drift": table.notes["reference_drift"],
+                    "seconds": table.notes["seconds"],
+                }
+            )
+            print(rows[-1], flush=True)
+            for figure, better in (("kendall_tau", min), ("within_10pct", min), ("mape", max)):
+                worst[figure] = better(worst.get(figure, seen[figure]), seen[figure])
+        figures |= {f"{label}_{figure}": value for figure, value in worst.items()}
+    return Measured(rows=pd.DataFrame(rows), figures=figures)
 
 
 if __name__ == "__main__":
-    run("table_validation", TARGETS, measure, packages=("onnxruntime", "torch"))
+    run("table_validation", TARGETS, measure, packages=("onnxruntime", "openvino", "ai-edge-litert", "torch"))
