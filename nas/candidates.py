@@ -15,6 +15,7 @@ import torch
 from nas.blocks import from_key
 from nas.compress import Compressed, FineTune, Int8Network, OnnxNetwork, Prune, Quantize, Step, compress
 from nas.data import ImageData
+from nas.deploy.arena import FILE, MemoryModel
 from nas.deploy.bundle import export_bundle
 from nas.deploy.to_onnx import export_onnx
 from nas.errors import BadInput
@@ -93,6 +94,9 @@ def final_stage(run: Run) -> pd.DataFrame:
             target = LatencyTable.load(run.folder / "table_target")
             for row, summary in zip(rows, summaries, strict=True):
                 row["predicted_target_ms"] = _on_target(target, summary)
+        if run.settings.max_sram is not None or run.settings.max_flash is not None:
+            for row, summary in zip(rows, summaries, strict=True):
+                row |= _on_microcontroller(summary)
         final = pd.DataFrame(rows)
         costs = np.column_stack([-final["int8_val_accuracy"], final["measured_int8_ms"]])
         final["on_final_front"] = non_dominated(costs)
@@ -261,6 +265,13 @@ def _on_target(table: LatencyTable, summary: dict[str, Any]) -> float:
     except BadInput:
         return float("nan")
     return float(ms.sum()) + table.fixed_ms
+
+
+def _on_microcontroller(summary: dict[str, Any]) -> dict[str, int]:
+    """Memory of a deployed network's int8 .tflite, as limited by ``--max-sram`` and ``--max-flash``."""
+    model = MemoryModel([from_key(key) for key in summary["blocks"]])
+    ids = np.arange(1, len(summary["blocks"]) + 1)[None]
+    return {"peak_sram": int(model.arena(ids)[0]), "flash_size": int(model.flash.sum()) + FILE}
 
 
 def _file_accuracy(path: Path, data: ImageData, input_shape: Sequence[int]) -> float:

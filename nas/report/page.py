@@ -111,6 +111,8 @@ def _final(c: Contents) -> str:
         ("fp32/int8", "speedup_int8", lambda v: f"{v:.2f}x"),
         ("MMACs", "macs", lambda v: f"{v / 1e6:.2f}"),
         ("int8 size", "int8_bytes", _bytes),
+        ("peak SRAM", "peak_sram", _bytes),
+        ("flash", "flash_size", _bytes),
         ("pruned", "pruned", lambda v: _pct(v, 0) if v else "no"),
         ("quantized", "quantization", str),
         ("architecture", "architecture", str),
