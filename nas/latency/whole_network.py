@@ -22,7 +22,7 @@ from nas.errors import BadInput
 from nas.latency.fit import Calibration, elements
 from nas.latency.gaussian import Array, most_telling, non_negative, solve
 from nas.latency.plan import distinct_archs, validated
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, Validation
 from nas.runtimes import Device
 from nas.space import Archs, SearchSpace
 
@@ -47,7 +47,7 @@ def fit_blocks(
     ms: Array,
     *,
     device: Device,
-    prior: LatencyTable | None = None,
+    prior: LatencyTable | Sequence[LatencyTable] | None = None,
     date: str = "",
     source: str = "fitted from timings of whole networks",
     licence: str = "",
@@ -56,57 +56,98 @@ def fit_blocks(
     """The table (kind "fitted") that best explains ``ms (n,)``, the timings of ``archs (n, genes)`` on ``device``.
 
     Relative errors count, far-off timings less (Huber), no cost is negative. With ``prior``, a table of blocks timed
-    alone, costs are drawn towards a multiple of those (it may lack blocks). ``validation``: every network predicted by a fit that has not
+    alone or of another device, costs are drawn towards a multiple of those (it may lack blocks); with several, towards
+    a mixture. ``validation``: every network predicted by a fit that has not
     seen it (5 folds; one setting was chosen on the same folds). In ``rows``, ``runs`` counts the timed networks with
     that block, p10_ms to p90_ms is the fit's own 80% interval; blocks in no network have ``runs`` 0, come from the
     model of similar blocks, and are counted in ``notes``. Sums are better known than single blocks: what always occurs
     together cannot be told apart.
     Raises BadInput for fewer than 20 different networks (10 with ``prior``), or timings that are not positive.
     """
-    archs, ms = _checked(space, archs, ms, FEWEST // 2 if prior else FEWEST)
+    priors = [prior] if isinstance(prior, LatencyTable) else list(prior or ())
+    archs, ms = checked(space, archs, ms, FEWEST // 2 if priors else FEWEST)
     counts = loads(space, archs)
-    factor, typical = belief(space, counts, prior)
+    costs, width, held_out = solve_blocks(counts, ms, *belief(space, counts, priors), _folds(archs, _FOLDS))
+    return as_table(
+        space,
+        counts,
+        costs,
+        width,
+        device=device,
+        validation=validated(held_out, ms),
+        date=date,
+        source=source,
+        licence=licence,
+        notes={
+            "validation": f"{_FOLDS}-fold: each network predicted by a fit without it",
+            **({"prior": ", ".join(p.name for p in priors)} if priors else {}),
+            **(notes or {}),
+        },
+    )
+
+
+def solve_blocks(
+    counts: Array, ms: Array, factor: Array, typical: Array, fold: Any, noises: Sequence[float] = NOISES
+) -> tuple[Array, Array, Array]:
+    """``(costs (q,), half width of their 80% interval (q,), ms of each network by a fit without its fold (n,))``.
+
+    All in ms; ``counts (n, q)`` as of ``loads``, ``factor`` and ``typical`` as of ``belief``, ``fold (n,)``.
+    """
     root = _root(factor)
     unit = float(np.median(ms))
     relative = counts * (unit / ms)[:, None]
     design = relative @ root
-    fold = _folds(archs)
-    noise = _choose_noise(design, fold)
+    noise = _choose_noise(design, fold, noises)
     floor = np.append(_FLOOR * typical[:-1], 0.0)
     held_out = np.empty(len(ms))
-    for k in range(_FOLDS):
+    for k in np.unique(fold):
         costs, _ = _costs(relative[fold != k], design[fold != k], root, noise, floor)
         held_out[fold == k] = counts[fold == k] @ costs * unit
     costs, weights = _costs(relative, design, root, noise, floor)
-    width = 1.2816 * unit * _deviation(relative, design, root, noise, costs, weights)[:-1]
-    latency = unit * costs[:-1]
+    width = 1.2816 * _deviation(relative, design, root, noise, costs, weights)
+    return unit * costs, unit * width, held_out
+
+
+def as_table(
+    space: SearchSpace,
+    counts: Array,
+    costs: Array,
+    width: Array,
+    *,
+    device: Device,
+    validation: Validation,
+    date: str,
+    source: str,
+    licence: str,
+    notes: Mapping[str, Any],
+) -> LatencyTable:
+    """The fitted costs as a table of the blocks of ``space``."""
+    latency = costs[:-1]
     runs = (counts[:, :-1] > 0).sum(axis=0)
     rows = pd.DataFrame(
         {
             "block": [b.key for b in space.blocks],
             "latency_ms": latency,
-            "p10_ms": np.maximum(latency - width, 0.0),
-            "p90_ms": latency + width,
+            "p10_ms": np.maximum(latency - width[:-1], 0.0),
+            "p90_ms": latency + width[:-1],
             "runs": runs,
         }
     )
     return LatencyTable(
         device=device,
         rows=rows,
-        calibration=Calibration(fixed_ms=float(unit * costs[-1])),
-        validation=validated(held_out, ms),
+        calibration=Calibration(fixed_ms=float(costs[-1])),
+        validation=validation,
         kind="fitted",
         space={"name": space.name, "fingerprint": space.fingerprint},
         date=date or datetime.date.today().isoformat(),
         source=source,
         licence=licence,
         notes={
-            "networks": len(ms),
+            "networks": len(counts),
             "blocks_in_no_network": int((runs == 0).sum()),
             "percentiles": "the fit's 80% interval for the block, not the spread of timings",
-            "validation": f"{_FOLDS}-fold: each network predicted by a fit without it",
-            **({"prior": prior.name} if prior else {}),
-            **(notes or {}),
+            **notes,
         },
     )
 
@@ -126,8 +167,8 @@ def choose_networks(space: SearchSpace, n: int, *, seed: int = 0, prior: Latency
 def choose_among(space: SearchSpace, archs: Archs, n: int, *, prior: LatencyTable | None = None) -> Any:
     """``(n,)`` indices into ``archs``: the choice of ``choose_networks`` among given candidates."""
     counts = loads(space, archs)
-    factor, _ = belief(space, counts, prior)
-    size = counts @ factor[:, :_WIDE].sum(axis=1)  # a guess of the latency, for relative errors
+    factor, typical = belief(space, counts, [prior] if prior else [])
+    size = counts @ typical  # a guess of the latency, for relative errors
     return most_telling((counts / size[:, None] * size.mean()) @ factor, n, _DESIGN_NOISE)
 
 
@@ -141,10 +182,13 @@ def loads(space: SearchSpace, archs: Archs) -> Array:
     return counts
 
 
-def belief(space: SearchSpace, counts: Array, prior: LatencyTable | None = None) -> tuple[Array, Array]:
+def belief(
+    space: SearchSpace, counts: Array, priors: Sequence[LatencyTable] = (), *, own: float = 1.0
+) -> tuple[Array, Array]:
     """``(factor (blocks + 1, r), typical (blocks + 1,))``: costs are ``factor @ w``, w standard normal, a priori.
 
-    In units of the mean latency of the networks in ``counts``. ``typical``: what the size of a block suggests.
+    In units of the mean latency of the networks in ``counts``. ``typical``: what the size of a block suggests, or
+    ``priors`` say. ``own``: scales what is expected beyond sizes and ``priors``.
     """
     blocks = space.blocks
     sizes = np.array([_sizes(b) for b in blocks])
@@ -154,17 +198,18 @@ def belief(space: SearchSpace, counts: Array, prior: LatencyTable | None = None)
     wide /= (counts @ wide).mean(axis=0)
     typical = wide.mean(axis=1)
     shrunk = 1.0
-    if prior is not None:
-        alone = _alone(prior, blocks, typical)
-        typical = alone / (counts @ alone).mean()
-        wide = np.column_stack([wide, typical])
+    if priors:
+        alone = np.array([_alone(p, blocks, typical) for p in priors]).T
+        alone /= (counts @ alone).mean(axis=0)
+        typical = alone.mean(axis=1)
+        wide = np.column_stack([own * wide, alone / np.sqrt(len(priors))])
         shrunk = 0.3
     kind = _crossed(np.concatenate([_one_hot(blocks, f) for f in _ATTRIBUTES], axis=1), wide[:-1, :4])
     place = _crossed(_one_hot(blocks, _place), wide[:-1, :4])
     structured = np.zeros((len(blocks) + 1, kind.shape[1] + place.shape[1]))
     structured[:-1] = np.column_stack([KIND * kind, PLACE * place])
-    own = np.diag(OWN * np.maximum(typical, 1e-3 * typical.max()))
-    return np.column_stack([wide, shrunk * structured, own]), typical
+    each = np.diag(OWN * np.maximum(typical, 1e-3 * typical.max()))
+    return np.column_stack([wide, own * shrunk * structured, own * each]), typical
 
 
 def _alone(prior: LatencyTable, blocks: Sequence[Block], typical: Array) -> Array:
@@ -222,26 +267,26 @@ def _root(factor: Array) -> Array:
     return np.asarray(np.linalg.cholesky(covariance))
 
 
-def _folds(archs: Archs) -> Any:
+def _folds(archs: Archs, folds: int) -> Any:
     """``(n,)`` fold of each network; repeated timings of one network share theirs."""
     _, which = np.unique(archs, axis=0, return_inverse=True)
     which = which.reshape(-1)
-    return (np.random.default_rng(0).permutation(which.max() + 1) % _FOLDS)[which]
+    return (np.random.default_rng(0).permutation(which.max() + 1) % folds)[which]
 
 
-def _choose_noise(design: Array, fold: Any) -> float:
+def _choose_noise(design: Array, fold: Any, noises: Sequence[float]) -> float:
     design, fold = design[:_CHOOSE_ON], fold[:_CHOOSE_ON]
 
     def error(noise: float) -> float:
         apart = np.concatenate(
             [
                 design[fold == k] @ solve(design[fold != k], np.ones((fold != k).sum()), noise)[0] - 1.0
-                for k in range(_FOLDS)
+                for k in np.unique(fold)
             ]
         )
         return float(np.abs(apart).mean())
 
-    return min(NOISES, key=error)
+    return noises[0] if len(noises) == 1 else min(noises, key=error)
 
 
 def _costs(relative: Array, design: Array, root: Array, noise: float, floor: Array) -> tuple[Array, Array]:
@@ -269,7 +314,7 @@ def _deviation(relative: Array, design: Array, root: Array, noise: float, costs:
     return float(left) * np.sqrt(np.einsum("ij,ij->j", spread, spread))
 
 
-def _checked(space: SearchSpace, archs: Archs, ms: Array, fewest: int) -> tuple[Archs, Array]:
+def checked(space: SearchSpace, archs: Archs, ms: Array, fewest: int) -> tuple[Archs, Array]:
     archs, ms = space.canonical(space.check(archs)), np.asarray(ms, dtype=float)
     if ms.shape != (len(archs),):
         raise BadInput(f"one timing per network: {len(archs)} networks, timings of shape {ms.shape}")
