@@ -1,0 +1,322 @@
+"""Measuring over SSH against a real sshd on this machine: dropped connections, refusals, and what a device may lack."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from nas.errors import BadInput
+from nas.latency import remote
+from nas.latency.kit import export_kit, import_kit
+from nas.latency.remote import measure_remote
+
+SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
+FEW = {"calibrate": 8, "validate": 2}
+
+FAKE_ORT = """
+import os, signal, time
+__version__ = "9.9"
+class SessionOptions: pass
+class OrtValue: ortvalue_from_numpy = staticmethod(lambda x: x)
+class Io:
+    name, shape = "x", [1]
+class InferenceSession:
+    def __init__(self, path, options, providers):
+        if path.endswith("CRASHES"): os.kill(os.getpid(), signal.SIGSEGV)
+        self.seconds = os.path.getsize(path) / 1e8
+    def io_binding(self): return self
+    def bind_ortvalue_input(self, name, value): pass
+    bind_ortvalue_output = bind_ortvalue_input
+    get_inputs = get_outputs = lambda self: [Io]
+    def run_with_iobinding(self, binding): time.sleep(self.seconds)
+"""
+
+
+def keygen(path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path], check=True)
+    return path.with_suffix(".pub").read_text()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """host, the options that reach it, and ``drop()``, which ends all its connections."""
+    if not (os.path.exists(SSHD) and shutil.which("ssh")):
+        pytest.skip("no OpenSSH server here (apt-get install openssh-server)")
+    folder = tmp_path_factory.mktemp("sshd")
+    host_key, user_key = keygen(folder / "host"), keygen(folder / "user")
+    (folder / "authorized").write_text(user_key)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    (folder / "known").write_text(f"[127.0.0.1]:{port} {host_key}")
+    (folder / "config").write_text(
+        f"Port {port}\nListenAddress 127.0.0.1\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized\n"
+        f"PidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nPasswordAuthentication no\nMaxStartups 50\n"
+    )
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # where it separates privileges
+    process = subprocess.Popen([SSHD, "-D", "-f", folder / "config", "-E", folder / "log"], stdin=subprocess.DEVNULL)
+    options = {
+        "Port": port,
+        "IdentityFile": folder / "user",
+        "IdentitiesOnly": "yes",
+        "UserKnownHostsFile": folder / "known",
+        "GlobalKnownHostsFile": "/dev/null",
+    }
+    for _ in range(100):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.05)
+    else:
+        pytest.fail((folder / "log").read_text())
+    yield SimpleNamespace(
+        host=f"{getpass.getuser()}@127.0.0.1", options=options, folder=folder, drop=lambda: drop(process.pid)
+    )
+    process.terminate()
+    process.wait()
+
+
+def drop(listener):
+    """Kill the sshd of every connection, but not what runs inside."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            pid, rest = stat.read_text().split(" (", 1)
+        except OSError:
+            continue
+        name, rest = rest.rsplit(") ", 1)
+        if name.startswith("sshd"):
+            parents[int(pid)] = int(rest.split()[1])
+    below = {listener}
+    while more := {pid for pid, parent in parents.items() if parent in below} - below:
+        below |= more
+    for pid in below - {listener}:
+        os.kill(pid, signal.SIGKILL)
+    return len(below) - 1
+
+
+@pytest.fixture(scope="module")
+def exported(tiny, tmp_path_factory):
+    return export_kit(tiny, tmp_path_factory.mktemp("kit") / "exported", **FEW)
+
+
+@pytest.fixture
+def measure(server, tiny, exported, tmp_path, monkeypatch):
+    """``measure_remote`` to the server, into folders of its own; the kit is not written anew each time."""
+
+    def copied(space, folder, **settings):
+        assert (settings["runtime"], settings["precision"], settings["calibrate"]) == ("onnxruntime", "fp32", 8)
+        shutil.copytree(exported, folder, dirs_exist_ok=True)
+
+    monkeypatch.setattr(remote, "export_kit", copied)
+
+    def call(say=lambda line: None, **changes):
+        options = {**server.options, **changes.pop("options", {})}
+        settings = {
+            "run_dir": tmp_path / "here",
+            "remote_dir": str(tmp_path / "the device's; kits"),
+            "python": sys.executable,
+            **FEW,
+            **changes,
+        }
+        host = settings.pop("host", server.host)
+        return measure_remote(tiny, host, ssh_options=[f"{k}={v}" for k, v in options.items()], say=say, **settings)
+
+    return call
+
+
+@pytest.fixture
+def device(exported, tmp_path):
+    """A python for the device whose onnxruntime is a stand-in with a block that crashes; ``first``: run before it."""
+    models = json.loads((exported / "manifest.json").read_text())["models"]
+    used = {block for model in models for block in model.get("blocks", [])}
+    crashes = next(m["file"] for i, m in enumerate(models) if m["role"] == "block" and i not in used)
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/onnxruntime.py").write_text(FAKE_ORT.replace("CRASHES", crashes))
+
+    def make(first=""):
+        path = tmp_path / "device python"
+        path.write_text(
+            f'#!/bin/sh\nexport PYTHONPATH={tmp_path}/modules PYTHONDONTWRITEBYTECODE=1\n{first}\nexec {sys.executable} "$@"\n'
+        )
+        path.chmod(0o755)
+        return str(path)
+
+    return make
+
+
+def results(folder):
+    text = (folder / "table_fp32_kit/results.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def files(folder):
+    return [line["file"] for line in results(folder) if "file" in line]
+
+
+def test_round_survives_dropped_connections(server, measure, tiny, tmp_path, monkeypatch):
+    said, dropped = [], []
+    add = remote.tarfile.TarFile.add
+
+    def broken(archive, *args, **kwargs):
+        if len(archive.getmembers()) == 30 and not dropped:
+            dropped.append(server.drop())
+            time.sleep(0.2)
+        add(archive, *args, **kwargs)
+
+    def say(line):
+        said.append(line)
+        if "/58: " in line and len(dropped) == 1:
+            dropped.append(server.drop())
+
+    monkeypatch.setattr(remote.tarfile.TarFile, "add", broken)
+    monkeypatch.setattr(remote, "POLL_S", 0.3)
+    table = measure(say)
+    assert len(dropped) == 2
+    assert min(dropped) > 0  # there were connections to drop
+    assert any("lost" in line for line in said)  # the second drop may fall between two calls
+    copies = [line for line in said if line.startswith("copying")]
+    assert len(copies) == 2  # the second sends the rest
+    assert int(copies[1].split()[1]) < int(copies[0].split()[1])
+    assert {b.key for b in table.blocks} == {b.key for b in tiny.blocks}
+    assert table.validation.networks == 2
+    done = files(tmp_path / "here")
+    assert len(done) == len(set(done)) == 58
+    again = import_kit(tmp_path / "here/table_fp32_kit", run_dir=tmp_path / "again")
+    assert again.rows.equals(table.rows)
+    assert not list((tmp_path / "the device's; kits").iterdir())  # tidied up
+    assert not (tmp_path / "here/table_fp32_kit/blocks").exists()
+    with pytest.raises(BadInput, match="already holds table_fp32"):
+        measure()
+    assert measure(resume=True, options={"Port": 1}).rows.equals(table.rows)  # finished: nobody is asked
+
+
+def test_second_call_goes_on_and_leaves_out_the_block_that_crashed(measure, device, tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "POLL_S", 0.3)
+    python = device()
+
+    def interrupt(line):
+        if "/58: " in line:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(interrupt, python=python)
+    before = files(tmp_path / "here")
+    assert 0 < len(before) < 58
+    with pytest.raises(BadInput, match="pass resume"):
+        measure(python=python)
+    said = []
+    table = measure(said.append, python=python, resume=True)
+    assert not any("copying" in line for line in said)
+    done = files(tmp_path / "here")
+    assert done[: len(before)] == before
+    assert len(done) == len(set(done)) == 58
+    (failed,) = table.notes["failed"].items()
+    assert "SIGSEGV" in failed[1]
+    assert len(table.rows) == len(tiny.blocks) - 1
+    assert failed[0] not in table.row_of
+    assert any(line.startswith(f"note: [{failed[0]}] failed") for line in said)
+
+
+def test_full_disk_there_keeps_what_is_finished(measure, device, tmp_path):
+    python = device("ulimit -f 10")  # files of at most 5 or 10 kB
+    with pytest.raises(BadInput, match=r"127\.0\.0\.1: cannot write .*results\.jsonl: .* finished is kept") as error:
+        measure(python=python)
+    assert "\n" not in str(error.value)
+    before = files(tmp_path / "here")
+    assert 0 < len(before) < 58
+    shutil.rmtree(tmp_path / "the device's; kits")  # the device was wiped: what was fetched is sent back
+    measure(python=device(), resume=True)
+    done = files(tmp_path / "here")
+    assert done[: len(before)] == before
+    assert len(done) == len(set(done)) == 58
+
+
+def refused(measure, **changes):
+    with pytest.raises(BadInput) as error:
+        measure(**changes)
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+def test_host_keys_are_checked(server, measure, tmp_path):
+    options = {"UserKnownHostsFile": tmp_path / "empty"}
+    assert "is not known; connect once with ssh" in refused(measure, options=options)
+    known = (server.folder / "known").read_text().split(" ")[0]
+    (tmp_path / "other").write_text(f"{known} {keygen(tmp_path / 'key')}")
+    assert "has changed" in refused(measure, options={"UserKnownHostsFile": tmp_path / "other"})
+    assert not (tmp_path / "here").exists()
+    for value in ("no", "off", "No"):
+        options = {"StrictHostKeyChecking": value}
+        assert "host keys are always checked" in refused(measure, options=options)
+
+
+def test_what_cannot_be_reached_is_one_line(measure, tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))  # nobody listens
+        text = refused(measure, options={"Port": closed.getsockname()[1]})
+    assert "cannot reach" in text
+    assert "refused" in text
+    keygen(tmp_path / "stranger")
+    assert "refuses the login" in refused(measure, options={"IdentityFile": tmp_path / "stranger"})
+    assert "has no python9" in refused(measure, python="python9")
+    assert "options: " in refused(measure, options={"NoSuchOption": "1"})
+    assert not (tmp_path / "here").exists()
+
+
+def test_lost_for_good(server, measure, device, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "POLL_S", 0.3)
+    call = remote._Ssh.call
+
+    def gone(ssh, function, **arguments):
+        if function is remote.far_end.state and files_there(tmp_path):
+            ssh.options[:0] = ["-o", "Port=1", "-o", "ControlPath=none"]
+        return call(ssh, function, **arguments)
+
+    monkeypatch.setattr(remote._Ssh, "call", gone)
+    text = refused(measure, python=device(), patience_s=1.5)
+    assert "has not answered for 2 s" in text
+    assert "pass resume" in text
+    monkeypatch.setattr(remote._Ssh, "call", call)
+    assert len(measure(python=device(), resume=True).notes["failed"]) == 1
+
+
+def files_there(tmp_path):
+    return (tmp_path / "here/table_fp32_kit/results.jsonl").exists()
+
+
+def test_no_runtime_there(measure):
+    assert "no runtime here: onnxruntime and numpy are not in this Python" in refused(
+        measure, python="/usr/bin/python3"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"host": "-oProxyCommand=touch pwned"}, "host or user@host"),
+        ({"host": "user@-x"}, "host or user@host"),
+        ({"host": "host; touch pwned"}, "host or user@host"),
+        ({"host": ""}, "host or user@host"),
+        ({"options": {"Port": ""}}, "Key=Value"),
+        ({"options": {"-F": "x"}}, "Key=Value"),
+        ({"remote_dir": "~root/x"}, "below the home directory"),
+        ({"remote_dir": "../x"}, "below the home directory"),
+    ],
+)
+def test_names_that_ssh_could_misread(measure, tmp_path, changes, text):
+    assert text in refused(measure, **changes)
+    assert not (tmp_path / "here").exists()
