@@ -64,7 +64,7 @@ def fit_blocks(
     together cannot be told apart.
     Raises BadInput for fewer than 20 different networks (10 with ``prior``), or timings that are not positive.
     """
-    priors = [prior] if isinstance(prior, LatencyTable) else list(prior or ())
+    priors = _priors(prior)
     archs, ms = checked(space, archs, ms, FEWEST // 2 if priors else FEWEST)
     counts = loads(space, archs)
     costs, width, held_out = solve_blocks(counts, ms, *belief(space, counts, priors), _folds(archs, _FOLDS))
@@ -152,7 +152,14 @@ def as_table(
     )
 
 
-def choose_networks(space: SearchSpace, n: int, *, seed: int = 0, prior: LatencyTable | None = None) -> Archs:
+def choose_networks(
+    space: SearchSpace,
+    n: int,
+    *,
+    seed: int = 0,
+    prior: LatencyTable | Sequence[LatencyTable] | None = None,
+    own: float = 1.0,
+) -> Archs:
     """``(n, genes)``: different networks whose timings tell ``fit_blocks`` most about all networks of ``space``.
 
     Picked greedily from random candidates (I-optimal design under the same belief about blocks); the first ones tell
@@ -161,13 +168,20 @@ def choose_networks(space: SearchSpace, n: int, *, seed: int = 0, prior: Latency
     pool = distinct_archs(space, max(1500, 3 * n), seed)
     if not 1 <= n <= len(pool):
         raise BadInput(f"{space.name}: cannot choose {n} networks, {len(pool)} different ones were found")
-    return pool[choose_among(space, pool, n, prior=prior)]
+    return pool[choose_among(space, pool, n, prior=prior, own=own)]
 
 
-def choose_among(space: SearchSpace, archs: Archs, n: int, *, prior: LatencyTable | None = None) -> Any:
+def choose_among(
+    space: SearchSpace,
+    archs: Archs,
+    n: int,
+    *,
+    prior: LatencyTable | Sequence[LatencyTable] | None = None,
+    own: float = 1.0,
+) -> Any:
     """``(n,)`` indices into ``archs``: the choice of ``choose_networks`` among given candidates."""
     counts = loads(space, archs)
-    factor, typical = belief(space, counts, [prior] if prior else [])
+    factor, typical = belief(space, counts, _priors(prior), own=own)
     size = counts @ typical  # a guess of the latency, for relative errors
     return most_telling((counts / size[:, None] * size.mean()) @ factor, n, _DESIGN_NOISE)
 
@@ -210,6 +224,10 @@ def belief(
     structured[:-1] = np.column_stack([KIND * kind, PLACE * place])
     each = np.diag(OWN * np.maximum(typical, 1e-3 * typical.max()))
     return np.column_stack([wide, own * shrunk * structured, own * each]), typical
+
+
+def _priors(prior: LatencyTable | Sequence[LatencyTable] | None) -> list[LatencyTable]:
+    return [prior] if isinstance(prior, LatencyTable) else list(prior or ())
 
 
 def _alone(prior: LatencyTable, blocks: Sequence[Block], typical: Array) -> Array:
