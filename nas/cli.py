@@ -108,6 +108,7 @@ def _compress(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     from nas import candidates
     from nas.compress.quantize import calibration_images
+    from nas.deploy.to_litert import to_litert
     from nas.deploy.to_onnx import export_onnx, export_onnx_int8
 
     run = _run(args)
@@ -118,8 +119,13 @@ def _export(args: argparse.Namespace) -> None:
         print(candidates.bundle_candidate(run, args.candidate, target))
     elif args.format == "onnx":
         print(export_onnx(network, target))
+    elif args.format == "litert":
+        print(to_litert(network, target))
     else:
         images = calibration_images(run.data, network.input_shape[-1], 128)
+        if args.format == "litert-int8":
+            print(to_litert(network, target, images))
+            return
         print(export_onnx_int8(network, target, images, symmetric_activations=args.format == "onnx-int8-symmetric"))
 
 
@@ -374,7 +380,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     _run_dir(sub)
     sub.add_argument("--candidate", required=True, help="its id in the final table, such as c03")
-    sub.add_argument("--format", choices=["onnx", "onnx-int8", "onnx-int8-symmetric", "bundle"], default="onnx")
+    sub.add_argument(
+        "--format",
+        choices=["onnx", "onnx-int8", "onnx-int8-symmetric", "litert", "litert-int8", "bundle"],
+        default="onnx",
+        help="onnx-int8-symmetric: for TensorRT; litert, litert-int8: .tflite, for phones and microcontrollers "
+        "(default %(default)s)",
+    )
     sub.add_argument("--output", required=True, help="file (or folder, for a bundle) to write")
 
     sub = command(

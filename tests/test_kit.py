@@ -186,7 +186,9 @@ def test_table_of_a_kit_is_that_of_measuring_here(finished, tiny, tmp_path):
     assert 0.6 < np.median(there / here) < 1.6
     assert np.corrcoef(np.log(there), np.log(here))[0, 1] > 0.9
     assert table.notes["repeatability"]["blocks"] == len(tiny.blocks)
-    assert 0 <= table.notes["reference_drift"] < 5
+    watched = [line["reference"] for line in lines(finished) if line.get("among") in ("block", "again")]
+    assert len(watched) == 6
+    assert table.notes["reference_drift"] == round(max(watched) / min(watched) - 1, 4)
     assert table.notes["conditions"]["after"]["cpus"] == len(os.sched_getaffinity(0))
 
 
@@ -551,6 +553,8 @@ def edited(folder, change):
         (lambda some: some[3].update(sha256="0"), "not a model of this kit"),
         (lambda some: some.append(some[3]), "a second time"),
         (lambda some: some[2].update(reference=0), "a latency is a positive number"),
+        (lambda some: some[3].update(watts="high"), "line 4 .*watts"),
+        (lambda some: some[1].update(conditions="fine"), "line 2 .*not one that run.py wrote"),
         (lambda some: some.append({"hello": 1}), "not one that run.py wrote"),
         (lambda some: some.clear(), "empty"),
         (lambda some: some.pop(3), "unfinished: 57 of 58"),

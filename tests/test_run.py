@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import json
 import os
 import shutil
@@ -20,8 +22,10 @@ from nas.candidates import load_candidate
 from nas.cli import main
 from nas.compress.quantize import OnnxNetwork
 from nas.data import load_digits
+from nas.objectives.memory import peak_sram
 from nas.report.page import write_report
 from nas.train import accuracy
+from search_spaces import EfficientNet
 
 ROOT = Path(__file__).parents[1]
 FAST = ["--space", "efficientnet.digits", "--epochs", "6", "--budget", "24", "--population", "8", "--candidates", "2"]
@@ -311,3 +315,65 @@ def test_user_text_is_escaped(finished, tmp_path):
     config["data"]["name"] = "<script>alert(1)</script>"
     (folder / "config.json").write_text(json.dumps(config))
     assert "<script>alert(1)" not in write_report(folder).read_text()
+
+
+def test_a_search_for_another_device_within_its_memory(finished, tmp_path, capsys):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished, folder)
+    shutil.rmtree(folder / "candidates")
+    for name in ("final.csv", "evaluations.db", "evaluations.csv"):
+        (folder / name).unlink()
+    here = nas.LatencyTable.load(folder / "table_int8")
+    board = dataclasses.replace(here.device, name="board", chip="board", runtime="other")
+    rows = here.rows.assign(**{c: 50 * here.rows[c] for c in ("latency_ms", "p10_ms", "p90_ms")})
+    target = dataclasses.replace(here, device=board, rows=rows)
+    target.save(tmp_path / "board")
+    limits = ["--max-sram", "24KB", "--max-flash", "0.1MB"]
+    run = ["--run-dir", str(folder)]
+    assert main(["search", *run, "--budget", "10", "--table", str(tmp_path / "board"), *limits]) == 0
+    space = EfficientNet.digits()
+    seen = pd.read_csv(folder / "evaluations.csv")
+    archs = space.encode(
+        {k: _typed(v) for k, v in (pair.split("=") for pair in text.split())} for text in seen["architecture"]
+    )
+    assert seen["latency_ms"].to_numpy() == pytest.approx(nas.latency(space, target)(archs))
+    assert (peak_sram(space)(archs[seen["on_front"]]) <= 24 * 1024).all()
+    assert main(["compress", *run, "--candidates", "1", "--prune", "0"]) == 0
+    final = pd.read_csv(folder / "final.csv").iloc[0]
+    row = seen[seen["architecture"] == final["architecture"]].iloc[0]
+    assert final["predicted_target_ms"] == pytest.approx(row["latency_ms"])
+    assert final["peak_sram"] <= 24 * 1024
+    assert final["flash_size"] <= 0.1 * 1024**2
+    assert main(["report", *run]) == 0
+    assert "target pred." in (folder / "report.html").read_text()
+    capsys.readouterr()
+    here.save(tmp_path / "another")
+    assert main(["search", *run, "--resume", "--table", str(tmp_path / "another"), *limits]) == 2
+    assert "was searched for" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["search", *run, "--resume", "--max-sram", "many"])
+    assert "such as 256KB" in capsys.readouterr().err
+
+
+def _typed(text):
+    try:
+        return ast.literal_eval(text)
+    except ValueError:
+        return text
+
+
+def test_litert_export(finished, tmp_path):
+    pytest.importorskip("ai_edge_litert")
+    pytest.importorskip("ai_edge_quantizer")
+    from ai_edge_litert.interpreter import Interpreter
+
+    network = load_candidate(finished / "candidates" / "c01")
+    for kind, dtype in (("litert", np.float32), ("litert-int8", np.int8)):
+        target = tmp_path / f"{kind}.tflite"
+        arguments = ["export", "--run-dir", str(finished), "--candidate", "c01", "--format", kind]
+        assert main([*arguments, "--output", str(target)]) == 0
+        interpreter = Interpreter(model_path=str(target))
+        (given,) = interpreter.get_input_details()
+        c, h, w = network.input_shape
+        assert given["shape"].tolist() == [1, h, w, c]
+        assert given["dtype"] == dtype

@@ -69,7 +69,8 @@ class MemoryModel:
     """Memory of int8 networks made of ``blocks``, batch 1.
 
     Each network is a row of ids: positions in ``blocks`` plus one, 0 where there is none (``SearchSpace.block_ids``).
-    ``flash (blocks,)``: bytes that each block adds to a file, besides ``FILE``.
+    ``flash (blocks,)``: bytes that each block adds to a file, besides ``FILE``. ``alive (blocks,)``: most bytes of
+    activations alive at once in each, which is the least that any network with it needs; ``kept (blocks,)``: of records.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
@@ -77,6 +78,7 @@ class MemoryModel:
         graphs = [lowered([block]) for block in self.blocks]
         buffers = [_buffers(graph) for graph in graphs]
         self.flash = np.array([_flash(g) for g in graphs])
+        self.alive = np.array([_alive(b) for b in buffers])
         self._most = max(len(b) for b in buffers) - 1  # the input is the output of the block before
         self._input_size = np.array([0, *(b[0].size for b in buffers)])
         self._input_last = np.array([0, *(b[0].last for b in buffers)])
@@ -86,7 +88,7 @@ class MemoryModel:
         for row, own in enumerate(buffers, start=1):
             for k, b in enumerate(own[1:]):
                 self._fields[:, row, k] = b.size, b.first, b.last, b.scratch
-        self._records = np.array([0, *(_records(g) for g in graphs)])
+        self.kept = np.array([_records(g) for g in graphs])
         self._literals = _bit_sets([_literals(g) for g in graphs])
 
     def arena(self, ids: NDArray[np.integer]) -> Ints:
@@ -102,7 +104,7 @@ class MemoryModel:
         """The part of the arena that the interpreter keeps for itself."""
         # networks store equal literals once
         literals = np.bitwise_count(np.bitwise_or.reduce(self._literals[ids], axis=1)).sum(axis=-1, dtype=np.int64)
-        return _INTERPRETER + _TENSOR * (literals + 1) + self._records[ids].sum(axis=1)
+        return _INTERPRETER + _TENSOR * (literals + 1) + np.concatenate([[0], self.kept])[ids].sum(axis=1)
 
     def _planned(self, ids: NDArray[np.integer]) -> Ints:
         size, first, last, scratch = self._laid_out(ids)
@@ -211,6 +213,10 @@ def _buffers(graph: Graph) -> list[_Buffer]:
             buffers += scratch.get(first, [])
         buffers.append(_Buffer(_aligned(graph.tensors[tensor].elements), first, last[tensor]))
     return buffers
+
+
+def _alive(buffers: Sequence[_Buffer]) -> int:
+    return max(sum(b.size for b in buffers if b.first <= i <= b.last) for i in {b.first for b in buffers})
 
 
 def _records(graph: Graph) -> int:

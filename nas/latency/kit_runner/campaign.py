@@ -63,10 +63,10 @@ def campaign(folder: str, args: argparse.Namespace) -> None:
     models = {m["file"]: m for m in manifest["models"]}
     reference = models[manifest["reference"]]
     begun = time.monotonic()
-    first = tool.time([reference])[0]
+    first = tool.time([reference] * tool.probe)[0]
     if "failed" in first:
         raise Problem(f"{tool.name} cannot run even the reference block: {first['failed']}")
-    each = (time.monotonic() - begun) * tool.together
+    each = (time.monotonic() - begun) / tool.probe
     header = {"kit": manifest["kit"], "tool": tool.name, "version": tool.version, "threads": tool.threads, **device}
     results = Results(folder, header)
     results.add({"conditions": tool.conditions()})
@@ -77,20 +77,18 @@ def campaign(folder: str, args: argparse.Namespace) -> None:
     print(f"{tool.name} {tool.version} on {device['name']}, {tool.threads} thread(s)")
     print(f"{len(todo)} of {len(models)} models to time: about {span(seconds)}", flush=True)
     for role in ("block", "calibrate", "validate"):  # between networks the reference finds other caches than before
-        time_all(tool, [m for m in todo if m["role"] == role], reference, results, len(models))
+        time_all(tool, role, [m for m in todo if m["role"] == role], reference, results, len(models))
     if not results.again:
         blocks = [m for f, m in models.items() if m["role"] == "block" and f in results.done]
         some = blocks[:: max(1, len(blocks) // tool.again)][: tool.again]
-        time_all(tool, some, reference, results, len(models), again=True)
+        time_all(tool, "again", some, reference, results, len(models))
     results.add({"conditions": tool.conditions(), "finished": True})
     print(f"finished: {len(results.done)} models timed, {len(results.failed)} failed; copy results.jsonl back")
     for file, text in results.failed.items():
         print(f"failed: {file} [{models[file]['key']}]: {text}", flush=True)
 
 
-def time_all(
-    tool: Tool, models: list[Json], reference: Json, results: Results, total: int, again: bool = False
-) -> None:
+def time_all(tool: Tool, part: str, models: list[Json], reference: Json, results: Results, total: int) -> None:
     """Time ``models`` in groups with the reference among them; a disturbed group is timed again."""
     usual: list[float] = []
     begun = time.monotonic()
@@ -102,15 +100,16 @@ def time_all(
                 raise Problem(f"{tool.name} no longer runs the reference block: {check['failed']}")
             if not usual or check["ms"] <= DISTURBED * statistics.median(usual):
                 break
+        disturbed = bool(usual) and check["ms"] > DISTURBED * statistics.median(usual)
         usual.append(check["ms"])
-        results.add({"reference": check["ms"]})
+        results.add({"reference": check["ms"], "among": part, "disturbed": disturbed})
         for model, result in zip(group, timed):
-            results.add({"again" if again else "file": model["file"], "sha256": model["sha256"], **result})
+            results.add({"again" if part == "again" else "file": model["file"], "sha256": model["sha256"], **result})
         done = start + len(group)
         left = (time.monotonic() - begun) / done * (len(models) - done)
-        part = "second look" if again else f"{len(results.done) + len(results.failed)}/{total}"
+        where = "second look" if part == "again" else f"{len(results.done) + len(results.failed)}/{total}"
         drift = check["ms"] / usual[0] - 1
-        print(f"{part}: {span(left)} left in this part; reference {check['ms']:.4g} ms ({drift:+.1%})", flush=True)
+        print(f"{where}: {span(left)} left in this part; reference {check['ms']:.4g} ms ({drift:+.1%})", flush=True)
 
 
 class Results:

@@ -15,10 +15,9 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
-from typing import Any, Callable, Dict, Iterable, Iterator, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator
 
 from .device import Power, affinity, conditions, cpu_name, digest, machine, power_rails, text_of, texts_of
 from .outputs import (
@@ -30,18 +29,19 @@ from .outputs import (
     parse_trtexec_times,
     tensorrt_version,
 )
+from .process import checked, died, run_tool
 
 Json = Dict[str, Any]
 
 
 class Tool:
-    """``together``: a model's cost in a group, of that alone. ``again``: blocks timed a second time at the end.
+    """``probe``: how many models in a group tell what one costs. ``again``: blocks timed a second time at the end.
 
     ``attempts``: at a group that was disturbed. ``hang_s``: without a sign of life.
     """
 
     name = ""
-    together, again, attempts, hang_s = 1.0, 8, 1, 1800.0
+    probe, again, attempts, hang_s = 1, 8, 1, 1800.0
 
     def __init__(self, folder: str, manifest: Json, threads: int, args: argparse.Namespace) -> None:
         self.folder, self.manifest, self.threads, self.args = folder, manifest, threads, args
@@ -78,7 +78,7 @@ class OnnxRuntime(Tool):
     """A group is timed by one process of this script; if that dies or hangs, it has named the model it was at."""
 
     name = "onnxruntime"
-    together, again, attempts, hang_s = 0.3, 48, 3, 120.0
+    probe, again, attempts, hang_s = 16, 48, 3, 120.0
 
     def find(self) -> None:
         try:
@@ -264,46 +264,3 @@ def twice(function: Callable[[str], Json], path: str) -> Json:
             if text.startswith("hung"):
                 break
     return {"failed": text}
-
-
-def checked(command: Sequence[str], timeout_s: float) -> str:
-    """What it prints. Raises Broken when it does not start, fails, dies or hangs."""
-    code, output = run_tool(command, timeout_s)
-    if code:
-        raise Broken(died(code, output, timeout_s))
-    return output
-
-
-def run_tool(command: Sequence[str], timeout_s: float, sent: bytes = b"") -> tuple[int, str]:
-    """(status, output); -SIGALRM when it hangs. What it started ends with it."""
-    try:
-        process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    except OSError as error:
-        raise Broken(f"{command[0]} does not start: {error.strerror}") from None
-    hung = False
-    try:
-        output = process.communicate(sent, timeout=timeout_s)[0]
-    except subprocess.TimeoutExpired:
-        hung = True
-    finally:
-        if process.poll() is None:
-            with contextlib.suppress(OSError):
-                os.killpg(process.pid, signal.SIGKILL)
-    if hung:
-        output = process.communicate()[0]
-    return -signal.SIGALRM if hung else process.returncode, output.decode("utf-8", "replace")
-
-
-def died(code: int, output: str, timeout_s: float) -> str:
-    """One line: how it ended, and what it said last."""
-    if code == -signal.SIGALRM:
-        return f"hung: no sign of life for {timeout_s:g} s"
-    how = f"crashed (signal {-code})" if code < 0 else f"ended with status {code}"
-    with contextlib.suppress(ValueError):
-        how = f"crashed ({signal.Signals(-code).name})"
-    said = [line.strip() for line in output.splitlines() if line.strip()]
-    errors = [line for line in said if re.search(r"\[E\]|ERROR|rror:|nknown option", line)]
-    last = errors[0] if errors else said[-1] if said else ""
-    return f"{how}: {last[:200]}" if last else how
