@@ -231,6 +231,21 @@ class SearchSpace:
         """One line of text per architecture."""
         return [" ".join(f"{k}={v}" for k, v in config.items()) for config in self.decode(archs)]
 
+    def parse(self, texts: Iterable[str]) -> Archs:
+        """The inverse of ``describe``. Raises BadInput for what is not a network of this space."""
+        values = {c.name: {str(v): v for v in c.values} for c in self.choices}
+        configs = []
+        for text in texts:
+            config = {}
+            for pair in text.split():
+                name, _, value = pair.partition("=")
+                if value not in values.get(name, {}):
+                    wanted = f"it takes {', '.join(values[name])}" if name in values else "there is no such choice"
+                    raise BadInput(f"{pair!r} does not belong to space {self.name}: {wanted}")
+                config[name] = values[name][value]
+            configs.append(config)
+        return self.encode(configs)
+
     # ---- networks as block ids, and what is additive over them -----------------------------------------------
 
     def block_ids(self, archs: ArrayLike) -> NDArray[np.int32]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import json
 import os
@@ -333,9 +332,7 @@ def test_a_search_for_another_device_within_its_memory(finished, tmp_path, capsy
     assert main(["search", *run, "--budget", "10", "--table", str(tmp_path / "board"), *limits]) == 0
     space = EfficientNet.digits()
     seen = pd.read_csv(folder / "evaluations.csv")
-    archs = space.encode(
-        {k: _typed(v) for k, v in (pair.split("=") for pair in text.split())} for text in seen["architecture"]
-    )
+    archs = space.parse(seen["architecture"])
     assert seen["latency_ms"].to_numpy() == pytest.approx(nas.latency(space, target)(archs))
     assert (peak_sram(space)(archs[seen["on_front"]]) <= 24 * 1024).all()
     assert main(["compress", *run, "--candidates", "1", "--prune", "0"]) == 0
@@ -353,13 +350,6 @@ def test_a_search_for_another_device_within_its_memory(finished, tmp_path, capsy
     with pytest.raises(SystemExit):
         main(["search", *run, "--resume", "--max-sram", "many"])
     assert "such as 256KB" in capsys.readouterr().err
-
-
-def _typed(text):
-    try:
-        return ast.literal_eval(text)
-    except ValueError:
-        return text
 
 
 def test_litert_export(finished, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 from nas.blocks import Stem, from_key, round_channels
 from nas.errors import BadInput
 from nas.space import Choice, SearchSpace, Slot
+from search_spaces import MobileNetV2
 
 
 def every_genotype(space: SearchSpace) -> np.ndarray:
@@ -154,3 +155,21 @@ def test_bad_keys_are_refused():
 
 def test_round_channels_follows_the_paper():
     assert [round_channels(c) for c in (3, 8, 11, 12, 18, 23, 100)] == [8, 8, 16, 16, 24, 24, 104]
+
+
+def test_texts_are_read_back(space):
+    archs = space.sample(50, np.random.default_rng(4))
+    assert (space.parse(space.describe(archs)) == archs).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("colour=red", "'colour=red' does not belong to space mobilenet_v2_digits: there is no such choice"),
+        ("resolution=17", "'resolution=17' does not belong to space mobilenet_v2_digits: it takes "),
+        ("", "resolution"),
+    ],
+)
+def test_texts_of_something_else_are_refused(text, message):
+    with pytest.raises(BadInput, match=message):
+        MobileNetV2.digits().parse([text])
