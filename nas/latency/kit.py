@@ -189,6 +189,14 @@ def _litert(network: nn.Module, shape: tuple[int, int, int], precision: str, bat
     return model
 
 
+def model_bytes(
+    network: nn.Module, shape: tuple[int, int, int], *, tool: str, precision: str = "fp32", batch: int = 1
+) -> bytes:
+    """The file that ``tool`` times: ONNX, or .tflite for benchmark_model. fp16 is made from fp32 by the tool."""
+    convert = _litert if tool == "benchmark_model" else _onnx
+    return convert(network, shape, precision, batch, tool)
+
+
 def import_kit(
     folder: str | os.PathLike[str],
     *,

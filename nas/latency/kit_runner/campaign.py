@@ -46,7 +46,7 @@ def main(folder: str, argv: Sequence[str] | None = None) -> int:
     except Problem as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, BrokenPipeError):  # ... | head
         print("stopped; the same command goes on", file=sys.stderr, flush=True)
         return 130
     return 0
