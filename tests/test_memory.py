@@ -130,9 +130,26 @@ def test_as_objectives_of_a_search():
     found = search(space, [size, sram], constraints=[sram <= 24 * 1024], searcher=NSGA2(space), budget=600, seed=0)
     assert len(found.front.archs)
     assert (sram(found.front.archs) <= 24 * 1024).all()
-    with pytest.raises(Infeasible, match="no architecture meets flash_size <= 1024 bytes"):
-        search(space, [size], constraints=[size <= 1024], budget=10, seed=0)
+    for limit in (size <= 1024, sram <= 1024):
+        with pytest.raises(Infeasible, match=f"no architecture meets {limit.objective.name} <= 1024 bytes"):
+            search(space, [size], constraints=[limit], budget=10, seed=0)
     assert sram.identity != peak_sram(MobileNetV2.digits()).identity
+
+
+def test_the_extremes_are_those_of_an_enumeration(tiny):
+    genes = np.array(np.meshgrid(*(range(n) for n in tiny.sizes))).reshape(tiny.genes, -1).T.astype(np.uint8)
+    everything = np.unique(tiny.canonical(genes), axis=0)
+    sram = peak_sram(tiny)
+    values, ends = sram(everything), sram.extremes
+    assert ends.minimum == values.min() == sram(ends.argmin[None])[0]
+    assert ends.maximum == pytest.approx(values.max(), rel=0.01)
+    for make in SPACES:
+        sram = peak_sram(make())
+        sample = sram(make().sample(1000, np.random.default_rng(0)))
+        assert sram.extremes.minimum <= sample.min() + 100  # bytes: literals
+        assert sram.extremes.maximum >= 0.95 * sample.max()
+        model = MemoryModel(make().blocks)
+        assert sram.extremes.minimum >= make().extremes(model.alive, combine=np.maximum).minimum
 
 
 def test_thousands_of_architectures_per_second():

@@ -75,4 +75,5 @@ def _frugal(space: SearchSpace, model: MemoryModel) -> Archs:
 
 def _lavish(space: SearchSpace, model: MemoryModel) -> Archs:
     """An architecture with the neediest block, and with all the records that go with it."""
-    return space.extremes(model.kept + np.where(model.alive == model.alive.max(), _NEVER, 0)).argmax
+    planned = model.activations(1 + np.arange(len(space.blocks))[:, None])
+    return space.extremes(model.kept + np.where(planned == planned.max(), _NEVER, 0)).argmax
