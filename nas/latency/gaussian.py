@@ -15,17 +15,20 @@ _REWEIGHTINGS = 3
 _HUBER = 1.345  # in robust standard deviations; 95% efficient where the noise is normal after all
 
 
-def solve(design: Array, target: Array, noise: float, *, robust: bool = True) -> tuple[Array, Array]:
+def solve(
+    design: Array, target: Array, noise: float, *, robust: bool = True, least: float = 0.0
+) -> tuple[Array, Array]:
     """``(w (r,), weights (n,))``: the most probable ``w ~ N(0, I)`` given ``target (n,) = design (n, r) @ w`` + noise.
 
-    ``robust``: what lies far off counts less (Huber's loss by iterated reweighting); ``weights`` says how much.
+    ``robust``: what lies far off counts less (Huber's loss by iterated reweighting); ``weights`` says how much. Nothing
+    within ``least`` is far off: a few residuals may all be small by chance, and their median says little.
     """
     weights = np.ones(len(target))
     for last in (*(False,) * (_REWEIGHTINGS if robust else 0), True):
         w = _ridge(design, target, weights, noise)
         if not last:
             apart = np.abs(target - design @ w)
-            limit = _HUBER * 1.4826 * float(np.median(apart))
+            limit = max(_HUBER * 1.4826 * float(np.median(apart)), least)
             weights = np.minimum(1.0, limit / np.maximum(apart, 1e-12))
     return w, weights
 
