@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from nas.blocks import Block, DepthwiseSeparable, Head, InvertedResidual, Stem
 from nas.latency import LatencyTable
@@ -42,6 +43,8 @@ def main() -> None:
     write_note10()
     write_pixel1()
     write_fbnet()
+    write_i7_8700k()
+    write_xeon_6130()
 
 
 def write_note10() -> None:
@@ -111,6 +114,113 @@ def write_fbnet() -> None:
             },
         )
         print(table.save(TABLES / f"{name}_fbnet_b1"))
+
+
+def write_i7_8700k() -> None:
+    """Once-for-all's MobileNetV3 of both widths on an Intel i7-8700K, 96 to 256 px."""
+    frame = pd.read_csv(SHARED / "nsganetv2_lut" / "i7_8700k_lut.csv.gz")
+    source: Published = {
+        row.key: [(row.latency_ms, row.std_ms, 1)] for row in frame[["key", "latency_ms", "std_ms"]].itertuples()
+    }
+    for width in (1.0, 1.2):
+        space = OnceForAll.mobilenet_v3(width=width, resolutions=tuple(range(96, 257, 4)))
+        table = LatencyTable(
+            device=_device("i7-8700k", "Intel Core i7-8700K", "unknown"),
+            rows=_rows(space, source, _i7_keys),
+            kind="published",
+            space=_identity(space),
+            date="2020-07-01",
+            source="NSGANetV2 (human-analysis/nsganetv2 at 949322a5, ECCV 2020)",
+            licence="Apache-2.0",
+            notes=NOTES
+            | {
+                "unknown": "batch, framework, threads and unit are not stated by the source; ms by plausibility, batch 1 and "
+                "one thread assumed",
+                "runs": "not published: 1",
+                "pooling": "the head has no average pooling in the source: it is missing here too",
+                "validation": "none: the source publishes no whole networks",
+            },
+        )
+        print(table.save(TABLES / f"i7-8700k_ofa_w{round(10 * width)}_b1"))
+
+
+def _i7_keys(block: Block) -> list[str]:
+    n, m = block.size, block.out_size
+    if isinstance(block, Stem):
+        return [f"first_conv-input:{n}x{n}x{block.in_ch}-output:{m}x{m}x{block.out_ch}"]
+    if isinstance(block, Head):
+        return [
+            f"final_expand_layer-input:{n}x{n}x{block.in_ch}-output:{n}x{n}x{block.hidden}",
+            f"feature_mix_layer-input:1x1x{block.hidden}-output:1x1x{block.features}",
+            f"classifier-input:{block.features}-output:{block.out_ch}",
+        ]
+    assert isinstance(block, DepthwiseSeparable | InvertedResidual)
+    expand = block.mid // block.in_ch if isinstance(block, InvertedResidual) else 1
+    return [
+        f"MBConv-input:{n}x{n}x{block.in_ch}-output:{m}x{m}x{block.out_ch}-expand:{expand}-"
+        f"kernel:{block.kernel}-stride:{block.stride}-idskip:{int(block.residual)}-se:{int(block.se > 0)}"
+    ]
+
+
+def write_xeon_6130() -> None:
+    """TF-NAS's blocks on one thread of a Xeon Gold 6130: only the widths that were measured."""
+    folder = SHARED / "tfnas_lut"
+    frame = pd.read_csv(folder / "xeon_gold_6130_cpu_b1.csv.gz").sort_values("mid_channels", kind="stable")
+    place = [c for c in frame if c not in ("mid_channels", "latency_ms")]
+    measured = pd.concat([group[knots(group)] for _, group in frame.groupby(place)])
+    rows = pd.DataFrame({"block": [_tfnas_block(row).key for row in measured.itertuples()]})
+    table = LatencyTable(
+        device=_device("xeon-gold-6130", "Intel Xeon Gold 6130", "PyTorch 1.1"),
+        rows=rows.assign(
+            latency_ms=measured["latency_ms"].to_numpy(),
+            p10_ms=measured["latency_ms"].to_numpy(),
+            p90_ms=measured["latency_ms"].to_numpy(),
+            runs=1,
+        ),
+        kind="published",
+        space={"name": "tf-nas widths"},
+        date="2020-07-01",
+        source="TF-NAS (AberHu/TF-NAS at 08b31a2e, ECCV 2020)",
+        licence="MIT",
+        notes={
+            "blocks": f"{len(measured)} of the source's {len(frame)} rows: those between straight lines. The others are "
+            "interpolated between them, or extrapolated below them (84 to values that are not positive)",
+            "stem_and_head_ms": json.loads((folder / "xeon_gold_6130_cpu_b1.base.json").read_text())["base_ms"],
+            "not_covered": "stem, first block, last convolution and classifier are one number in the source "
+            "(stem_and_head_ms), so no space is covered whole; nas.latency.estimate interpolates between these widths",
+            "percentiles": "no spread is published: equal to the latency",
+            "act": "the source's swish is silu here; its squeeze-excite has a sigmoid gate, with relu too",
+            "validation": "none: the source publishes no whole networks",
+            "date": NOTES["date"],
+        },
+    )
+    print(table.save(TABLES / "xeon-gold-6130_tfnas_b1"))
+
+
+def knots(rows: pd.DataFrame) -> NDArray[np.bool_]:
+    """``(n,)``: which rows, in order of width, are measured: where the slope changes by more than rounding, and the last.
+
+    The last: were it extrapolated, the slope would not change at the knot before it.
+    """
+    width, ms = rows["mid_channels"].to_numpy(float), rows["latency_ms"].to_numpy(float)
+    slopes = np.diff(ms) / np.diff(width)
+    rounding = 3e-6 * np.maximum(1.0, ms[1:-1])
+    bent = np.abs(np.diff(slopes)) > rounding
+    return np.concatenate([[False], bent, [bool(bent.any())]]) & (ms > 0)
+
+
+def _tfnas_block(row: Any) -> InvertedResidual:
+    return InvertedResidual(
+        in_ch=row.c_in,
+        mid=row.mid_channels,
+        out_ch=row.c_out,
+        size=row.h_in,
+        kernel=row.kernel,
+        stride=row.stride,
+        se=row.se_channels,
+        act={"swish": "silu"}.get(row.act, row.act),
+        residual=row.stride == 1 and row.c_in == row.c_out,
+    )
 
 
 def _over_skip(ms: Mapping[tuple[float, ...], float], b: Block) -> float:

@@ -39,7 +39,10 @@ BLOCKWISE = {
     "raspi4_fbnet_b1": FBNet.cifar100,
     "eyeriss_fbnet_b1": FBNet.cifar100,
     "fpga_fbnet_b1": FBNet.cifar100,
+    "i7-8700k_ofa_w10_b1": lambda: OnceForAll.mobilenet_v3(width=1.0, resolutions=tuple(range(96, 257, 4))),
+    "i7-8700k_ofa_w12_b1": lambda: OnceForAll.mobilenet_v3(width=1.2, resolutions=tuple(range(96, 257, 4))),
 }
+WIDTHS = "xeon-gold-6130_tfnas_b1"  # blocks of many widths, but no stem and head: no space is covered
 SMALL = {  # at sizes that a test can run
     "ofa.mobilenet_v3": lambda: OnceForAll.mobilenet_v3(resolutions=(48, 64)),
     "ofa.proxyless_nas": OnceForAll.proxyless_nas,
@@ -194,7 +197,7 @@ def test_tables_cover_their_spaces_and_name_their_source(name):
     table.check_space(space)
     assert table.kind == ("simulated" if name.startswith(("eyeriss", "fpga")) else "published")
     assert table.source
-    assert table.licence == "MIT"
+    assert table.licence == ("Apache-2.0" if name.startswith("i7") else "MIT")
     rows = table.rows
     assert (rows["p10_ms"] <= rows["latency_ms"]).all()
     assert (rows["latency_ms"] <= rows["p90_ms"]).all()
@@ -272,10 +275,80 @@ def test_one_command_writes_the_shipped_files(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(script, "TABLES", tmp_path)
     script.main()
     written = sorted(tmp_path.iterdir())
-    assert {p.name.split(".")[0] for p in written} == {*BLOCKWISE, "nasbench201"}
+    assert {p.name.split(".")[0] for p in written} == {*BLOCKWISE, WIDTHS, "nasbench201"}
     for path in written:
         assert path.read_bytes() == (TABLES / path.name).read_bytes(), path.name
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    assert len(capsys.readouterr().out.splitlines()) == 9
+
+
+@shared
+def test_i7_table_sums_to_the_sources_operations():
+    """A network summed by hand from the source's columns, not from its keys."""
+    source = pd.read_csv(SHARED / "nsganetv2_lut" / "i7_8700k_lut.csv.gz")
+    space = BLOCKWISE["i7-8700k_ofa_w12_b1"]()
+    table = LatencyTable.load(TABLES / "i7-8700k_ofa_w12_b1")
+    for arch in space.sample(5, np.random.default_rng(0)):
+        total = 0.0
+        for block in space.networks(arch[None])[0]:
+            at = source[(source["h_in"] == block.size) & (source["c_in"] == block.in_ch)]
+            if block.kind == "stem":
+                found = at[(at["op"] == "first_conv") & (at["c_out"] == block.out_ch)]
+            elif block.kind == "head":
+                found = pd.concat(
+                    [
+                        at[at["op"] == "final_expand_layer"],
+                        source[(source["op"] == "feature_mix_layer") & (source["c_in"] == block.hidden)],
+                        source[(source["op"] == "classifier") & (source["c_in"] == block.features)],
+                    ]
+                )
+                assert len(found) == 3
+            else:
+                same = at[(at["op"] == "MBConv") & (at["c_out"] == block.out_ch) & (at["kernel"] == block.kernel)]
+                ratio = getattr(block, "mid", block.in_ch) / block.in_ch
+                found = same[(same["expand"] == ratio) & (same["stride"] == block.stride)]
+            assert len(found) == (3 if block.kind == "head" else 1)
+            total += found["latency_ms"].sum()
+        assert nas.latency(space, table)(arch[None])[0] == pytest.approx(total, rel=1e-4)
+
+
+@shared
+def test_xeon_table_holds_the_knots_and_nothing_in_between():
+    source = pd.read_csv(SHARED / "tfnas_lut" / "xeon_gold_6130_cpu_b1.csv.gz")
+    rows = LatencyTable.load(TABLES / WIDTHS)
+    kept = pd.DataFrame([{"mid": b.mid, "act": b.act, **_place(b)} for b in rows.blocks]).assign(
+        ms=rows.rows["latency_ms"]
+    )
+    assert (kept["ms"] > 0).all()
+    assert (kept["mid"] % 8 == 0).all()  # what the authors measured; the search for knots knows nothing of 8
+    assert len(kept) < 0.12 * len(source)
+    columns = ["size", "in_ch", "out_ch", "kernel", "se"]
+    source = source.rename(columns={"h_in": "size", "c_in": "in_ch", "c_out": "out_ch", "se_channels": "se"})
+    groups = {key: group.sort_values("mid") for key, group in kept.groupby(columns)}
+    assert len(groups) == source.groupby(columns).ngroups
+    for key, group in source.groupby(columns):
+        knots = groups[key]
+        inside = group[group["mid_channels"] >= knots["mid"].min()]
+        assert knots["mid"].max() == group["mid_channels"].max()
+        assert np.interp(inside["mid_channels"], knots["mid"], knots["ms"]) == pytest.approx(
+            inside["latency_ms"], rel=1e-4
+        )
+        for i in range(1, len(knots) - 1):  # without any one of them, something else is no longer explained
+            others = knots.drop(knots.index[i])
+            there = knots.iloc[i]
+            assert np.interp(there["mid"], others["mid"], others["ms"]) != pytest.approx(there["ms"], rel=1e-6)
+
+
+def _place(block):
+    return {"size": block.size, "in_ch": block.in_ch, "out_ch": block.out_ch, "kernel": block.kernel, "se": block.se}
+
+
+def test_widths_between_the_measured_ones_are_estimated():
+    table = LatencyTable.load(TABLES / WIDTHS)
+    blocks = [b for b in table.blocks if b.size == 28 and b.se == 0 and b.stride == 1 and b.kernel == 3]
+    between = [dataclasses.replace(b, mid=b.mid + 4) for b in blocks[:-1]]
+    ms, _ = nas.latency.estimate(table, between)
+    neighbours = table.lookup(blocks)
+    assert np.abs(ms / ((neighbours[:-1] + neighbours[1:]) / 2) - 1).mean() < 0.15
 
 
 def test_a_block_without_time_is_refused_where_it_was_measured():
