@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas.cli_fit import add_flags as fit_flags
 from nas.cli_measure import add_flags as measure_flags
 from nas.cli_sweep import SEARCHERS, make_searcher
 from nas.cli_sweep import add_flags as sweep_flags
@@ -65,6 +66,16 @@ def _measure(args: argparse.Namespace) -> None:
     from nas.cli_measure import run_measure
 
     run_measure(args, _space(args.space, args.classes, args.channels), _print_table)
+
+
+def _fit(args: argparse.Namespace) -> None:
+    from nas.cli_fit import run_fit
+
+    made = run_fit(args, _space(args.space, args.classes, args.channels))
+    if isinstance(made, tuple):
+        _print_table(*made)
+    else:
+        print(made)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -332,11 +343,21 @@ def _parser() -> argparse.ArgumentParser:
         "nas measure --space mobilenet_v3.digits --channels 1 --run-dir runs/cpu",
         "nas measure --space mobilenet_v3.cifar --runtime openvino --precision int8 --run-dir runs/cifar --resume",
         "nas measure --space mobilenet_v3.cifar --remote pi@raspberrypi --precision int8 --run-dir runs/pi",
-        "nas measure --space mobilenet_v3.cifar --kit kit/ --tool trtexec --precision fp16 --run-dir runs/jetson",
+        "nas measure --space mobilenet_v3.cifar --kit kit/ --tool trtexec --precision fp16",
         "nas measure --import-kit kit/ --run-dir runs/jetson",
     )
-    _run_dir(sub)
+    _run_dir(sub, default="runs/tables")
     measure_flags(sub, _seed)
+
+    sub = command(
+        "fit",
+        _fit,
+        "A latency table from timings of whole networks, for a device that cannot run a campaign.",
+        "nas fit --space mobilenet_v3.cifar --choose 10 --like latency_tables/*mobilenet_v3_cifar.json --output jetson/",
+        "nas fit --space mobilenet_v3.cifar --timings jetson/timings.csv --like latency_tables/*mobilenet_v3_cifar.json "
+        "--device-name 'Jetson TX2' --runtime tensorrt --precision fp16 --run-dir runs/jetson",
+    )
+    fit_flags(sub)
 
     sub = command(
         "train",
