@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from nas.cli import _parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+DEVICES = (ROOT / "docs/devices.md").read_text()
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
@@ -47,9 +50,18 @@ def test_the_sweep_example_runs(tmp_path, monkeypatch):
     assert (scope["trials"]["error"] == "").all()
 
 
-@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README, re.M))
-def test_commands_in_the_readme_parse(line):
-    _parser().parse_args(line.split())
+OTHERS = {"--adb", "--quick", "--check"}  # of a kit's run.py and of the benchmarks
+
+
+@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README + DEVICES, re.M))
+def test_commands_in_the_documentation_parse(line):
+    _parser().parse_args(shlex.split(line))
+
+
+@pytest.mark.parametrize("flag", sorted(set(re.findall(r"`(--[a-z-]+)", README + DEVICES))))
+def test_flags_in_the_documentation_exist(flag):
+    (commands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert any(flag in sub._option_string_actions for sub in commands.choices.values()) or flag in OTHERS
 
 
 def test_links_point_at_files():

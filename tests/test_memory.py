@@ -33,7 +33,7 @@ def test_predictions_are_what_tensorflow_lite_micro_needs(make):
     """Networks drawn with a seed that no constant was fitted with."""
     pytest.importorskip("tflite_micro", reason="TensorFlow Lite Micro is not installed")
     space = make()
-    archs = space.sample(4, np.random.default_rng(2026))
+    archs = space.sample(3, np.random.default_rng(2026))
     ids = space.block_ids(archs)
     model = MemoryModel(space.blocks)
     arena, file = peak_sram(space)(archs), flash_size(space)(archs)
@@ -85,7 +85,7 @@ def test_the_planner_in_arrays_is_the_planner_written_plainly():
 
     for make in SPACES:
         space = make()
-        archs = space.sample(60, np.random.default_rng(1))
+        archs = space.sample(40, np.random.default_rng(1))
         expected = []
         for blocks in space.networks(archs):
             graph = lowered(blocks)

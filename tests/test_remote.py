@@ -171,7 +171,10 @@ def test_round_survives_dropped_connections(server, measure, tiny, tmp_path, mon
     add = remote.tarfile.TarFile.add
 
     def broken(archive, *args, **kwargs):
-        if len(archive.getmembers()) == 30 and not dropped:
+        if len(archive.getmembers()) == 40 and not dropped:
+            deadline = time.monotonic() + 20
+            while not list(tmp_path.rglob("the device*/*/blocks/*")) and time.monotonic() < deadline:
+                time.sleep(0.02)
             dropped.append(server.drop())
             time.sleep(0.2)
         add(archive, *args, **kwargs)
