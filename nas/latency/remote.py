@@ -150,14 +150,17 @@ def _follow(
     while True:
         offset = results.stat().st_size if results.exists() else 0
         state = patient(lambda: ssh.call(far_end.state, folder=folder, offset=offset))  # noqa: B023 - called at once
-        if state["lines"]:
+        try:
             with open(results, "a") as file:
                 file.write(state["lines"])
-            starts, pause = min(starts, 1), 0.25
-            continue
+        except OSError as error:
+            raise BadInput(f"cannot write {results}: {error.strerror}; pass resume (--resume) to go on") from None
         if state["said"] != said and starts:
             said = state["said"]
             say(f"{ssh.host}: {said}")
+        if state["lines"]:
+            starts, pause = min(starts, 1), 0.25
+            continue
         if not state["running"]:
             if starts and state["said"].startswith("error: "):
                 raise BadInput(f"{ssh.host}: {state['said'][7:]}")
