@@ -250,12 +250,12 @@ def test_blocks_that_crash_or_hang_do_not_stop_the_others(kit, tmp_path):
     (tmp_path / "modules/onnxruntime.py").write_text(FAKE_ORT)
     env = {"PYTHONPATH": str(tmp_path / "modules"), "MARK": str(tmp_path / "mark")}
     remade(kit, 12)
-    done = run(kit, "--timeout", "3", env=env)
+    done = run(kit, "--timeout", "6", env=env)
     assert done.returncode == 0, done.stderr
     failed = {line["file"]: line["failed"] for line in lines(kit) if "failed" in line}
     assert failed == {
         "blocks/00003.onnx": "crashed (SIGSEGV): a library's chatter",
-        "blocks/00005.onnx": "hung: no sign of life for 3 s",
+        "blocks/00005.onnx": "hung: no sign of life for 6 s",
         "blocks/00007.onnx": "RuntimeError: no kernel for this",
     }
     assert (tmp_path / "mark").exists()  # 00009 crashed once, and was then timed
@@ -371,7 +371,7 @@ if "JSON" in os.environ: json.dump([{{"computeMs": ms * k}} for k in (0.9, 1, 1.
 if "networks" not in args["onnx"]:
     if number == 1: print("[10/03/2024-10:47:59] [E] Error[10]: Could not find any implementation for node"); sys.exit(1)
     if number == 2: os.abort()
-    if number == 4: time.sleep(60)
+    if number == 4 and "HANG" in os.environ: time.sleep(60)
     mark = os.path.join(os.environ["MARKS"], str(number))
     if number == 3 and not os.path.exists(mark): open(mark, "w"); print("???"); sys.exit(0)
 log = '''{NEW_LOG}'''
@@ -383,17 +383,17 @@ print(log.replace("MEDIAN", str(ms)).replace("5.34595", str(ms * 0.9)).replace("
 def test_trtexec_campaign(kit, tmp_path, variant):
     manifest = remade(kit, 8)
     tools = stand_in(tmp_path / "bin", "trtexec", TRTEXEC)
-    env = {"MARKS": str(tmp_path), **{"json": {"JSON": "1"}, "old": {"OLD": "1"}}.get(variant, {})}
-    done = run(kit, "--tool", "trtexec", "--timeout", "1.5", path=tools, env=env)
+    env = {"MARKS": str(tmp_path), **{"log": {"HANG": "1"}, "json": {"JSON": "1"}, "old": {"OLD": "1"}}[variant]}
+    done = run(kit, "--tool", "trtexec", "--timeout", "5", path=tools, env=env)
     assert done.returncode == 0, done.stderr
     assert "trtexec 10.3.0 on" in done.stdout
     header, *rest = lines(kit)
     assert (header["tool"], header["version"]) == ("trtexec", "10.3.0")
     failed = {line["file"]: line["failed"] for line in rest if "failed" in line}
-    assert list(failed) == [f"blocks/0000{i}.onnx" for i in (1, 2, 4)]
+    assert list(failed) == [f"blocks/0000{i}.onnx" for i in ((1, 2, 4) if variant == "log" else (1, 2))]
     assert "Could not find any implementation" in failed["blocks/00001.onnx"]
     assert "SIGABRT" in failed["blocks/00002.onnx"]
-    assert "hung" in failed["blocks/00004.onnx"]
+    assert "hung" in failed.get("blocks/00004.onnx", "hung")
     timed = {line["file"]: line["ms"] for line in rest if "file" in line and "ms" in line}
     truth = {m["file"]: m["bytes"] / 1e4 for m in manifest["models"] if m["file"] not in failed}
     assert timed == pytest.approx(truth)
