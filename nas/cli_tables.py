@@ -148,7 +148,7 @@ def _compare(args: argparse.Namespace) -> None:
                     "apart": f"{r.apart:.2f}x",
                     "ms": f"{r.second_ms:.4g}",
                     "against ms": f"{r.first_ms:.4g}",
-                    "block": r.block,
+                    "block": str(r.block),
                 }
                 for r in result.rows.head(args.rows).itertuples()
             ],

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nas.blocks import Block
 from nas.errors import BadInput
 from nas.latency.check_pairs import copied, sister
-from nas.latency.finding import FEWEST, SAME, Finding, device_class, error, warning
+from nas.latency.finding import FEWEST, SAME, Finding, device_class, digits, error, warning
 from nas.latency.interpolate import make_of
 from nas.latency.table import LatencyTable, saved_checksum
 from nas.runtimes.runtime import cpu_name
@@ -29,9 +29,9 @@ from nas.space import SearchSpace
 # every device of the class, narrow enough that a factor of 1000 falls outside
 _PLAUSIBLE: dict[str, tuple[float, float, float]] = {
     "microcontroller": (5e-4, 2.0, 1e-4),
-    "NPU": (0.05, 5e3, 0.0),
-    "GPU": (0.05, 1e6, 1e-3),
-    "accelerator": (0.005, 1e5, 0.0),
+    "NPU": (0.05, 2e4, 0.0),
+    "GPU": (0.05, 2e5, 2e-3),
+    "accelerator": (0.005, 5e3, 0.0),
     "CPU": (0.1, 500.0, 1e-4),
 }
 _PACKAGES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "litert": "ai-edge-litert", "torch": "torch"}
@@ -115,8 +115,7 @@ def _units(table: LatencyTable) -> list[Finding]:
     if not timed.any():
         return findings
     kind = device_class(table)
-    slowest, fastest, shortest = _PLAUSIBLE[kind]
-    fastest *= max(table.device.threads, 1) if kind == "CPU" else 1
+    slowest, fastest, shortest = _limits(table, kind)
     rate = macs[timed].sum() / ms[timed].sum() / 1e6
     said = (
         f"its blocks imply {rate:.3g} GMAC/s at batch {table.device.batch}, a {kind} reaches {slowest:g} to {fastest:g}"
@@ -144,9 +143,7 @@ def _straight(table: LatencyTable) -> list[Finding]:
     if table.kind not in ("measured", "published"):
         return []
     ms = table.rows["latency_ms"].to_numpy(float)
-    fine = np.array(
-        [len(re.sub(r"e.*|[^0-9]", "", f"{v:.6g}").strip("0")) >= 4 for v in ms]
-    )  # else rounded by the source
+    fine = digits(ms) >= 4  # else rounded by the source
     inner = on_line = np.zeros(len(ms), dtype=bool)
     for field in ("size", "in_ch", "mid", "hidden", "out_ch", "se", "kernel"):
         x = np.array([float(getattr(b, field, 0)) for b in table.blocks])
@@ -243,6 +240,18 @@ def _age(table: LatencyTable, today: datetime.date) -> list[Finding]:
 
 
 # --------------------------------------------------------------------------------------------------------------
+
+
+def _limits(table: LatencyTable, kind: str) -> tuple[float, float, float]:
+    """``_PLAUSIBLE`` for this device: GMAC/s at least and at most, ms at least."""
+    slowest, fastest, shortest = _PLAUSIBLE[kind]
+    if kind == "CPU":
+        fastest *= max(table.device.threads, 1)
+    if kind == "GPU":
+        slowest *= min(table.device.batch, 64)  # that many images take little longer than one
+    if units := re.search(r"ethos-?u\d+-(\d+)", f"{table.device.name} {table.device.chip}".lower()):
+        fastest = float(units[1])  # MACs per cycle, at 1 GHz
+    return slowest, fastest, shortest
 
 
 def _among_neighbours(at: NDArray[np.float64], values: NDArray[np.float64], k: int = 8) -> NDArray[np.float64]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.latency.finding import FEWEST, SAME, Finding, device_class, error, warning
+from nas.latency.finding import FEWEST, SAME, Finding, device_class, digits, error, warning
 from nas.latency.table import LatencyTable
+
+_STEADY = 1.25  # clocks differ by as much between two campaigns on one GPU
 
 
 def copied(table: LatencyTable, other: LatencyTable) -> list[Finding]:
@@ -16,10 +18,10 @@ def copied(table: LatencyTable, other: LatencyTable) -> list[Finding]:
     blocks, a, b = _common(table, other)
     distinct = np.unique(b, return_index=True)[1]  # rounded sources repeat themselves
     blocks, a, b = [blocks[i] for i in distinct], a[distinct], b[distinct]
-    digits = np.array([len(f"{v:.6g}".replace(".", "").strip("0")) >= 4 for v in b], dtype=bool)
-    if digits.sum() < FEWEST:
+    fine = digits(b) >= 4
+    if fine.sum() < FEWEST:
         return []
-    log = np.where(digits, np.log(a / b), np.arange(len(a)) + 100.0)  # coarse ones: apart from everything
+    log = np.where(fine, np.log(a / b), np.arange(len(a)) + 100.0)  # coarse ones: apart from everything
     order = np.argsort(log)
     ends = np.searchsorted(log[order], log[order] + SAME, side="right")
     width = ends - np.arange(len(order))
@@ -54,14 +56,15 @@ def sister(table: LatencyTable, other: LatencyTable) -> list[Finding]:
     if not same_chip:
         return []
     if a.threads == b.threads and batch != 1:
-        low, high = (1.0, 3.0 * batch) if batch > 1 else (batch / 3.0, 1.0)
+        low, high = (1 / _STEADY, 3.0 * batch) if batch > 1 else (batch / 3.0, _STEADY)
         if device_class(table) == "CPU":  # no idle cores that a larger batch could fill
             low, high = (batch / 3, batch * 3)
-        if not low * 0.9 < ratio < high * 1.1 or (abs(ratio - 1) < 0.1 and max(batch, 1 / batch) >= 16):
-            text = (
-                f"at batch {a.batch} its larger blocks take {ratio:.3g} times what {other.name} says of batch {b.batch}"
-            )
+        text = f"at batch {a.batch} its larger blocks take {ratio:.3g} times what {other.name} says of batch {b.batch}"
+        if not low < ratio < high:
             return [error("batch", f"{text}: one of the two was measured at another")]
+        if abs(ratio - 1) < 0.1 and max(batch, 1 / batch) >= 16:
+            text += ": either calls, not arithmetic, fill the time (GPUs, small images), or one was measured at another"
+            return [warning("batch", text)]
     if a.batch == b.batch and a.threads != b.threads:
         gain, most = (1 / ratio, a.threads / b.threads) if a.threads > b.threads else (ratio, b.threads / a.threads)
         if gain > 1.3 * most or gain < 1 / 1.5:
