@@ -4,7 +4,7 @@ For each space and accelerator: every block through vela, 30 networks to calibra
 deterministic, so what is left is what a sum of blocks cannot see. Peak SRAM on the NPU is predicted by the most that any
 block needs, alone or after a 1x1 convolution (inside a network, maps are padded to 16 channels and weights fetched ahead),
 and compared with vela's figure; the arena of TensorFlow Lite Micro and the file's size are predicted by ``peak_sram`` and
-``flash_size``, and compared with what the interpreter records and the file measures. A full run (20 minutes on 2 cores)
+``flash_size``, and compared with what the interpreter records and the file measures. A full run (5 minutes on 2 cores)
 also writes the tables, ``kind: simulated``, into latency_tables/.
 """
 
@@ -35,7 +35,6 @@ WITH_DRAM = EthosU("ethos-u85-256", "Ethos_U85_SYS_DRAM_Mid", "Dedicated_Sram_38
 RUNS = (
     (MobileNetV2.digits, SHIPPED),
     (MobileNetV3.digits, (*SHIPPED, WITH_DRAM)),
-    (MobileNetV3.cifar, SHIPPED[:1]),  # 2,439 blocks
 )
 CALIBRATE, UNSEEN = 30, 50
 
