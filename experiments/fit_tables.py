@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from nas.latency.whole_network import fit_blocks, loads
+from nas.latency.belief import loads
+from nas.latency.whole_network import fit_blocks
 from nas.runtimes import Device
 from nas.space import Archs, SearchSpace
 from search_spaces import FBNet, OnceForAll

@@ -18,7 +18,8 @@ from fit_tables import OFA_SIZES, SHARED, TABLES, ofa_config
 from nas.errors import BadInput
 from nas.latency import LatencyTable
 from nas.latency.adapt import BEYOND, adapt, error_bound
-from nas.latency.whole_network import belief, fit_blocks, loads, solve_blocks
+from nas.latency.belief import belief, loads
+from nas.latency.whole_network import fit_blocks, solve_blocks
 from nas.runtimes import Device
 from nas.space import Archs, SearchSpace
 from search_spaces import FBNet, OnceForAll

@@ -31,10 +31,8 @@ def run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Pa
     if args.import_kit:
         from nas.latency.kit import import_kit
 
-        table = import_kit(args.import_kit)
-        stem = Path(args.run_dir) / (args.name or table.name)
-        table.save(stem)
-        return show(stem, table)
+        table = import_kit(args.import_kit, run_dir=args.run_dir, name=args.name, allow_failed=args.leave_out_failed)
+        return show(Path(args.run_dir) / (args.name or f"table_{table.device.precision}"), table)
     for precision in _precisions(args):
         stem = _stem(args, precision)
         if args.kit:
@@ -67,6 +65,8 @@ def run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Pa
                 resume=args.resume,
                 seed=args.seed,
                 ssh_options=args.ssh_option,
+                python=args.remote_python,
+                tool_path=args.tool_path,
                 say=_say,
             )
         else:
@@ -155,6 +155,13 @@ def add_flags(sub: argparse.ArgumentParser, seed: Callable[[str], int]) -> None:
         default="onnxruntime",
         choices=_KIT_TOOLS,
         help="what runs the kit's models there (default %(default)s)",
+    )
+    device.add_argument("--tool-path", help="with --remote: where trtexec or benchmark_model is there")
+    device.add_argument(
+        "--remote-python", default="python3", help="with --remote: its Python there (default %(default)s)"
+    )
+    device.add_argument(
+        "--leave-out-failed", action="store_true", help="with --import-kit: a table without the blocks that failed"
     )
     device.add_argument(
         "--ssh-option", action="append", default=[], metavar="KEY=VALUE", help="passed to ssh as -o; repeatable"

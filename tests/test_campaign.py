@@ -212,6 +212,11 @@ def test_a_power_file_is_summed(tmp_path):
         SysfsPower(file)
     with pytest.raises(BadInput, match="no INA power sensor"):
         jetson_power(tmp_path)
+    rail = tmp_path / "bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
+    rail.mkdir(parents=True)
+    for name, text in (("in1_label", "VDD_IN"), ("in1_input", "5000"), ("curr1_input", "400")):
+        (rail / name).write_text(text)
+    assert jetson_power(tmp_path)._read() == pytest.approx(2.0)  # 5 V x 0.4 A
 
 
 class Meter:

@@ -25,6 +25,7 @@ class Table:
 
     fixed_ms = 0.25
     fingerprint = "abc"
+    validation = "somewhere"
 
     def lookup(self, blocks: Sequence) -> np.ndarray:
         return np.array([1e-6 * b.macs for b in blocks])

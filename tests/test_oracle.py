@@ -118,6 +118,10 @@ def test_confidence_and_validation_are_checked():
     table = LatencyTable.load(TABLE)
     with pytest.raises(BadInput, match=r"from 0.5 to below 1, got 95"):
         nas.latency(space, table, confidence=95)
+    bare = dataclasses.replace(table, validation=None)
+    with pytest.raises(BadInput, match="nothing is known of the error"):
+        nas.latency(space, bare)
+    assert (nas.latency(space, bare, unvalidated=True)(space.sample(3, np.random.default_rng(0))) > 0).all()
     with pytest.raises(BadInput, match="has no validation"):
-        nas.latency(space, dataclasses.replace(table, validation=None), confidence=0.9)
+        nas.latency(space, bare, confidence=0.9, unvalidated=True)
     assert NormalDist().inv_cdf(0.5) == 0

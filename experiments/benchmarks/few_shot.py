@@ -31,7 +31,8 @@ from fit_tables import PHONES, SHARED, device_of, fbnet_timings
 
 import nas
 from nas.latency.adapt import BEYOND, adapt, choose_timed, rehearse, transfer
-from nas.latency.whole_network import choose_among, fit_blocks, loads
+from nas.latency.belief import loads
+from nas.latency.whole_network import choose_among, fit_blocks
 from search_spaces import NasBench201
 from search_spaces.nasbench201 import EDGES
 

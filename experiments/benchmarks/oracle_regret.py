@@ -64,7 +64,7 @@ def measure(quick: bool) -> Measured:
     for problem, (make, table) in PROBLEMS.items():
         space = make()
         size = replace(nas.params(space), maximize=True)
-        latency = nas.latency(space, nas.LatencyTable.load(TABLES / table))
+        latency = nas.latency(space, nas.LatencyTable.load(TABLES / table), unvalidated=True)
         started = time.perf_counter()
         front = exact_front(space, [size, latency], tolerance=0.0 if problem == "digits int8" else 1e-3)
         seconds = time.perf_counter() - started

@@ -16,10 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.errors import BadInput
+from nas.latency.belief import belief, loads
 from nas.latency.gaussian import Array, most_telling, solve
 from nas.latency.plan import validated
 from nas.latency.table import LatencyTable
-from nas.latency.whole_network import as_table, belief, checked, choose_networks, loads, solve_blocks
+from nas.latency.whole_network import as_table, checked, choose_networks, solve_blocks
 from nas.runtimes import Device
 from nas.space import Archs, SearchSpace
 

@@ -79,9 +79,13 @@ class Rapl:
 
 @dataclass
 class SysfsPower:
-    """A file that holds the present power, such as ``/sys/class/hwmon/hwmon1/power1_input`` (µW), sampled and summed."""
+    """A file that holds the present power, such as ``/sys/class/hwmon/hwmon1/power1_input`` (µW), sampled and summed.
+
+    ``current``: then ``path`` holds a voltage (mV) and this the current (mA).
+    """
 
     path: Path
+    current: Path | None = None
     watts_per_unit: float = 1e-6
     every_s: float = 0.005
 
@@ -118,18 +122,19 @@ class SysfsPower:
 
     def _read(self) -> float:
         try:
-            return float(Path(self.path).read_text()) * self.watts_per_unit
+            times = float(Path(self.current).read_text()) if self.current else 1.0
+            return float(Path(self.path).read_text()) * times * self.watts_per_unit
         except (OSError, ValueError) as error:
             raise BadInput(f"{self.path} does not hold a power: {error}") from None
 
 
 def jetson_power(root: Path = Path("/sys")) -> SysfsPower:
-    """The INA sensor of a Jetson's main supply rail. Raises BadInput where there is none."""
+    """The INA3221 of a Jetson's main supply rail (its first channel). Raises BadInput where there is none."""
     found = sorted(root.glob("bus/i2c/drivers/ina3221*/*/hwmon/hwmon*/in1_label"))
     for label in found:
-        power = label.with_name("power1_input")
-        if power.exists():
-            return SysfsPower(power)
+        voltage, current = label.with_name("in1_input"), label.with_name("curr1_input")
+        if voltage.exists() and current.exists():
+            return SysfsPower(voltage, current)
     old = sorted(root.glob("bus/i2c/drivers/ina3221x/*/iio:device*/in_power0_input"))
     if old:
         return SysfsPower(old[0], watts_per_unit=1e-3)

@@ -232,7 +232,7 @@ def import_kit(
         some = "; ".join(f"[{key}] {text}" for key, text in list(failed.items())[:3])
         raise BadInput(
             f"{len(failed)} of {len(manifest['models'])} models failed on the device: {some}{'; ...' if len(failed) > 3 else ''}; "
-            "run 'python3 run.py --retry-failed' there, or leave them out (allow_failed)"
+            "run 'python3 run.py --retry-failed' there, or leave them out (allow_failed, --leave-out-failed)"
         )
     return _save(table_of(manifest, results, failed), Path(run_dir or folder), name)
 
@@ -250,6 +250,8 @@ def _whole_lines(path: Path) -> str:
 def _save(made: tuple[LatencyTable, pd.DataFrame], folder: Path, name: str | None) -> LatencyTable:
     table, networks = made
     stem = folder / (name or f"table_{table.device.precision}")
+    if stem.with_name(stem.name + ".json").exists() and LatencyTable.load(stem).fingerprint != table.fingerprint:
+        raise BadInput(f"{stem} is there already and another table; choose another name or folder")
     write_text(stem.with_name(stem.name + "_networks.csv"), networks.to_csv(index=False, float_format="%.6g"))
     table.save(stem)
     return LatencyTable.load(stem)

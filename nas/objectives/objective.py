@@ -118,6 +118,9 @@ class Table(Protocol):
     def fingerprint(self) -> str: ...
 
     @property
+    def validation(self) -> object: ...
+
+    @property
     def relative_error(self) -> float: ...
 
     def lookup(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
@@ -165,14 +168,26 @@ def additive(
 
 
 def latency(
-    space: SearchSpace, table: Table, *, name: str = "latency_ms", confidence: float | None = None
+    space: SearchSpace,
+    table: Table,
+    *,
+    name: str = "latency_ms",
+    confidence: float | None = None,
+    unvalidated: bool = False,
 ) -> Objective:
     """Predicted latency in ms. Raises MissingBlocks when the table does not cover the space.
+
+    Raises BadInput when nobody has measured the table's error on whole networks, unless ``unvalidated``.
 
     ``confidence``: instead of the expected latency the one that is not exceeded with this probability, so that
     ``latency(space, table, confidence=0.95) <= T`` is the chance constraint P(latency <= T) >= 0.95. The spread is the
     table's own: that of its blocks' timings, and its error on whole networks (both taken as normal).
     """
+    if table.validation is None and not unvalidated:
+        raise BadInput(
+            f"nothing is known of the error of table {getattr(table, 'name', '')} on whole networks; time some (nas measure, "
+            "nas fit), or accept it as it is with unvalidated=True (--unvalidated-table)"
+        )
     expected = additive(
         space, name, table.lookup(space.blocks), unit="ms", fixed=table.fixed_ms, identity=f"table {table.fingerprint}"
     )
