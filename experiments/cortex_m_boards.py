@@ -127,20 +127,33 @@ class Fit:
         of, load, target = self.of[keep], self.load[keep], self.log_ms[keep]
         same = _same(self.network[keep])
         noise = NOISE**2 * np.eye(len(of)) + NETWORK**2 * same + MISFIT**2 * same * _same(self.version[of])
-        x = self.mean.copy()
-        prior = self.mean.reshape(-1)
-        for _ in range(100):
+        precision = np.linalg.inv(noise)
+        weights = np.zeros(self.mean.size)  # costs are mean + covariance @ weights, so nothing large is inverted
+
+        def at(weights: Array) -> tuple[Array, Array, float]:
+            moved = self.covariance @ weights
+            x = self.mean + moved.reshape(self.mean.shape)
             part = np.exp(x[of]) * load
+            left = target - np.log(part.sum(axis=1))
+            return x, part, float(left @ precision @ left + weights @ moved)
+
+        x, part, loss = at(weights)
+        for _ in range(100):
             total = part.sum(axis=1)
             slope = np.zeros((len(of), x.size))
             for k in range(self.kinds):
                 slope[np.arange(len(of)), of * self.kinds + k] = part[:, k] / total
             seen = slope @ self.covariance
             inner = seen @ slope.T + noise
-            left = target - np.log(total) + slope @ (x.reshape(-1) - prior)
-            step = (prior + seen.T @ np.linalg.solve(inner, left)).reshape(x.shape) - x
-            x = x + step * min(1.0, 0.5 / np.abs(step).max())  # at most a factor of 1.65 at once
-            if np.abs(step).max() < 1e-5:
+            left = target - np.log(total) + seen @ weights
+            step = slope.T @ np.linalg.solve(inner, left) - weights
+            far = 1.0
+            while far > 1e-6 and not at(weights + far * step)[2] <= loss:
+                far /= 2
+            before = loss
+            weights = weights + far * step
+            x, part, loss = at(weights)
+            if before - loss <= 1e-9 * (1 + loss):
                 break
         else:
             raise RuntimeError("the fit did not settle")
