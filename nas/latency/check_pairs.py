@@ -49,8 +49,8 @@ def sister(table: LatencyTable, other: LatencyTable) -> list[Finding]:
     same_chip = a.chip == b.chip and a.runtime == b.runtime and a.precision == b.precision
     batch = a.batch / b.batch
     if device_class(table) == device_class(other) and not same_chip:
-        factor = ratio / batch
-        if 300 < factor < 3000 or 300 < 1 / factor < 3000:
+        factor, cores = ratio / batch, a.threads / b.threads
+        if max(factor, 1 / factor) > 100 * max(cores, 1 / cores):
             text = f"blocks take {factor:.3g} times those of {other.name}, another {device_class(other)}: another unit?"
             return [error("units", text)]
     if not same_chip:
