@@ -20,6 +20,7 @@ from nas.deploy.bundle import export_bundle
 from nas.deploy.to_onnx import export_onnx
 from nas.errors import BadInput
 from nas.latency import LatencyTable, estimate
+from nas.latency.interpolate import PRUNED
 from nas.latency.table import write_text
 from nas.latency.timing import time_interleaved
 from nas.modules import Network
@@ -261,7 +262,7 @@ def _final_row(run: Run, summary: dict[str, Any], timed: dict[tuple[str, str], f
 def _on_target(table: LatencyTable, summary: dict[str, Any]) -> float:
     """Predicted ms of a deployed network on the device that was searched for; NaN where its table cannot tell."""
     try:
-        ms, _ = estimate(table, [from_key(key) for key in summary["blocks"]])
+        ms, _ = estimate(table, [from_key(key) for key in summary["blocks"]], beyond=PRUNED)
     except BadInput:
         return float("nan")
     return float(ms.sum()) + table.fixed_ms

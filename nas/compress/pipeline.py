@@ -22,6 +22,7 @@ from nas.compress.quantize import Int8Network
 from nas.data import ImageData
 from nas.errors import BadInput
 from nas.latency import LatencyTable, estimate
+from nas.latency.interpolate import PRUNED
 from nas.modules import Network
 from nas.runtimes import Runtime
 from nas.train import validation_accuracy
@@ -151,7 +152,7 @@ def predict(blocks: Sequence[Block], table: LatencyTable | None) -> tuple[float 
     if table is None:
         return None, None
     try:
-        ms, error = estimate(table, blocks)
+        ms, error = estimate(table, blocks, beyond=PRUNED)
     except BadInput as refused:
         _log.info("no prediction: %s", refused)
         return None, None

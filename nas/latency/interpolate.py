@@ -1,12 +1,14 @@
 """Blocks that a table does not hold: an estimate from measured ones of the same make, with its error.
 
 Used for pruned networks, whose channel counts lie between those of a space. Within one make (kind, kernel, stride,
-squeeze-excite or not, activation, residual; any activation where that leaves too few) latency is smooth in the sizes: a ridge regression of log latency on
-logarithms of MACs, activation and weight counts, corrected by the residuals of the nearest measured blocks.
+squeeze-excite or not, activation, residual; any activation where that leaves too few) latency is smooth in the sizes: a
+ridge regression of log latency on logarithms of MACs, activation and weight counts, corrected by the residuals of the
+nearest measured blocks. A kernel that was not measured lies between the next smaller and the next larger one, by area.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,45 +18,82 @@ from nas.blocks import Block, Conv
 from nas.errors import BadInput
 from nas.latency.table import LatencyTable
 
-SLACK = 2.0
-"""How far outside the measured range of channels or size an estimate is still given, as a factor."""
+PRUNED = 2.0
+"""``beyond`` for pruned networks, whose channels may fall somewhat below the narrowest that were measured."""
 
+_BEYOND = 0.7  # error added per factor of e beyond the measured range; large enough for the tables in latency_tables
+_BETWEEN = 0.15  # error added between two kernels, as a share of the logarithm of their ratio
 _NEIGHBOURS = 4
 _FEWEST = 6
+_SIZES = ("in_ch", "mid", "hidden", "out_ch", "se", "size")
+
+Estimate = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def estimate(table: LatencyTable, blocks: Sequence[Block]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def estimate(table: LatencyTable, blocks: Sequence[Block], *, beyond: float = 1.0) -> Estimate:
     """``(ms (n,), relative error (n,))`` of ``blocks`` inside a network.
 
     Blocks of the table keep their own value, with the standard error of their median. For the others the error is that
-    of the same estimate on measured blocks left out one at a time (root mean square over the make).
-    Raises BadInput for a block of a make that the table lacks, or with channels or size more than a factor
-    of 2 outside the measured range: there is nothing there to interpolate between.
+    of the same estimate on measured blocks left out one at a time (root mean square over the make), and more between
+    kernels. ``beyond``: by what factor channels and size may lie outside the measured range; the error then grows with
+    how far they do.
+    Raises BadInput for a block of a make that the table lacks, or outside that range: there is nothing there to
+    interpolate between.
     """
-    known = {key: i for i, key in enumerate(table.rows["block"])}
-    # standard error of a median; from the lower half only, because disturbances stretch the upper one
-    deviation = (table.rows["latency_ms"] - table.rows["p10_ms"]) / 1.28
-    spread = (1.25 * deviation / table.rows["latency_ms"] / np.sqrt(table.rows["runs"])).to_numpy(float)
+    if not beyond >= 1:
+        raise BadInput(f"beyond is a factor of at least 1 (1: only within the measured range), got {beyond}")
     ms, error = np.empty(len(blocks)), np.empty(len(blocks))
     makes: dict[tuple[object, ...], list[int]] = {}
     for i, block in enumerate(blocks):
-        if block.key in known:
-            ms[i], error[i] = table.effective_ms[known[block.key]], spread[known[block.key]]
+        if block.key in table.row_of:
+            row = table.row_of[block.key]
+            ms[i], error[i] = table.effective_ms[row], _known_error(table, row)
         else:
             makes.setdefault(make_of(block), []).append(i)
     for make, rows in makes.items():
         same = _alike(table, make)
         wanted = [blocks[i] for i in rows]
-        _refuse_outside(table, [table.blocks[i] for i in same], wanted)
-        ms[rows], error[rows] = _interpolate(
-            _features([table.blocks[i] for i in same]), np.log(table.effective_ms[same]), _features(wanted)
-        )
+        if len(same) < _FEWEST and (around := _kernels_around(table, wanted[0])):
+            ms[rows], error[rows] = _between_kernels(table, wanted, *around, beyond=beyond)
+            continue
+        measured = [table.blocks[i] for i in same]
+        outside = _outside(table, measured, wanted, beyond)
+        ms[rows], error[rows] = _interpolate(_features(measured), np.log(table.effective_ms[same]), _features(wanted))
+        error[rows] = np.hypot(error[rows], _BEYOND * np.log(outside))
     return ms, error
 
 
-def _interpolate(
-    known: NDArray[np.float64], log_ms: NDArray[np.float64], wanted: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _known_error(table: LatencyTable, row: int) -> float:
+    """Relative standard error of a row's median; from the lower half only, as disturbances stretch the upper one."""
+    ms, low, runs = (float(table.rows[c].iloc[row]) for c in ("latency_ms", "p10_ms", "runs"))
+    deviation = (ms - low) / 1.28 / ms if ms else 0.0
+    # only of repeated timings do the percentiles show a spread that the number of runs averages out
+    return 1.25 * deviation / runs**0.5 if table.kind == "measured" and runs >= 1 else deviation
+
+
+def _kernels_around(table: LatencyTable, block: Block) -> tuple[int, int] | None:
+    """The next smaller and next larger kernel that blocks otherwise alike were measured with."""
+    if not hasattr(block, "kernel"):
+        return None
+    alike = {b.kernel for b in table.blocks if hasattr(b, "kernel") and _but_kernel(b) == _but_kernel(block)}
+    enough = {k for k in alike if len(_alike(table, make_of(dataclasses.replace(block, kernel=k)))) >= _FEWEST}  # type: ignore[call-arg]
+    smaller, larger = [k for k in enough if k < block.kernel], [k for k in enough if k > block.kernel]
+    return (max(smaller), min(larger)) if smaller and larger else None
+
+
+def _between_kernels(
+    table: LatencyTable, blocks: Sequence[Block], small: int, large: int, *, beyond: float
+) -> Estimate:
+    """Blocks of one kernel from the same blocks with two others: linear in the kernel's area, as their MACs are."""
+    low, low_error = estimate(table, [dataclasses.replace(b, kernel=small) for b in blocks], beyond=beyond)  # type: ignore[call-arg]
+    high, high_error = estimate(table, [dataclasses.replace(b, kernel=large) for b in blocks], beyond=beyond)  # type: ignore[call-arg]
+    share = (blocks[0].kernel ** 2 - small**2) / (large**2 - small**2)  # type: ignore[attr-defined]
+    ms = (1 - share) * low + share * high
+    own = np.hypot((1 - share) * low * low_error, share * high * high_error) / ms
+    return ms, np.hypot(own, _BETWEEN * np.abs(np.log(high / low)))
+
+
+def _interpolate(known: NDArray[np.float64], log_ms: NDArray[np.float64], wanted: NDArray[np.float64]) -> Estimate:
     centre, width = known.mean(0), known.std(0) + 1e-9
     a, b = (known - centre) / width, (wanted - centre) / width
     design = np.column_stack([np.ones(len(a)), a])
@@ -101,6 +140,11 @@ def make_of(block: Block) -> tuple[object, ...]:
     )
 
 
+def _but_kernel(block: Block) -> tuple[object, ...]:
+    make = make_of(block)
+    return make[1:2] + make[3:]
+
+
 def _features(blocks: Sequence[Block]) -> NDArray[np.float64]:
     rows = []
     for b in blocks:
@@ -110,19 +154,26 @@ def _features(blocks: Sequence[Block]) -> NDArray[np.float64]:
     return np.log(np.array(rows, dtype=np.float64) + 1)
 
 
-def _refuse_outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block]) -> None:
-    for block in wanted:
-        if len(same) < _FEWEST:
-            raise BadInput(
-                f"table {table.name} has {len(same)} blocks like [{block.key}] in all but channels and size, "
-                f"an estimate needs {_FEWEST}"
-            )
-        for field in ("in_ch", "mid", "hidden", "out_ch", "se", "size"):
-            value = getattr(block, field, None)
-            if not value:
+def _outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block], beyond: float) -> NDArray[np.float64]:
+    """``(wanted,)`` by what factor each lies outside the measured range, 1 within; raises BadInput past ``beyond``."""
+    if len(same) < _FEWEST:
+        raise BadInput(
+            f"table {table.name} has {len(same)} blocks like [{wanted[0].key}] in all but channels and size, "
+            f"an estimate needs {_FEWEST}"
+        )
+    worst = np.ones(len(wanted))
+    for field in _SIZES:
+        seen = [v for b in same if (v := getattr(b, field, 0))]
+        for i, block in enumerate(wanted):
+            value = getattr(block, field, 0)
+            if not value or not seen:
                 continue
-            seen = [getattr(b, field) for b in same]
-            if not min(seen) / SLACK <= value <= max(seen) * SLACK:
+            factor = max(min(seen) / value, value / max(seen), 1.0)
+            if factor > beyond:
+                allowed = f", by more than the factor {beyond:g} that is allowed" if beyond > 1 else ""
                 raise BadInput(
-                    f"[{block.key}]: {field} {value} is outside the {min(seen)}..{max(seen)} that table {table.name} measured"
+                    f"[{block.key}]: {field} {value} is outside the {min(seen)}..{max(seen)} that table {table.name} "
+                    f"measured{allowed}"
                 )
+            worst[i] = max(worst[i], factor)
+    return worst
