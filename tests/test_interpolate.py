@@ -1,0 +1,167 @@
+"""Estimates of blocks that a table lacks: against what shipped tables say of them, inside, between kernels and beyond."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nas
+from nas.blocks import Head, InvertedResidual, Stem
+from nas.errors import BadInput
+from nas.latency import LatencyTable, estimate
+from nas.latency.cortex_m import board_table
+from nas.latency.interpolate import PRUNED, make_of
+from search_spaces import MobileNetV3
+
+TABLES = Path(nas.__file__).parents[1] / "latency_tables"
+
+INT8 = "amd-epyc_onnxruntime_int8_b1_t1"
+
+
+def load(name):
+    return LatencyTable.load(TABLES / name)
+
+
+def without(table, blocks):
+    keys = {b.key for b in blocks}
+    return dataclasses.replace(table, rows=table.rows[~table.rows["block"].isin(keys)].reset_index(drop=True))
+
+
+def inverted(table):
+    return [b for b in table.blocks if isinstance(b, InvertedResidual)]
+
+
+def some(blocks, n=60, seed=0):
+    chosen = np.random.default_rng(seed).permutation(len(blocks))[:n]
+    return [blocks[i] for i in chosen]
+
+
+def interior(table):
+    """Blocks with a narrower and a wider one of the same make, whatever the field: inside when left out."""
+    blocks = inverted(table)
+    sizes = ("in_ch", "mid", "out_ch", "size")
+    ends: dict = {}
+    for b in blocks:
+        for s in sizes:
+            ends.setdefault((make_of(b), s), set()).add(getattr(b, s))
+    return [
+        b for b in blocks if all(min(v := ends[make_of(b), s]) < getattr(b, s) < max(v) or len(v) == 1 for s in sizes)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "within"),
+    [
+        (INT8, 0.15),
+        ("amd-epyc_onnxruntime_fp32_b1_t1", 0.1),
+        ("note10_ofa_b1", 0.05),
+        ("i7-8700k_ofa_w10_b1", 0.1),
+        ("ethos-u55-128_vela_int8_mobilenet_v3_digits", 0.15),
+    ],
+)
+def test_the_stated_error_is_about_the_true_one(name, within):
+    table = load(name)
+    left_out = some(interior(table))
+    ms, stated = estimate(without(table, left_out), left_out)
+    error = np.log(ms / table.lookup(left_out))
+    assert np.sqrt(np.mean(error**2)) < within
+    assert 0.5 < np.sqrt(np.mean(error**2)) / np.sqrt(np.mean(stated**2)) < 2
+    assert np.mean(np.abs(error) < 2 * stated) >= 0.85
+
+
+@pytest.mark.parametrize("name", ["note10_ofa_b1", "i7-8700k_ofa_w10_b1"])
+def test_kernel_5_lies_between_3_and_7(name):
+    table = load(name)
+    fives = [b for b in inverted(table) if b.kernel == 5]
+    few = without(table, fives)
+    wanted = some(fives)
+    ms, stated = estimate(few, wanted)
+    low, high = (few.lookup([dataclasses.replace(b, kernel=k) for b in wanted]) for k in (3, 7))
+    assert ((np.minimum(low, high) <= ms) & (ms <= np.maximum(low, high))).all()
+    error = np.log(ms / table.lookup(wanted))
+    assert np.median(np.abs(error)) < 0.03
+    assert np.mean(np.abs(error) < 2 * stated) > 0.9
+    # taking the nearer kernel instead is several times worse
+    assert np.median(np.abs(np.log(low / table.lookup(wanted)))) > 3 * np.median(np.abs(error))
+
+
+def test_kernel_and_channels_at_once():
+    table = load("note10_ofa_b1")
+    fives = [b for b in interior(table) if b.kernel == 5]
+    others = [dataclasses.replace(b, kernel=k) for b in fives for k in (3, 7)]
+    gone = some(fives, 20)
+    few = without(table, [b for b in inverted(table) if b.kernel == 5] + [o for o in others if o.mid == gone[0].mid])
+    ms, stated = estimate(few, gone)
+    error = np.log(ms / table.lookup(gone))
+    assert np.mean(np.abs(error) < 2 * stated) >= 0.9
+    assert np.sqrt(np.mean(error**2)) < 0.15
+
+
+@pytest.mark.parametrize("kernel", [1, 9, 11])
+def test_a_kernel_beyond_the_measured_ones_is_refused(kernel):
+    table = load("note10_ofa_b1")
+    with pytest.raises(BadInput, match="in all but channels and size"):
+        estimate(table, [dataclasses.replace(inverted(table)[50], kernel=kernel)])
+
+
+def test_outside_the_measured_range_is_refused_unless_asked_for():
+    table = load(INT8)
+    widest = max(inverted(table), key=lambda b: b.mid)
+    wider = dataclasses.replace(widest, mid=widest.mid + 16)
+    with pytest.raises(BadInput, match=rf"mid {wider.mid} is outside the \d+\.\.{widest.mid} that table") as caught:
+        estimate(table, [wider])
+    assert "\n" not in str(caught.value)
+    ms, _ = estimate(table, [wider], beyond=PRUNED)
+    assert 0.7 < ms[0] / table.lookup([widest])[0] < 1.5
+    with pytest.raises(BadInput, match="more than the factor 2"):
+        estimate(table, [dataclasses.replace(widest, mid=3 * widest.mid)], beyond=2)
+    with pytest.raises(BadInput, match="factor of at least 1"):
+        estimate(table, [wider], beyond=0.5)
+
+
+def test_the_error_grows_with_the_distance_and_covers_the_truth():
+    table = load(INT8)
+    narrow = sorted({b.mid for b in inverted(table)})[len({b.mid for b in inverted(table)}) // 8]
+    left_out = [b for b in inverted(table) if b.mid < narrow]
+    few = without(table, left_out)
+    wanted = some(left_out)
+    with pytest.raises(BadInput, match="outside"):
+        estimate(few, wanted)
+    ms, stated = estimate(few, wanted, beyond=3)
+    error = np.abs(np.log(ms / table.lookup(wanted)))
+    assert np.mean(error < 2 * stated) >= 0.9
+    widest = max(inverted(table), key=lambda b: b.mid)
+    further = [dataclasses.replace(widest, mid=round(widest.mid * f)) for f in (1.1, 1.5, 1.9)]
+    _, grows = estimate(table, further, beyond=2)
+    assert grows[0] < grows[1] < grows[2]
+
+
+def test_blocks_of_the_table_keep_their_value_and_the_error_of_their_median():
+    table = load(INT8)
+    blocks = some(list(table.blocks), 20)
+    ms, error = estimate(table, blocks)
+    assert ms == pytest.approx(table.lookup(blocks))
+    row = table.rows.iloc[table.row_of[blocks[0].key]]
+    expected = 1.25 * (row["latency_ms"] - row["p10_ms"]) / 1.28 / row["latency_ms"] / np.sqrt(row["runs"])
+    assert error[0] == pytest.approx(expected)
+
+
+def test_a_fitted_table_without_runs_has_the_error_of_its_interval():
+    space = MobileNetV3.digits()
+    _, error = estimate(board_table("NUCLEO-L4R5ZI", space), space.blocks[:20])
+    assert np.isfinite(error).all()
+    assert (error > 0.15).all()
+
+
+def test_kinds_without_a_kernel_are_refused_not_broken():
+    table = load(INT8)
+    few = without(table, [b for b in table.blocks if isinstance(b, Head)])
+    head = next(b for b in table.blocks if isinstance(b, Head))
+    with pytest.raises(BadInput, match="has 0 blocks like"):
+        estimate(few, [head])
+    stem = next(b for b in table.blocks if isinstance(b, Stem))
+    with pytest.raises(BadInput, match="has 0 blocks like"):
+        estimate(table, [dataclasses.replace(stem, kernel=5)])
