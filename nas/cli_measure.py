@@ -102,7 +102,7 @@ def runtimes() -> dict[str, Callable[[Any, str], Runtime]]:
 
     def ethos_u(args: Any, precision: str) -> Runtime:
         only("int8", "ethos-u", precision)
-        return EthosU(args.accelerator)
+        return EthosU(args.accelerator, args.system_config, args.memory_mode, args.vela_config)
 
     return {
         "onnxruntime": lambda a, p: OnnxRuntime(precision=p, threads=a.threads, batch=a.batch),
@@ -132,6 +132,10 @@ def add_flags(sub: argparse.ArgumentParser, seed: Callable[[str], int]) -> None:
     sub.add_argument("--threads", type=int, default=1, help="default %(default)s")
     sub.add_argument("--batch", type=int, default=1, help="images per run (default %(default)s)")
     sub.add_argument("--accelerator", default="ethos-u55-128", help="Ethos-U configuration (default %(default)s)")
+    npu = sub.add_argument_group("an Ethos-U other than a microcontroller with flash and SRAM")
+    npu.add_argument("--system-config", metavar="NAME", help="System_Config of vela's configuration file")
+    npu.add_argument("--memory-mode", metavar="NAME", help="Memory_Mode of vela's configuration file")
+    npu.add_argument("--vela-config", metavar="INI", help="a configuration file of yours (default: vela's)")
     sub.add_argument(
         "--name", help="file name of the table (default: table_<precision>, with the runtime if not onnxruntime)"
     )
