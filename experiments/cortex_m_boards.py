@@ -89,8 +89,10 @@ def timings(path: Path = DATA) -> pd.DataFrame:
 class Fit:
     """The belief about the costs of all submissions; ``keep`` conditions it on some of the timings."""
 
-    def __init__(self, ms: pd.DataFrame) -> None:
-        self.who = ms[["board", "core", "mhz", "runtime", "version"]].drop_duplicates().reset_index(drop=True)
+    def __init__(self, ms: pd.DataFrame, new: pd.DataFrame | None = None) -> None:
+        """``new``: submissions without timings, of which the costs are wanted too."""
+        who = ms[["board", "core", "mhz", "runtime", "version"]].drop_duplicates()
+        self.who = pd.concat([who, new], ignore_index=True)[list(who)]
         index = {tuple(row): i for i, row in enumerate(self.who.itertuples(index=False))}
         named = ms[list(self.who)].itertuples(index=False)
         self.of = np.array([index[tuple(row)] for row in named])  # submission of each timing
@@ -210,16 +212,41 @@ def boards(ms: pd.DataFrame) -> list[dict[str, Any]]:
     return found
 
 
+def new_boards(ms: pd.DataFrame) -> dict[str, Any]:
+    """What the timings say of a board and runtime that are not among them, by core: costs in cycles."""
+    cores = sorted(ms["core"].unique())
+    named = [*cores, "other"]
+    new = pd.DataFrame({"core": named, "board": [f"new {c}" for c in named], "mhz": 1.0})
+    fit = Fit(ms, new.assign(runtime="new " + new["core"], version="new"))
+    x, covariance = fit.keep(np.ones(len(ms), bool))
+    found = {}
+    for i in range(len(fit.who) - len(named), len(fit.who)):
+        block = slice(i * fit.kinds, (i + 1) * fit.kinds)
+        found[str(fit.who["core"][i])] = {
+            "log_kilocycles": [round(float(c), 4) for c in x[i]],
+            "log_covariance": [[round(float(c), 5) for c in row] for row in covariance[block, block]],
+        }
+    return found
+
+
 def main() -> None:
+    ms = timings()
     header = {
         "what": "milliseconds per MAC by operator kind, and per network (fixed), of int8 networks on Cortex-M boards; "
         "fitted by experiments/cortex_m_boards.py. held_out_ms: that network predicted by a fit that had not seen it on "
         "that board; never_seen_ms: by one that had not seen it on any",
         "source": "MLPerf Tiny results v0.7 to v1.3, closed division (github.com/mlcommons/tiny_results_v0.7 and later)",
         "licence": "Apache-2.0",
+        "network_macs": network_macs().astype(int).T.to_dict(),
+        "timing_log_sd": round(float(np.sqrt(NOISE**2 + NETWORK**2 + MISFIT**2)), 4),
+        "new_boards": new_boards(ms),
     }
-    lines = ",\n".join(json.dumps(b) for b in boards(timings()))
-    FILE.write_text(json.dumps(header, indent=1)[:-2] + f',\n "boards": [\n{lines}\n]}}\n')
+    lines = ",\n".join(json.dumps(b) for b in boards(ms))
+    FILE.write_text(
+        "{\n"
+        + ",\n".join(f" {json.dumps(k)}: {json.dumps(v)}" for k, v in header.items())
+        + f',\n "boards": [\n{lines}\n]}}\n'
+    )
 
 
 if __name__ == "__main__":

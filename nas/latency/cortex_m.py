@@ -23,7 +23,7 @@ from nas.blocks import Block, Conv, Linear
 from nas.errors import BadInput
 from nas.latency.fit import Calibration
 from nas.latency.plan import validated
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, Validation
 from nas.runtimes import Device
 from nas.space import SearchSpace
 
@@ -56,44 +56,130 @@ def board_table(board: str, space: SearchSpace) -> LatencyTable:
     entry = _find(board)
     if refused := _why_not(entry):
         raise BadInput(f"no table for {_name(entry)}: {refused}; boards with one: {', '.join(_with_table())}")
-    blocks = space.blocks
-    macs = np.array([operator_macs(b) for b in blocks], dtype=float)
-    parts = macs * [entry["costs"][kind] for kind in OPERATORS]
-    ms = parts.sum(axis=1)
-    untimed = np.array([_is_untimed(b) for b in blocks])
-    half = np.exp(_Z90 * _deviation(parts / ms[:, None], entry, untimed))
-    rows = pd.DataFrame(
-        {"block": [b.key for b in blocks], "latency_ms": ms, "p10_ms": ms / half, "p90_ms": ms * half, "runs": 0}
-    )
     networks = entry["networks"]
     measured = np.array([n["measured_ms"] for n in networks.values()])
     on_board = np.array([n["held_out_ms"] for n in networks.values()])
-    return LatencyTable(
-        device=Device(
-            name=entry["board"],
-            chip=f"{entry['core']} at {entry['mhz']:g} MHz",
-            runtime=entry["runtime"],
-            version=entry["version"],
-            precision="int8",
-        ),
-        rows=rows,
-        calibration=Calibration(fixed_ms=entry["costs"]["fixed"]),
+    return _table(
+        space,
+        np.array(list(entry["costs"].values())),
+        np.array(entry["log_covariance"]),
+        device=_device(entry["board"], entry["core"], entry["mhz"], entry["runtime"], entry["version"]),
         validation=validated(_never_seen(entry), measured),
-        kind="fitted",
-        space={"name": space.name, "fingerprint": space.fingerprint},
-        date=datetime.date.today().isoformat(),
         source=_file()["source"],
-        licence=_file()["licence"],
         notes={
             "networks": len(networks),
             "validation": f"{', '.join(networks)} of MLPerf Tiny, each predicted by a fit without it on any board; they "
             "differ 50-fold in MACs, so their rank correlation says nothing of networks alike in size",
             "held_out_on_this_board_only_mape": round(float(np.abs(on_board / measured - 1).mean()), 4),
+        },
+    )
+
+
+def own_board_table(
+    board: str,
+    space: SearchSpace,
+    ms: Mapping[str, float],
+    *,
+    core: str,
+    mhz: float,
+    runtime: str = "unknown",
+    version: str = "unknown",
+) -> LatencyTable:
+    """The table of a board that is not among ``boards()``, from your timings of MLPerf Tiny's int8 networks on it.
+
+    ``ms``: milliseconds by network, at least one of "ic", "vww", "kws", "ad". ``core``: such as "Cortex-M7"; of one that
+    nobody submitted, more is left open. ``validation``: each network predicted from the others; None with one network.
+    Raises BadInput for other networks, or times and clocks that are not positive.
+    """
+    known = list(_file()["network_macs"])
+    if not ms or set(ms) - set(known):
+        raise BadInput(
+            f"timings of MLPerf Tiny's networks ({', '.join(known)}) are needed, got {', '.join(ms) or 'none'}"
+        )
+    if not all(np.isfinite(v) and v > 0 for v in [*ms.values(), mhz]):
+        raise BadInput(f"milliseconds and MHz are positive numbers, got {dict(ms)} at {mhz} MHz")
+    costs, covariance = _learn(core, mhz, ms)
+    measured = np.array(list(ms.values()))
+    held_out = [_network_ms(n, _learn(core, mhz, {k: v for k, v in ms.items() if k != n})[0]) for n in ms]
+    return _table(
+        space,
+        costs,
+        covariance,
+        device=_device(board, core, mhz, runtime, version),
+        validation=validated(np.array(held_out), measured) if len(ms) > 1 else None,
+        source=f"own timings of {', '.join(ms)}; {_file()['source']}",
+        notes={
+            "networks": len(ms),
+            "validation": "each of the board's networks predicted from the others and from other boards",
+        },
+    )
+
+
+def _learn(core: str, mhz: float, ms: Mapping[str, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``(costs (5,) in ms, covariance of their logarithms)``: what is believed of new boards, given ``ms``."""
+    new = {name.lower(): belief for name, belief in _file()["new_boards"].items()}
+    belief = new.get(core.lower(), new["other"])
+    prior, covariance = np.array(belief["log_kilocycles"]) - np.log(mhz), np.array(belief["log_covariance"])
+    if not ms:
+        return np.exp(prior), covariance
+    load = np.array([[*_file()["network_macs"][n].values(), 1.0] for n in ms])
+    target, noise = np.log(list(ms.values())), _file()["timing_log_sd"] ** 2 * np.eye(len(ms))
+    x = prior
+    for _ in range(50):  # Gauss-Newton; at most a factor of 1.65 at once
+        part = np.exp(x) * load
+        slope = part / part.sum(axis=1, keepdims=True)
+        gain = covariance @ slope.T @ np.linalg.inv(slope @ covariance @ slope.T + noise)
+        step = prior + gain @ (target - np.log(part.sum(axis=1)) + slope @ (x - prior)) - x
+        x = x + step * min(1.0, 0.5 / max(float(np.abs(step).max()), 1e-12))
+    return np.exp(x), covariance - gain @ slope @ covariance
+
+
+def _network_ms(network: str, costs: NDArray[np.float64]) -> float:
+    return float(np.dot([*_file()["network_macs"][network].values(), 1.0], costs))
+
+
+def _device(board: str, core: str, mhz: float, runtime: str, version: str) -> Device:
+    chip = f"{core} at {mhz:g} MHz"
+    return Device(name=board, chip=chip, runtime=runtime, version=version, precision="int8")
+
+
+def _table(
+    space: SearchSpace,
+    costs: NDArray[np.float64],
+    covariance: NDArray[np.float64],
+    *,
+    device: Device,
+    validation: Validation | None,
+    source: str,
+    notes: Mapping[str, Any],
+) -> LatencyTable:
+    """``costs (5,)``: ms per MAC by operator, and per network; ``covariance (5, 5)`` of their logarithms."""
+    blocks = space.blocks
+    parts = np.array([operator_macs(b) for b in blocks], dtype=float) * costs[:-1]
+    ms = parts.sum(axis=1)
+    untimed = np.array([_is_untimed(b) for b in blocks])
+    half = np.exp(_Z90 * _deviation(parts / ms[:, None], covariance[:-1, :-1], untimed))
+    rows = pd.DataFrame(
+        {"block": [b.key for b in blocks], "latency_ms": ms, "p10_ms": ms / half, "p90_ms": ms * half, "runs": 0}
+    )
+    return LatencyTable(
+        device=device,
+        rows=rows,
+        calibration=Calibration(fixed_ms=float(costs[-1])),
+        validation=validation,
+        kind="fitted",
+        space={"name": space.name, "fingerprint": space.fingerprint},
+        date=datetime.date.today().isoformat(),
+        source=source,
+        licence=_file()["licence"],
+        notes={
+            **notes,
             "percentiles": "the model's own 80% interval for the block, not the spread of timings",
             "depthwise": "hardly told apart from 1x1 by these networks, both have the same share of it: known within a "
-            f"factor of {np.exp(_Z90 * entry['log_covariance'][2][2] ** 0.5):.1f}",
+            f"factor of {np.exp(_Z90 * covariance[2, 2] ** 0.5):.1f}",
             "blocks_with_untimed_operations": int(untimed.sum()),
-            "operators": "milliseconds per MAC: " + ", ".join(f"{k} {entry['costs'][k]:.3g}" for k in OPERATORS),
+            "operators": "milliseconds per MAC: "
+            + ", ".join(f"{k} {c:.3g}" for k, c in zip(OPERATORS, costs, strict=False)),
         },
     )
 
@@ -111,10 +197,9 @@ def operator_macs(block: Block) -> tuple[int, ...]:
 
 
 def _deviation(
-    shares: NDArray[np.float64], entry: Mapping[str, Any], untimed: NDArray[np.bool_]
+    shares: NDArray[np.float64], covariance: NDArray[np.float64], untimed: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """``(blocks,)`` standard deviation of the logarithm: of the costs, of the model, of what was never timed."""
-    covariance = np.array(entry["log_covariance"])[: len(OPERATORS), : len(OPERATORS)]
     costs = np.einsum("ij,jk,ik->i", shares, covariance, shares)
     return np.asarray(np.sqrt(costs + _model_error() ** 2 + UNTIMED**2 * untimed))
 
@@ -163,7 +248,7 @@ def _find(board: str) -> Mapping[str, Any]:
         choice = [_name(b) for b in of_board] or _with_table()
         raise BadInput(
             f"no timings of {board!r} are published in MLPerf Tiny; there are some of {', '.join(choice)}; "
-            "your own of a board make a table with nas fit --timings"
+            "own timings of its networks on another board make a table with nas.latency.cortex_m.own_board_table"
         )
     return max(found, key=lambda b: (not _why_not(b), b["version"]))
 
