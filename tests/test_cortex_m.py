@@ -221,3 +221,76 @@ def test_squeeze_excite_and_heads_are_matrix_times_vector():
     assert operator_macs(gated)[3] == 2 * 32 * 8
     head = Head(in_ch=16, out_ch=10, size=4, hidden=64)
     assert operator_macs(head) == (0, 16 * 64 * 16, 0, 640)
+
+
+@pytest.fixture
+def without_board(monkeypatch):
+    """What would ship had a board never been submitted."""
+    ms = cortex_m_boards.timings()
+    shipped = cortex_m._file()
+
+    def forget(board):
+        file = {**shipped, "new_boards": cortex_m_boards.new_boards(ms[ms["board"] != board])}
+        monkeypatch.setattr(cortex_m, "_file", lambda: file)
+
+    return forget
+
+
+@needs_data
+def test_one_timing_makes_an_unknown_board_known(without_board, digits_v2, entries):
+    """Every board as if it were new: each of its networks predicted after vww alone was timed."""
+    errors, blind = [], []
+    for _name, entry in entries.items():
+        without_board(entry["board"])
+        measured = {n: v["measured_ms"] for n, v in entry["networks"].items()}
+        for ms, found in (({"vww": measured["vww"]}, errors), ({}, blind)):
+            costs, _ = cortex_m._learn(entry["core"], entry["mhz"], ms)
+            found += [abs(np.log(cortex_m._network_ms(n, costs) / measured[n])) for n in ("ic", "kws", "ad")]
+    assert len(errors) == 3 * len(entries)
+    assert np.mean(errors) < 0.25
+    assert np.mean(blind) > 1.3 * np.mean(errors)  # a core and a clock are not enough: why unknown boards are refused
+
+
+@needs_data
+def test_the_interval_of_a_new_board_holds_the_truth(without_board, entries):
+    inside = []
+    for entry in entries.values():
+        without_board(entry["board"])
+        measured = {n: v["measured_ms"] for n, v in entry["networks"].items()}
+        costs, covariance = cortex_m._learn(entry["core"], entry["mhz"], {"ic": measured["ic"]})
+        for n in ("vww", "kws"):
+            part = costs * [*cortex_m._file()["network_macs"][n].values(), 1.0]
+            share = part / part.sum()
+            deviation = np.sqrt(share @ covariance @ share + cortex_m._file()["timing_log_sd"] ** 2)
+            inside.append(abs(np.log(part.sum() / measured[n])) < 1.2816 * deviation)
+    assert np.mean(inside) >= 0.7
+
+
+def test_your_own_board(digits_v2):
+    about = {"core": "Cortex-M7", "mhz": 280.0, "runtime": "TFLM"}
+    one = cortex_m.own_board_table("mine", digits_v2, {"vww": 50.0}, **about)
+    slow = cortex_m.own_board_table("mine", digits_v2, {"vww": 100.0}, **about)
+    assert one.validation is None
+    assert (one.device.name, one.device.runtime, one.kind) == ("mine", "TFLM", "fitted")
+    assert 1.6 < slow.effective_ms.sum() / one.effective_ms.sum() < 2.0  # it follows, drawn a little towards the rest
+    three = cortex_m.own_board_table("mine", digits_v2, {"vww": 50.0, "ic": 60.0, "kws": 17.0}, **about)
+    assert three.validation.networks == 3
+    width = [(t.rows["p90_ms"] / t.rows["latency_ms"]).median() for t in (three, one)]
+    assert width[0] < width[1]
+    other = cortex_m.own_board_table("mine", digits_v2, {"vww": 50.0}, core="Cortex-M55", mhz=280.0)
+    assert (other.rows["p90_ms"] / other.rows["latency_ms"]).median() > width[1]
+
+
+@pytest.mark.parametrize(
+    ("ms", "mhz", "message"),
+    [
+        ({}, 100.0, r"timings of MLPerf Tiny's networks \(ic, kws, vww, ad\) are needed, got none"),
+        ({"resnet": 3.0}, 100.0, "got resnet"),
+        ({"ic": 0.0}, 100.0, "positive"),
+        ({"ic": float("nan")}, 100.0, "positive"),
+        ({"ic": 3.0}, -1.0, "positive"),
+    ],
+)
+def test_timings_that_cannot_be_are_refused(ms, mhz, message, digits_v2):
+    with pytest.raises(BadInput, match=message):
+        cortex_m.own_board_table("mine", digits_v2, ms, core="Cortex-M7", mhz=mhz)
