@@ -20,7 +20,8 @@ from harness import Measured, Target, run
 
 from nas.blocks import Block, Stem
 from nas.deploy.arena import recorded_arena
-from nas.latency.plan import assemble, plan
+from nas.latency.assemble import assemble
+from nas.latency.plan import plan
 from nas.modules import Network, build
 from nas.objectives import flash_size, peak_sram
 from nas.runtimes import EthosU

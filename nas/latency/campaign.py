@@ -20,9 +20,10 @@ from tqdm import tqdm
 
 from nas.blocks import Block
 from nas.errors import BadInput
+from nas.latency.assemble import assemble
 from nas.latency.conditions import conditions, warnings
 from nas.latency.energy import Meter, with_energy
-from nas.latency.plan import Plan, assemble, distinct_archs, kendall_tau, plan, repeatability, validated
+from nas.latency.plan import Plan, distinct_archs, kendall_tau, plan, repeatability, validated
 from nas.latency.table import COLUMNS, LatencyTable, write_text
 from nas.latency.timing import Direct, Failure, Isolated, Timed, Timer, time_interleaved
 from nas.runtimes import Runtime

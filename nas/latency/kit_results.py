@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 
 from nas.blocks import Block, from_key
 from nas.errors import BadInput
+from nas.latency.assemble import assemble
 from nas.latency.conditions import warnings
 from nas.latency.energy import with_energy
 from nas.latency.kit_runner.campaign import DISTURBED
-from nas.latency.plan import Plan, assemble, repeatability
+from nas.latency.plan import Plan, repeatability
 from nas.latency.table import LatencyTable
 from nas.runtimes import Device
 from nas.space import Archs, SearchSpace

@@ -46,7 +46,8 @@ class LatencyTable:
     """Milliseconds per block on one device. Immutable.
 
     ``rows``: columns block, latency_ms, p10_ms, p90_ms, runs: each block as it was timed alone. ``calibration``
-    turns those into what the block costs inside a network; ``lookup`` and ``predict`` apply it.
+    turns those into what the block costs inside a network, and a column ``correction_ms``, where there is one
+    (``nas.latency.refine``), is added to that; ``lookup`` and ``predict`` apply both.
     ``kind``: "measured", "fitted", "simulated" or "published". ``space``: name and fingerprint of the space whose
     blocks these are. ``notes``: what the campaign noticed, such as clock drift.
     """
@@ -95,7 +96,8 @@ class LatencyTable:
     @cached_property
     def effective_ms(self) -> NDArray[np.float64]:
         """``(rows,)``: what each row's block costs inside a network."""
-        return self.calibration.apply(self.blocks, self.rows["latency_ms"].to_numpy(float))
+        calibrated = self.calibration.apply(self.blocks, self.rows["latency_ms"].to_numpy(float))
+        return calibrated + self.rows["correction_ms"].to_numpy(float) if "correction_ms" in self.rows else calibrated
 
     @cached_property
     def row_of(self) -> dict[str, int]:
@@ -150,7 +152,8 @@ class LatencyTable:
     def fingerprint(self) -> str:
         """16 hex digits that change with the device, any latency, or the calibration."""
         digest = hashlib.sha256(json.dumps([asdict(self.device), asdict(self.calibration)], sort_keys=True).encode())
-        digest.update(self.rows[["block", "latency_ms"]].to_csv(index=False, float_format="%.6g").encode())
+        columns = [c for c in ("block", "latency_ms", "correction_ms") if c in self.rows]
+        digest.update(self.rows[columns].to_csv(index=False, float_format="%.6g").encode())
         return digest.hexdigest()[:16]
 
     def save(self, stem: str | os.PathLike[str]) -> Path:
