@@ -356,6 +356,7 @@ def _parser() -> argparse.ArgumentParser:
         "nas fit --space mobilenet_v3.cifar --choose 10 --like latency_tables/*mobilenet_v3_cifar.json --output jetson/",
         "nas fit --space mobilenet_v3.cifar --timings jetson/timings.csv --like latency_tables/*mobilenet_v3_cifar.json "
         "--device-name 'Jetson TX2' --runtime tensorrt --precision fp16 --run-dir runs/jetson",
+        "nas fit --space mobilenet_v3.digits --channels 1 --board NUCLEO-L4R5ZI --run-dir runs/mcu",
     )
     fit_flags(sub)
 

@@ -1,4 +1,4 @@
-"""``nas fit``: a table from the timings of a few whole networks, for a device that cannot run a campaign."""
+"""``nas fit``: a table for a device that cannot run a campaign, from timings of a few whole networks or published ones."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ _LIST = "timings.csv"
 
 def run_fit(args: argparse.Namespace, space: SearchSpace) -> Path | tuple[Path, LatencyTable]:
     """Write the networks to time (``--choose``), or the table of the timings; returns the file, or the stem and table."""
+    if args.board:
+        from nas.latency.cortex_m import board_table
+
+        return _saved(args, board_table(args.board, space))
     known = _tables(args.like, space)
     if args.choose is not None:
         return _choose(args, space, known)
@@ -31,6 +35,7 @@ def add_flags(sub: argparse.ArgumentParser) -> None:
     what = sub.add_mutually_exclusive_group(required=True)
     what.add_argument("--choose", type=int, metavar="N", help="write the N networks to time, and a list to fill in")
     what.add_argument("--timings", metavar="CSV", help="the list, filled in: columns architecture, ms")
+    what.add_argument("--board", help="a Cortex-M board of MLPerf Tiny, such as NUCLEO-L4R5ZI; a wrong name lists them")
     sub.add_argument("--space", required=True, help="search space")
     sub.add_argument("--classes", type=int, help="number of classes (default: the space's own)")
     sub.add_argument("--channels", type=int, help="input channels (default: the space's own)")
@@ -125,7 +130,11 @@ def _fit(args: argparse.Namespace, space: SearchSpace, known: Sequence[LatencyTa
         table = adapt(space, known, archs, ms, device=device, date=today)
     else:
         table = fit_blocks(space, archs, ms, device=device, date=today)
-    stem = Path(args.run_dir) / (args.name or f"table_{device.key}")
+    return _saved(args, table)
+
+
+def _saved(args: argparse.Namespace, table: LatencyTable) -> tuple[Path, LatencyTable]:
+    stem = Path(args.run_dir) / (args.name or f"table_{table.device.key}")
     if stem.with_name(stem.name + ".json").exists():
         raise BadInput(f"{stem}.json is there already; choose another --name or --run-dir")
     table.save(stem)

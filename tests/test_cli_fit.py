@@ -96,3 +96,11 @@ def test_timings_that_make_no_sense_are_refused(tmp_path, known, capsys):
     refused(good.assign(ms=rng.permutation(good["ms"]) * rng.lognormal(0, 1, 12)), "do not support a table", *board)
     assert main([*RUN, "--timings", str(tmp_path / "none.csv"), *board]) == 2
     assert "none.csv" in capsys.readouterr().err
+
+
+def test_a_published_board_is_a_table(tmp_path, capsys):
+    assert main([*RUN, "--board", "NUCLEO-L4R5ZI", "--run-dir", str(tmp_path), "--name", "board"]) == 0
+    assert "Cortex-M4F" in capsys.readouterr().out
+    LatencyTable.load(tmp_path / "board").check_space(SPACE)
+    assert main([*RUN, "--board", "Arduino", "--run-dir", str(tmp_path)]) == 2
+    assert "there are some of" in capsys.readouterr().err
