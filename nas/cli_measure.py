@@ -46,6 +46,8 @@ def run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Pa
                 batch=args.batch,
                 threads=args.threads,
                 seed=args.seed,
+                calibrate=args.calibrate,
+                validate=args.validate,
                 progress=_tty(),
             )
             print(f"{folder}: copy it to the device and run: python3 run.py")
@@ -64,6 +66,8 @@ def run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Pa
                 threads=args.threads,
                 resume=args.resume,
                 seed=args.seed,
+                calibrate=args.calibrate,
+                validate=args.validate,
                 ssh_options=args.ssh_option,
                 python=args.remote_python,
                 tool_path=args.tool_path,
@@ -79,6 +83,8 @@ def run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Pa
                 name=stem.name,
                 resume=args.resume,
                 seed=args.seed,
+                calibrate=args.calibrate,
+                validate=args.validate,
                 isolate=True,
                 meter=_meter(args),
                 progress=_tty(),
@@ -139,6 +145,10 @@ def add_flags(sub: argparse.ArgumentParser, seed: Callable[[str], int]) -> None:
     sub.add_argument(
         "--name", help="file name of the table (default: table_<precision>, with the runtime if not onnxruntime)"
     )
+    sub.add_argument(
+        "--calibrate", type=int, default=60, metavar="N", help="networks timed to fit (default %(default)s)"
+    )
+    sub.add_argument("--validate", type=int, default=20, metavar="N", help="others, to judge by (default %(default)s)")
     sub.add_argument("--seed", type=seed, default=0, help="default 0")
     sub.add_argument(
         "--energy",

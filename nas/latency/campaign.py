@@ -48,7 +48,7 @@ def measure(
     run_dir: str | os.PathLike[str],
     name: str | None = None,
     resume: bool = False,
-    calibrate: int = 30,
+    calibrate: int = 60,
     validate: int = 20,
     seed: int = 0,
     isolate: bool = False,

@@ -65,7 +65,7 @@ def export_kit(
     precision: str = "fp32",
     batch: int = 1,
     threads: int = 1,
-    calibrate: int = 30,
+    calibrate: int = 60,
     validate: int = 20,
     seed: int = 0,
     machine: str | None = None,

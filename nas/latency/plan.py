@@ -42,7 +42,7 @@ class Plan:
         return [self.space.blocks[i] for i in np.random.default_rng(self.seed).permutation(len(self.space.blocks))]
 
 
-def plan(space: SearchSpace, *, calibrate: int = 30, validate: int = 20, seed: int = 0) -> Plan:
+def plan(space: SearchSpace, *, calibrate: int = 60, validate: int = 20, seed: int = 0) -> Plan:
     """Choose the whole networks of a campaign. Raises BadInput for too few to fit or to judge by."""
     if calibrate < 8 or validate < 2:
         raise BadInput(f"calibrate at least 8 networks and validate at least 2, got {calibrate} and {validate}")

@@ -44,7 +44,7 @@ def measure_remote(
     precision: str = "fp32",
     batch: int = 1,
     threads: int = 1,
-    calibrate: int = 30,
+    calibrate: int = 60,
     validate: int = 20,
     seed: int = 0,
     resume: bool = False,
