@@ -1,0 +1,138 @@
+"""``nas tables``: list, show, compare, validate and heat map, on the tables that ship."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import nas
+from nas.cli import main
+from nas.latency import LatencyTable
+from nas.latency.compare import compare
+from nas.latency.plan import distinct_archs
+from search_spaces import FBNet
+
+TABLES = Path(__file__).parents[1] / "latency_tables"
+FIRST, SECOND = TABLES / "gold-6240_fbnet_b1", TABLES / "raspi4_fbnet_b1"
+
+
+def copied(stem, folder):
+    folder.mkdir(exist_ok=True)
+    for ending in (".csv", ".json"):
+        shutil.copy(stem.with_name(stem.name + ending), folder)
+    return folder / stem.name
+
+
+@pytest.mark.parametrize("command", [["tables"], ["tables", "list"]])
+def test_every_table_is_one_line(command, capsys):
+    assert main([*command, str(TABLES)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    stems = {p.with_suffix("").name for p in TABLES.glob("*.csv")}
+    for stem in stems:
+        (line,) = [x for x in lines if x.split() and x.split()[0].endswith(stem)]
+        table = LatencyTable.load(TABLES / stem)
+        assert table.kind in line
+        assert table.device.precision in line
+        if table.validation:
+            assert f"{table.validation.kendall_tau:.3f}" in line
+    assert any("nasbench201" in x and "21 devices" in x for x in lines)
+
+
+def test_show_says_what_is_known_and_what_is_not(capsys):
+    assert main(["tables", "show", str(FIRST), str(SECOND), "--rows", "3"]) == 0
+    shown = capsys.readouterr().out
+    table = LatencyTable.load(FIRST)
+    slowest = table.blocks[int(np.argmax(table.effective_ms))].key
+    assert shown.index("slowest 3 of 104 blocks") < shown.index(slowest)
+    assert f"{table.validation.mape:.1%}" in shown
+    assert "nothing is known of its error on whole networks" in shown
+    assert table.licence in shown
+
+
+def test_compare_agrees_with_scipy(capsys):
+    from scipy.stats import kendalltau, spearmanr
+
+    space = FBNet.cifar100()
+    first, second = LatencyTable.load(FIRST), LatencyTable.load(SECOND)
+    result = compare(first, second, space, networks=200)
+    archs = distinct_archs(space, 200, seed=0)
+    a, b = (nas.latency(space, t, unvalidated=True)(archs) for t in (first, second))
+    assert result.networks.kendall_tau == pytest.approx(kendalltau(a, b).statistic)
+    assert result.networks.spearman == pytest.approx(spearmanr(a, b).statistic)
+    timed = (first.effective_ms > 0) & (second.effective_ms > 0)  # 'skip' is the zero of the published differences
+    expected = kendalltau(first.effective_ms[timed], second.effective_ms[timed]).statistic
+    assert result.blocks.kendall_tau == pytest.approx(expected)
+    assert main(["tables", "compare", str(FIRST), str(SECOND), "--networks", "200"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{result.networks.kendall_tau:.3f}" in shown
+    assert f"{result.blocks.kendall_tau:.3f}" in shown
+
+
+def test_validate_fails_on_an_edited_table_only(tmp_path, capsys):
+    good = copied(FIRST, tmp_path / "good")
+    assert main(["tables", "validate", str(good)]) == 0
+    bad = copied(TABLES / "gold-6240_fbnet_b1", tmp_path / "bad")
+    rows = pd.read_csv(bad.with_name(bad.name + ".csv"))
+    rows.loc[5, "latency_ms"] *= 3
+    rows.to_csv(bad.with_name(bad.name + ".csv"), index=False)
+    capsys.readouterr()
+    assert main(["tables", "validate", str(bad)]) == 1
+    assert "edited" in capsys.readouterr().out
+    rows.loc[5, "latency_ms"] = -1
+    rows.to_csv(bad.with_name(bad.name + ".csv"), index=False)
+    assert main(["tables", "validate", str(bad)]) == 1
+
+
+def test_strict_fails_on_warnings(tmp_path):
+    stem = copied(TABLES / "note10_ofa_b1", tmp_path / "t")
+    assert main(["tables", "validate", str(stem)]) == 0
+    assert main(["tables", "validate", "--strict", str(stem)]) == 1
+
+
+def test_shipped_tables_hold_no_error():
+    assert main(["tables", "validate", str(TABLES)]) == 0
+
+
+def test_the_heat_map_is_a_picture_of_several_devices(tmp_path, capsys):
+    target = tmp_path / "heat.png"
+    assert main(["tables", "heatmap", str(TABLES), "--networks", "50", "--output", str(target)]) == 0
+    assert "fbnet_cifar100" in capsys.readouterr().out
+    with Image.open(target) as picture:
+        assert min(picture.size) > 500
+        assert len(picture.convert("RGB").getcolors(10**6) or range(99)) > 50
+
+
+def test_a_space_that_nobody_knows_is_left_out_aloud(tmp_path, capsys):
+    for i, stem in enumerate((FIRST, SECOND)):
+        copy = copied(stem, tmp_path / "t")
+        meta = copy.with_name(copy.name + ".json")
+        header = json.loads(meta.read_text())
+        header["space"] = {"name": "mine", "fingerprint": "0"}
+        meta.write_text(json.dumps(header))
+        assert i in (0, 1)
+    assert main(["tables", "compare", str(tmp_path / "t")]) == 0
+    assert "knows no space 'mine'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "nowhere"], "nowhere"),
+        (["compare", str(FIRST)], "at least two tables"),
+        (["compare", str(FIRST), str(SECOND), "--networks", "1"], "networks"),
+        (["heatmap", str(FIRST)], "two tables of the same space"),
+        (["heatmap", str(TABLES), "--networks", "20", "--output", "heat.doc"], "heat.doc"),
+        (["list", "nowhere"], "nowhere"),
+    ],
+)
+def test_refusals_are_one_line(arguments, message, capsys):
+    assert main(["tables", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
