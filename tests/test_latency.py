@@ -79,7 +79,7 @@ def test_validation_networks_are_not_those_of_the_calibration(tmp_path):
     measure(SPACE, FakeDevice(), run_dir=tmp_path)
     networks = pd.read_csv(tmp_path / "table_fp32_networks.csv")
     by_role = networks.groupby("role")["architecture"].agg(set)
-    assert (networks["role"] == "calibrate").sum() == 30
+    assert (networks["role"] == "calibrate").sum() == 60
     assert not by_role["calibrate"] & by_role["validate"]
 
 
