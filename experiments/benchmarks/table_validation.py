@@ -55,6 +55,7 @@ def measure(quick: bool) -> Measured:
                 name=stem.name,
                 calibrate=CALIBRATE,
                 validate=UNSEEN,
+                isolate=True,
                 resume=True,
                 say=print,
             )

@@ -47,6 +47,8 @@ def plan(space: SearchSpace, *, calibrate: int = 60, validate: int = 20, seed: i
     if calibrate < 8 or validate < 2:
         raise BadInput(f"calibrate at least 8 networks and validate at least 2, got {calibrate} and {validate}")
     pool = distinct_archs(space, 40 * calibrate, seed + 1)
+    if len(pool) < calibrate + validate:  # a tiny space: what there is, in the same proportion
+        calibrate = len(pool) * calibrate // (calibrate + validate)
     # spread evenly from cheap to dear: uniform sampling hardly ever draws small networks, which searches prefer
     by_macs = np.argsort(space.scorer(space.per_block(lambda b: b.macs))(pool), kind="stable")
     first = pool[by_macs[np.linspace(0, len(pool) - 1, calibrate).astype(int)]]
