@@ -19,7 +19,7 @@ import pytest
 
 from nas.cli import main
 from nas.errors import BadInput
-from nas.latency.table import LatencyTable
+from nas.latency.table import LatencyTable, Validation
 from nas.objectives import Objective, macs
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
 from nas.report.sweep_page import write_sweep_report
@@ -310,9 +310,10 @@ def test_the_command_sweeps_a_trained_run(started, tmp_path, digits, capsys):
     for i, precision in enumerate(("fp32", "int8")):
         rows["latency_ms"] = rows["p10_ms"] = rows["p90_ms"] = np.random.default_rng(i).uniform(1, 2, len(rows))
         device = Device(name="d", chip="c", runtime="r", version="1", precision=precision, batch=1, threads=1)
-        LatencyTable(device=device, rows=rows, space={"name": SPACE.name, "fingerprint": SPACE.fingerprint}).save(
-            run.folder / f"table_{precision}"
-        )
+        made_for = {"name": SPACE.name, "fingerprint": SPACE.fingerprint}
+        judged = Validation(networks=20, kendall_tau=0.9, mape=0.03, within_10pct=1.0)
+        table = LatencyTable(device=device, rows=rows, space=made_for, validation=judged)
+        table.save(run.folder / f"table_{precision}")
     save_weights(run.folder / "supernet.safetensors", Supernet(SPACE), {"space": SPACE.fingerprint})
     given = ["--searchers", "random", "--seeds", "1", "--budget", "3"]
     assert main(["sweep", "--run", str(run.folder), *given, "--run-dir", str(tmp_path / "sweep")]) == 0

@@ -2,7 +2,7 @@
 
 Measures each space of ``SPACES`` in each runtime and precision (one thread, batch 1): every block alone, 100 networks
 to calibrate with, then 50 others. The tables stay in ``runs/table_validation`` (a campaign that was cut short goes on),
-from where ``experiments/own_tables.py`` ships them. About an hour on 2 cores; nothing else should run.
+from where ``experiments/own_tables.py`` ships them. About half an hour; nothing else should run.
 """
 
 from __future__ import annotations
