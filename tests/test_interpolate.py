@@ -18,7 +18,7 @@ from search_spaces import MobileNetV3
 
 TABLES = Path(nas.__file__).parents[1] / "latency_tables"
 
-INT8 = "amd-epyc_onnxruntime_int8_b1_t1"
+INT8 = "amd-epyc_onnxruntime_int8_mobilenet_v3_digits"
 
 
 def load(name):
@@ -56,7 +56,7 @@ def interior(table):
     ("name", "within"),
     [
         (INT8, 0.15),
-        ("amd-epyc_onnxruntime_fp32_b1_t1", 0.1),
+        ("amd-epyc_onnxruntime_fp32_mobilenet_v3_digits", 0.1),
         ("note10_ofa_b1", 0.05),
         ("i7-8700k_ofa_w10_b1", 0.1),
         ("ethos-u55-128_vela_int8_mobilenet_v3_digits", 0.15),

@@ -13,7 +13,7 @@ from nas.objectives import additive
 from nas.search import exact_best, exact_front, non_dominated
 from search_spaces import MobileNetV3
 
-TABLE = "latency_tables/amd-epyc_onnxruntime_int8_b1_t1"
+TABLE = "latency_tables/amd-epyc_onnxruntime_int8_mobilenet_v3_digits"
 
 
 def everything(space):

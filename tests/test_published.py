@@ -184,7 +184,7 @@ def test_keys_of_older_tables_still_mean_the_same():
     assert block.key == key
     assert from_key(key) == block
     assert dataclasses.replace(block, groups=2).key == f"{key} groups=2"
-    LatencyTable.load(TABLES / "amd-epyc_onnxruntime_fp32_b1_t1").check_space(MobileNetV3.digits())
+    LatencyTable.load(TABLES / "amd-epyc_onnxruntime_fp32_mobilenet_v3_digits").check_space(MobileNetV3.digits())
 
 
 # ---- tables --------------------------------------------------------------------------------------------------

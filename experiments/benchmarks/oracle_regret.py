@@ -42,7 +42,7 @@ from search_spaces import MobileNetV3, OnceForAll
 
 TABLES = Path(__file__).parents[2] / "latency_tables"
 PROBLEMS = {
-    "digits int8": (MobileNetV3.digits, "amd-epyc_onnxruntime_int8_b1_t1"),
+    "digits int8": (MobileNetV3.digits, "amd-epyc_onnxruntime_int8_mobilenet_v3_digits"),
     "ofa note10": (OnceForAll.mobilenet_v3, "note10_ofa_b1"),
 }
 SEARCHERS = {
