@@ -30,6 +30,8 @@ from nas.train import Recipe
 
 def run_all(run: Run) -> pd.DataFrame:
     """All stages in order; returns the final table. The report is made from the folder, by ``nas.report``."""
+    if run.settings.table is not None:  # refused before anything is measured
+        latency(run.space, search_table(run, {}), unvalidated=run.settings.unvalidated_table)
     tables = measure_stage(run)
     supernet = train_stage(run)
     result = search_stage(run, supernet, tables)

@@ -367,3 +367,10 @@ def test_litert_export(finished, tmp_path):
         c, h, w = network.input_shape
         assert given["shape"].tolist() == [1, h, w, c]
         assert given["dtype"] == dtype
+
+
+def test_the_table_of_another_space_is_refused_before_anything_is_measured(finished, tmp_path, capsys):
+    given = ["--space", "mobilenet_v2.digits", "--table", str(finished / "table_int8")]
+    assert main(["quickstart", "--run-dir", str(tmp_path / "run"), *given]) == 2
+    assert "was made for efficientnet_digits and lacks" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "table_fp32.csv").exists()
