@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas.latency.cortex_m import FILE, OPERATORS
+from nas.tables.fit.boards import FILE, OPERATORS
 
 Array = NDArray[np.float64]
 

@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from nas.latency.belief import loads
-from nas.latency.whole_network import fit_blocks
-from nas.runtimes import Device
+from nas.device import Device
 from nas.space import Archs, SearchSpace
+from nas.tables.fit.prior import loads
+from nas.tables.fit.whole_network import fit_blocks
 from search_spaces import FBNet, OnceForAll
 
 ROOT = Path(__file__).parents[1]

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 from fit_tables import OFA_SIZES, SHARED, TABLES, ofa_config
 
+from nas.device import Device
 from nas.errors import BadInput
-from nas.latency import LatencyTable
-from nas.latency.adapt import BEYOND, adapt, error_bound
-from nas.latency.belief import belief, loads
-from nas.latency.whole_network import fit_blocks, solve_blocks
-from nas.runtimes import Device
 from nas.space import Archs, SearchSpace
+from nas.tables.fit.few_shot import BEYOND, adapt, error_bound
+from nas.tables.fit.prior import belief, loads
+from nas.tables.fit.whole_network import fit_blocks, solve_blocks
+from nas.tables.table import LatencyTable
 from search_spaces import FBNet, OnceForAll
 from search_spaces.stages import Family, Stage, build_space
 

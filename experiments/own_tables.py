@@ -8,8 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from nas.latency import LatencyTable
-from nas.runtimes.runtime import slug
+from nas.device import slug
+from nas.tables.table import LatencyTable
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from nas.data import ImageData, load_digits
+from nas.data.images import ImageData, load_digits
 from nas.modules import Network
 from nas.space import SearchSpace
 from nas.supernet import Supernet

@@ -10,13 +10,13 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import Ridge
 
 import nas
+from nas.device import Device
 from nas.errors import BadInput
-from nas.latency import LatencyTable
-from nas.latency.adapt import adapt, choose_timed, choose_to_adapt, error_bound, rehearse, transfer
-from nas.latency.belief import loads
-from nas.latency.fit import Calibration
-from nas.latency.plan import distinct_archs
-from nas.runtimes import Device
+from nas.tables.fit.calibration import Calibration
+from nas.tables.fit.few_shot import adapt, choose_timed, choose_to_adapt, error_bound, rehearse, transfer
+from nas.tables.fit.prior import loads
+from nas.tables.table import LatencyTable
+from nas.tables.validation import distinct_archs
 from search_spaces import FBNet
 
 BOARD = Device(name="board", chip="made up", runtime="none", version="", precision="fp32")

@@ -16,15 +16,18 @@ import torch
 
 import nas
 from nas.blocks import InvertedResidual, Stem
+from nas.device import Device
 from nas.errors import BadInput, NasError
-from nas.latency import LatencyTable, measure
-from nas.latency import campaign as campaign_module
-from nas.latency.campaign import add_energy, append, plan, repeatability
-from nas.latency.conditions import conditions, warnings
-from nas.latency.energy import Later, Nvml, Rapl, SysfsPower, Window, jetson_power, with_energy
-from nas.latency.timing import Failure, Isolated, Timed, time_networks
+from nas.measuring import campaign as campaign_module
+from nas.measuring.campaign import add_energy, append, measure
+from nas.measuring.conditions import conditions, warnings
+from nas.measuring.energy import Later, Nvml, Rapl, SysfsPower, Window, jetson_power, with_energy
+from nas.measuring.plan import plan
+from nas.measuring.timing import Failure, Isolated, Timed, time_networks
 from nas.modules import Network, build, describe
-from nas.runtimes import Device, OnnxRuntime, OpenVINO, TorchCPU, TorchCUDA
+from nas.runtimes import OnnxRuntime, OpenVINO, TorchCPU, TorchCUDA
+from nas.tables.table import LatencyTable
+from nas.tables.validation import repeatability
 
 FAKE = Device(name="fake", chip="fake", runtime="fake", version="1", precision="fp32")
 
@@ -233,7 +236,7 @@ class Sleeps(Breaks):
 
 
 def test_energy_is_power_times_the_latency_inside_a_network(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("nas.latency.energy.WINDOW_S", 0.01)
+    monkeypatch.setattr("nas.measuring.energy.WINDOW_S", 0.01)
     table = measure(tiny, Sleeps(), run_dir=tmp_path, meter=Meter())
     # W * ms = mJ
     assert table.rows["energy_mj"].to_numpy() == pytest.approx(10 * table.effective_ms, rel=0.05)
@@ -268,7 +271,7 @@ def test_energy_from_the_users_own_meter(tiny, tmp_path):
 
 
 def test_a_meter_read_later_leaves_its_windows(tiny, tmp_path, monkeypatch):
-    monkeypatch.setattr("nas.latency.energy.WINDOW_S", 0.005)
+    monkeypatch.setattr("nas.measuring.energy.WINDOW_S", 0.005)
     begun = time.time()
     table = measure(tiny, Sleeps(), run_dir=tmp_path, meter=Later())
     assert "energy_mj" not in table.rows

@@ -13,11 +13,10 @@ import pytest
 from conftest import SHARED
 
 from nas.blocks import from_key
-from nas.latency import LatencyTable
-from nas.latency.check import check, check_saved
-from nas.latency.finding import device_class, digits
-from nas.latency.fit import Calibration
-from nas.latency.table import Validation
+from nas.tables.check import check, check_saved
+from nas.tables.finding import device_class, digits
+from nas.tables.fit.calibration import Calibration
+from nas.tables.table import LatencyTable, Validation
 from search_spaces import MobileNetV3
 
 TABLES = Path(__file__).parents[1] / "latency_tables"
@@ -98,7 +97,7 @@ def test_another_unit_is_seen_on_any_device(name, factor):
 
 
 def found_units(table):
-    from nas.latency.check import _units
+    from nas.tables.check import _units
 
     return {f.code: f.severity for f in _units(table)}
 
@@ -347,7 +346,7 @@ def test_age(cpu):
 
 
 def test_another_version_than_installed(cpu, monkeypatch):
-    monkeypatch.setattr("nas.latency.check.cpu_name", lambda: cpu.device.chip)
+    monkeypatch.setattr("nas.tables.check.cpu_name", lambda: cpu.device.chip)
     monkeypatch.setattr("importlib.metadata.version", lambda package: {"onnxruntime": "1.30.0"}[package])
     finding = next(f for f in check(cpu, today=TODAY) if f.code == "version")
     assert finding.severity == "warning"
@@ -356,7 +355,7 @@ def test_another_version_than_installed(cpu, monkeypatch):
     monkeypatch.setattr("importlib.metadata.version", lambda package: cpu.device.version)
     assert "version" not in found(cpu)
     monkeypatch.setattr("importlib.metadata.version", lambda package: "1.30.0")
-    monkeypatch.setattr("nas.latency.check.cpu_name", lambda: "Another CPU")
+    monkeypatch.setattr("nas.tables.check.cpu_name", lambda: "Another CPU")
     assert "version" not in found(cpu)
 
 

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 import nas
-from nas.cli import main
-from nas.latency import LatencyTable
-from nas.runtimes import Device
+from nas.cli.app import main
+from nas.device import Device
+from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV2
 
 SPACE = MobileNetV2.digits()

@@ -8,17 +8,17 @@ import pandas as pd
 import pytest
 from test_campaign import Breaks
 
-from nas import cli_measure
-from nas.cli import main
-from nas.latency import LatencyTable
+from nas.cli import measure as cli_measure
+from nas.cli.app import main
 from nas.runtimes import OnnxRuntime, OpenVINO, TorchCPU
+from nas.tables.table import LatencyTable
 
 RUN = ["measure", "--space", "mobilenet_v2.digits"]
 
 
 @pytest.fixture
 def fake(monkeypatch, tiny):
-    monkeypatch.setattr("nas.cli._space", lambda name, classes, channels: tiny)
+    monkeypatch.setattr("nas.cli.app._space", lambda name, classes, channels: tiny)
     monkeypatch.setattr(cli_measure, "runtimes", lambda: {"onnxruntime": lambda args, precision: Breaks()})
 
 

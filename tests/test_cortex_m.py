@@ -16,10 +16,10 @@ import nas
 from experiments import cortex_m_boards
 from nas.blocks import DepthwiseSeparable, Head, InvertedResidual, Stem
 from nas.errors import BadInput
-from nas.latency import cortex_m
-from nas.latency.cortex_m import OPERATORS, board_table, boards, operator_macs
-from nas.latency.table import LatencyTable
 from nas.modules import Network
+from nas.tables.fit import boards as cortex_m
+from nas.tables.fit.boards import OPERATORS, board_table, boards, operator_macs
+from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV2, MobileNetV3
 
 RESULTS = SHARED / "mlperf_tiny" / "mlperf_tiny_results.csv"

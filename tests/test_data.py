@@ -12,7 +12,7 @@ import pytest
 from conftest import SHARED
 from PIL import Image
 
-from nas.data import load_digits, load_images, read_image
+from nas.data.images import load_digits, load_images, read_image
 from nas.errors import BadInput
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli import _parser
+from nas.cli.app import _parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

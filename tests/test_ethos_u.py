@@ -16,10 +16,9 @@ from nas.blocks import DepthwiseSeparable, Head, InvertedResidual, Stem
 from nas.deploy import litert_file
 from nas.deploy.to_litert import channels_last, converted, litert_model
 from nas.errors import BadInput, MissingPackage
-from nas.latency import measure
+from nas.measuring.campaign import measure
 from nas.modules import Network, build
-from nas.runtimes import EthosU
-from nas.runtimes import ethos_u as module
+from nas.runtimes import EthosU, ethos_u as module
 from nas.runtimes.litert import timing_tflite
 
 pytest.importorskip("ethosu.vela", reason="vela is not installed")

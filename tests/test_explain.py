@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 
+from nas.engine.loop import search
 from nas.objectives import Objective
 from nas.report import write_report
 from nas.report.explain import diversity, gene_columns, importance
-from nas.run import write_search
-from nas.search import RandomSearch, search
+from nas.runs.stages import write_search
+from nas.searchers.random_search import RandomSearch
 from nas.space import Choice, SearchSpace
 
 SPACE = SearchSpace(

@@ -14,13 +14,13 @@ from scipy.optimize import nnls
 from sklearn.linear_model import Ridge
 
 import nas
+from nas.device import Device
 from nas.errors import BadInput
-from nas.latency import LatencyTable
-from nas.latency.belief import loads
-from nas.latency.gaussian import most_telling, non_negative, solve
-from nas.latency.plan import distinct_archs
-from nas.latency.whole_network import choose_among, choose_networks, fit_blocks
-from nas.runtimes import Device
+from nas.tables.fit.gaussian import most_telling, non_negative, solve
+from nas.tables.fit.prior import loads
+from nas.tables.fit.whole_network import choose_among, choose_networks, fit_blocks
+from nas.tables.table import LatencyTable
+from nas.tables.validation import distinct_archs
 from search_spaces import FBNet, OnceForAll
 
 DEVICE = Device(name="bench", chip="made up", runtime="none", version="", precision="fp32")

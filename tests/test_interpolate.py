@@ -11,9 +11,9 @@ import pytest
 import nas
 from nas.blocks import Head, InvertedResidual, Stem
 from nas.errors import BadInput
-from nas.latency import LatencyTable, estimate
-from nas.latency.cortex_m import board_table
-from nas.latency.interpolate import PRUNED, make_of
+from nas.tables.fit.boards import board_table
+from nas.tables.interpolate import PRUNED, estimate, make_of
+from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV3
 
 TABLES = Path(nas.__file__).parents[1] / "latency_tables"

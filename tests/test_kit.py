@@ -23,10 +23,10 @@ import onnx
 import pytest
 
 from nas.errors import BadInput
-from nas.latency.kit import RUN, export_kit, import_kit
-from nas.latency.kit_runner import campaign, device, outputs
-from nas.latency.kit_runner.outputs import Broken
-from nas.latency.timing import time_networks
+from nas.measuring.kit import RUN, export_kit, import_kit
+from nas.measuring.on_device import campaign, device, outputs
+from nas.measuring.on_device.outputs import Broken
+from nas.measuring.timing import time_networks
 from nas.runtimes import OnnxRuntime
 
 FEW = {"calibrate": 8, "validate": 2}
@@ -115,7 +115,7 @@ def test_manifest_lists_every_block_and_network(exported, tiny):
 
 
 def test_interrupted_export_goes_on(exported, tiny, tmp_path, monkeypatch):
-    from nas.latency import kit as module
+    from nas.measuring import kit as module
 
     written, write = [], module.write_model
 
@@ -155,7 +155,7 @@ def test_kits_that_cannot_be_made(tiny, tmp_path, settings, text):
 
 
 def test_int8_is_what_each_tool_wants(tiny, tmp_path, monkeypatch):
-    from nas.latency import kit as module
+    from nas.measuring import kit as module
 
     monkeypatch.setattr(module.Plan, "order", lambda plan: [plan.reference])  # one block is enough
     monkeypatch.setattr(module.SearchSpace, "networks", lambda space, archs: [], raising=False)
@@ -454,7 +454,7 @@ def test_phone(kit, tmp_path):
 
 def test_litert_kit_is_exported_for_benchmark_model(tiny, tmp_path, monkeypatch):
     pytest.importorskip("litert_torch", reason="comes with the extra 'litert'")
-    from nas.latency import kit as module
+    from nas.measuring import kit as module
 
     monkeypatch.setattr(module.Plan, "order", lambda plan: [plan.reference])
     monkeypatch.setattr(module.SearchSpace, "networks", lambda space, archs: [], raising=False)

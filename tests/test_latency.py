@@ -17,12 +17,15 @@ import pytest
 
 import nas
 from nas.blocks import InvertedResidual
+from nas.device import Device
 from nas.errors import BadInput, MissingBlocks
-from nas.latency import LatencyTable, estimate, measure
-from nas.latency.campaign import RETIMED, plan
-from nas.latency.fit import Calibration, elements, fit_calibration
+from nas.measuring.campaign import RETIMED, measure
+from nas.measuring.plan import plan
 from nas.modules import Network, describe
-from nas.runtimes import Device, OnnxRuntime
+from nas.runtimes import OnnxRuntime
+from nas.tables.fit.calibration import Calibration, elements, fit_calibration
+from nas.tables.interpolate import estimate
+from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV2, MobileNetV3
 
 SPACE = MobileNetV2.digits()

@@ -12,10 +12,11 @@ import pytest
 
 from nas.blocks import InvertedResidual, Stem
 from nas.deploy.arena import MemoryModel, network_memory, recorded_arena
+from nas.engine.loop import search
 from nas.errors import Infeasible, NasError
 from nas.modules import Network
 from nas.objectives import flash, flash_size, peak_memory, peak_sram
-from nas.search import NSGA2, search
+from nas.searchers.nsga2 import NSGA2
 from search_spaces import EfficientNet, FBNet, MobileNetV2, MobileNetV3
 
 SPACES = (MobileNetV2.digits, MobileNetV3.digits, MobileNetV3.cifar, EfficientNet.digits, FBNet.cifar100)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nas.errors import BadInput
-from nas.search import NSGA2
+from nas.searchers.nsga2 import NSGA2
 
 
 @pytest.fixture

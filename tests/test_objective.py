@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 
 import nas
+from nas.device import Device
 from nas.errors import BadInput, Infeasible
-from nas.latency import LatencyTable
 from nas.objectives import Objective, flash, latency, macs, params, peak_memory
 from nas.objectives.objective import additive
-from nas.runtimes import Device
+from nas.tables.table import LatencyTable
 
 
 class Table:

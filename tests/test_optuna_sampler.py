@@ -10,10 +10,12 @@ import optuna
 import pytest
 
 import nas
+from nas.engine.loop import search
+from nas.engine.optuna_study import to_optuna
 from nas.errors import BadInput, MissingPackage
 from nas.objectives import Objective
-from nas.search import RandomSearch, search
-from nas.search.optuna_sampler import OptunaSearch, to_optuna
+from nas.searchers.optuna_search import OptunaSearch
+from nas.searchers.random_search import RandomSearch
 from nas.space import Choice, SearchSpace
 from search_spaces import MobileNetV3
 

@@ -8,9 +8,10 @@ import pytest
 
 import nas
 from nas.errors import BadInput, Infeasible
-from nas.latency import LatencyTable
 from nas.objectives import additive
-from nas.search import exact_best, exact_front, non_dominated
+from nas.pareto import non_dominated
+from nas.searchers.exact import exact_best, exact_front
+from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV3
 
 TABLE = "latency_tables/amd-epyc_onnxruntime_int8_mobilenet_v3_digits"

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import nas
+from nas.engine.loop import search
 from nas.errors import BadInput
 from nas.objectives import Objective
-from nas.search import NSGA2, Guided, search
+from nas.searchers.guided import Guided
+from nas.searchers.nsga2 import NSGA2
 from search_spaces import MobileNetV3
 
 SPACE = MobileNetV3.digits()

@@ -11,8 +11,7 @@ import pytest
 from pymoo.indicators.hv import HV
 
 from nas.errors import BadInput
-from nas.search import hypervolume, hypervolume_history, non_dominated
-from nas.search.pareto import crowding_distance, rank
+from nas.pareto import crowding_distance, hypervolume, hypervolume_history, non_dominated, rank
 
 
 def dominates(a, b):

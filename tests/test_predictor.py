@@ -6,9 +6,9 @@ import pytest
 import nas
 from nas.errors import BadInput
 from nas.objectives import Objective
-from nas.predictor import Predictor
-from nas.search.acquisition import RESOLUTION, Beliefs, Models, Scale
-from nas.search.pareto import hypervolume, non_dominated
+from nas.objectives.predictor import Predictor
+from nas.pareto import hypervolume, non_dominated
+from nas.searchers.acquisition import RESOLUTION, Beliefs, Models, Scale
 from nas.space import Choice, SearchSpace
 from search_spaces import MobileNetV3, NasBench201
 

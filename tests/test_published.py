@@ -20,15 +20,15 @@ from torch.nn import functional as F
 import nas
 from nas.blocks import Conv, InvertedResidual, from_key
 from nas.deploy.to_onnx import export_onnx
+from nas.device import Device
 from nas.errors import BadInput
-from nas.latency import LatencyTable
 from nas.modules import build, describe
 from nas.objectives.predictor_file import ofa_predictor
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
-from nas.runtimes import Device
 from nas.space import Choice, SearchSpace
 from nas.supernet import Supernet
 from nas.supernet.elastic import ElasticConv2d
+from nas.tables.table import LatencyTable
 from search_spaces import FBNet, MobileNetV3, NasBench201, OnceForAll
 
 ROOT = Path(__file__).parents[1]
@@ -346,7 +346,7 @@ def test_widths_between_the_measured_ones_are_estimated():
     table = LatencyTable.load(TABLES / WIDTHS)
     blocks = [b for b in table.blocks if b.size == 28 and b.se == 0 and b.stride == 1 and b.kernel == 3]
     between = [dataclasses.replace(b, mid=b.mid + 4) for b in blocks[:-1]]
-    ms, _ = nas.latency.estimate(table, between)
+    ms, _ = nas.tables.interpolate.estimate(table, between)
     neighbours = table.lookup(blocks)
     assert np.abs(ms / ((neighbours[:-1] + neighbours[1:]) / 2) - 1).mean() < 0.15
 

@@ -13,12 +13,13 @@ import time
 import numpy as np
 import pytest
 
+from nas.engine.evaluate import Evaluate
+from nas.engine.loop import search
+from nas.engine.ray_workers import RayWorkers, crew
 from nas.errors import BadInput, MissingPackage
 from nas.objectives import Objective, macs
 from nas.objectives.accuracy import accuracy
-from nas.search import RandomSearch, search
-from nas.search.evaluate import Evaluate
-from nas.search.ray_workers import RayWorkers, crew
+from nas.searchers.random_search import RandomSearch
 
 ray = pytest.importorskip("ray")
 
@@ -26,7 +27,7 @@ ray = pytest.importorskip("ray")
 @pytest.fixture(scope="module", autouse=True)
 def started():
     """One Ray for all tests of this file; it takes seconds to start."""
-    from nas.search.ray_workers import start_ray
+    from nas.engine.ray_workers import start_ray
 
     assert start_ray(None, cpus=4)
     yield
@@ -180,7 +181,7 @@ def test_objectives_that_cannot_travel_are_named(tiny):
 
 
 def test_a_cluster_that_does_not_answer_is_said_at_once():
-    code = "import nas.search.ray_workers as r; r.start_ray('127.0.0.1:9', cpus=1)"
+    code = "import nas.engine.ray_workers as r; r.start_ray('127.0.0.1:9', cpus=1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert "BadInput: no Ray cluster answers at 127.0.0.1:9: Connection refused" in done.stderr
 

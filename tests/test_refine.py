@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 import nas
-from nas.latency import LatencyTable
-from nas.latency.assemble import assemble
-from nas.latency.plan import distinct_archs, plan
-from nas.runtimes import Device
+from nas.device import Device
+from nas.measuring.assemble import assemble
+from nas.measuring.plan import plan
+from nas.tables.table import LatencyTable
+from nas.tables.validation import distinct_archs
 from search_spaces import MobileNetV3
 
 SPACE = MobileNetV3.digits()

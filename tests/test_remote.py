@@ -17,9 +17,9 @@ from types import SimpleNamespace
 import pytest
 
 from nas.errors import BadInput
-from nas.latency import remote
-from nas.latency.kit import export_kit, import_kit
-from nas.latency.remote import measure_remote
+from nas.measuring import ssh as remote
+from nas.measuring.kit import export_kit, import_kit
+from nas.measuring.ssh import measure_remote
 
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 FEW = {"calibrate": 8, "validate": 2}

@@ -17,13 +17,13 @@ import pandas as pd
 import pytest
 
 import nas
-from nas.candidates import load_candidate
-from nas.cli import main
-from nas.compress.quantize import OnnxNetwork
-from nas.data import load_digits
+from nas.cli.app import main
+from nas.compression.quantize import OnnxNetwork
+from nas.data.images import load_digits
 from nas.objectives.memory import peak_sram
 from nas.report.page import write_report
-from nas.train import accuracy
+from nas.runs.candidates import load_candidate
+from nas.training.loop import accuracy
 from search_spaces import EfficientNet
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +84,7 @@ def test_recorded_accuracies_are_those_of_the_files(finished):
 def test_the_front_is_the_non_dominated_set(finished):
     evaluations = pd.read_csv(finished / "evaluations.csv")
     costs = np.column_stack([-evaluations["accuracy"], evaluations["latency_ms"]])
-    assert evaluations["on_front"].tolist() == nas.search.non_dominated(costs).tolist()
+    assert evaluations["on_front"].tolist() == nas.pareto.non_dominated(costs).tolist()
     assert len(evaluations) == 24
     history = pd.read_csv(finished / "hypervolume.csv")["hypervolume"]
     assert (history.diff().dropna() >= 0).all()

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import nas
+from nas.engine.loop import search
 from nas.errors import BadInput, Infeasible
 from nas.objectives import Objective, flash, macs, params, peak_memory
 from nas.objectives.objective import additive
-from nas.search import NSGA2, RandomSearch, search
+from nas.searchers.nsga2 import NSGA2
+from nas.searchers.random_search import RandomSearch
 from nas.space import SearchSpace
 from search_spaces import MobileNetV3
 
@@ -440,7 +442,7 @@ def test_memory_and_flash_are_what_the_blocks_need(family: SearchSpace):
 
 def test_packages_are_also_their_main_function():
     assert nas.search(SPACE, [COST, macs(SPACE)], budget=10, seed=0).values.shape == (10, 2)
-    assert nas.search.loop.search is search
+    assert nas.engine.loop.search is search
 
 
 def test_when_all_objectives_are_cheap_the_budget_counts_violators_too(searcher):

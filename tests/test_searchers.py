@@ -8,23 +8,18 @@ import optuna
 import pytest
 
 import nas
+from nas.engine.loop import search
 from nas.errors import BadInput
 from nas.objectives import Objective
-from nas.search import (
-    NSGA2,
-    NSGA3,
-    Guided,
-    LocalSearch,
-    RandomSearch,
-    RegularizedEvolution,
-    hypervolume,
-    non_dominated,
-    search,
-)
-from nas.search.local_search import neighbours
-from nas.search.nsga3 import reference_directions
-from nas.search.optuna_sampler import OptunaSearch
-from nas.search.policy import PolicySearch
+from nas.pareto import hypervolume, non_dominated
+from nas.searchers.evolution import RegularizedEvolution
+from nas.searchers.guided import Guided
+from nas.searchers.local_search import LocalSearch, neighbours
+from nas.searchers.nsga2 import NSGA2
+from nas.searchers.nsga3 import NSGA3, reference_directions
+from nas.searchers.optuna_search import OptunaSearch
+from nas.searchers.policy import PolicySearch
+from nas.searchers.random_search import RandomSearch
 from nas.space import Choice, SearchSpace
 from search_spaces import MobileNetV3
 

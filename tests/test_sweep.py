@@ -17,20 +17,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nas.cli import main
+from nas.cli.app import main
+from nas.device import Device
+from nas.engine.loop import search
 from nas.errors import BadInput
-from nas.latency.table import LatencyTable, Validation
 from nas.objectives import Objective, macs
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
 from nas.report.sweep_page import write_sweep_report
-from nas.run_folder import Run, Settings, open_run
-from nas.runtimes import Device
-from nas.search import RandomSearch, search
+from nas.runs.folder import Run, Settings, open_run
+from nas.searchers.random_search import RandomSearch
 from nas.supernet import Supernet
-from nas.sweep import sweep
-from nas.sweep_folder import read_sweep, trial_name
-from nas.sweep_trial import run_trial
-from nas.train import save_weights
+from nas.sweeps.folder import read_sweep, trial_name
+from nas.sweeps.sweep import sweep
+from nas.sweeps.trial import run_trial
+from nas.tables.table import LatencyTable, Validation
+from nas.training.loop import save_weights
 from search_spaces import EfficientNet, NasBench201
 
 ray = pytest.importorskip("ray")
@@ -41,7 +42,7 @@ SPACE = EfficientNet.digits()
 @pytest.fixture(scope="module")
 def started():
     """One Ray for all tests that need one; it takes seconds to start."""
-    from nas.search.ray_workers import start_ray
+    from nas.engine.ray_workers import start_ray
 
     assert start_ray(None, cpus=2)
     yield
@@ -186,9 +187,7 @@ def test_a_killed_driver_loses_no_evaluation(started, tmp_path):
     """Killed in the middle of its trials, resumed here: what an undisturbed sweep finds, nothing evaluated twice."""
     folder = tmp_path / "killed"
     settings = {"weight": [1, 2], "seed": [0], "pause": 0.05}
-    code = (
-        f"import test_sweep, nas.sweep; nas.sweep.sweep(test_sweep.small_search, {settings}, run_dir={str(folder)!r})"
-    )
+    code = f"import test_sweep, nas.sweep; nas.sweeps.sweep.sweep(test_sweep.small_search, {settings}, run_dir={str(folder)!r})"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     driver = subprocess.Popen([sys.executable, "-c", code], env=environment)
     deadline = time.monotonic() + 60

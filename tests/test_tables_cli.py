@@ -12,10 +12,10 @@ import pytest
 from PIL import Image
 
 import nas
-from nas.cli import main
-from nas.latency import LatencyTable
-from nas.latency.compare import compare
-from nas.latency.plan import distinct_archs
+from nas.cli.app import main
+from nas.tables.compare import compare
+from nas.tables.table import LatencyTable
+from nas.tables.validation import distinct_archs
 from search_spaces import FBNet
 
 TABLES = Path(__file__).parents[1] / "latency_tables"

@@ -15,13 +15,14 @@ import pytest
 import torch
 
 import nas
-from nas.compress import FineTune, Int8Network, Prune, Quantize
-from nas.compress.quantize import simulated_int8
+from nas.compression.finetune import FineTune
+from nas.compression.prune import Prune
+from nas.compression.quantize import Int8Network, Quantize, simulated_int8
 from nas.errors import BadInput, NasError
 from nas.modules import Network
 from nas.supernet import train_supernet
 from nas.supernet.training import calibrated, load_supernet, subnet_accuracy
-from nas.train import (
+from nas.training.loop import (
     Augment,
     Recipe,
     accuracy,
@@ -206,7 +207,7 @@ def test_validation_sees_small_sets_several_times(few_digits, digits, trained):
 def test_pruning_removes_channels_and_leaves_a_network_of_blocks(tiny, few_digits, trained):
     network = calibrated(trained, trained.largest, few_digits)
     before = weights(network)
-    context = nas.compress.Context(data=few_digits)
+    context = nas.compression.pipeline.Context(data=few_digits)
     pruned = Prune(ratio=0.5, round_to=8).apply(network, context)
     assert sum(b.macs for b in pruned.describe()) < 0.6 * sum(b.macs for b in network.describe())
     assert all(b.out_ch % 8 == 0 for b in pruned.describe()[:-1])
@@ -262,7 +263,7 @@ def test_simulated_int8_rounds_and_is_taken_off_again(few_digits, trained):
 
 def test_quantization_aware_training_follows_when_too_much_is_lost(few_digits, trained):
     network = calibrated(trained, trained.largest, few_digits)
-    context = nas.compress.Context(data=few_digits)
+    context = nas.compression.pipeline.Context(data=few_digits)
     never = Quantize(max_loss=1.0).apply(network, context)
     assert never.note == "ptq"
     # an impossible demand: fine-tuning must be tried, and the better of both kept

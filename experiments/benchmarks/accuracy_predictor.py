@@ -2,7 +2,7 @@
 
 Five random splits each: trained on 100, 200 and 500 rows, tested on all others. Beside it the alternatives, on one-hot genes: ridge regression, a
 plain Gaussian process (isotropic Matern), gradient boosting, and an ensemble of five MLPs; that is the measurement by
-which the Gaussian process of nas/predictor.py was chosen.
+which the Gaussian process of nas/objectives/predictor.py was chosen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.linear_model import RidgeCV
 from sklearn.neural_network import MLPRegressor
 
-from nas.predictor import Predictor
+from nas.objectives.predictor import Predictor
 from nas.space import Archs, SearchSpace
 from search_spaces import OnceForAll
 

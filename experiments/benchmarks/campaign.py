@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from harness import Measured, Target, run
 
-from nas.latency import measure as measure_table
-from nas.latency.campaign import repeatability
+from nas.measuring.campaign import measure as measure_table
 from nas.runtimes import OnnxRuntime
+from nas.tables.validation import repeatability
 from search_spaces import MobileNetV2, MobileNetV3
 
 TARGETS = [

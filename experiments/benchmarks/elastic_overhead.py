@@ -16,7 +16,7 @@ from harness import Measured, Target, run
 from torch.nn import functional as F
 
 from nas.supernet import Supernet
-from nas.train import keep_freed_memory
+from nas.training.loop import keep_freed_memory
 from search_spaces import MobileNetV3
 
 TARGETS = [
@@ -33,7 +33,7 @@ def measure(quick: bool) -> Measured:
     archs = {"largest": supernet.largest, "smallest": supernet.smallest}
     archs |= {f"random {i}": arch for i, arch in enumerate(space.sample(randoms, rng), 1)}
     torch.set_num_threads(1)  # threads that wait for one another multiply every disturbance on a shared machine
-    keep_freed_memory()  # as nas.train.fit does; without it page faults make either side slower at random
+    keep_freed_memory()  # as nas.training.loop.fit does; without it page faults make either side slower at random
     rows = []
     for name, arch in archs.items():
         network = supernet.extract(arch)

@@ -20,13 +20,13 @@ from harness import Measured, Target, run
 
 from nas.blocks import Block, Stem
 from nas.deploy.arena import recorded_arena
-from nas.latency.assemble import assemble
-from nas.latency.plan import plan
+from nas.device import slug
+from nas.measuring.assemble import assemble
+from nas.measuring.plan import plan
 from nas.modules import Network, build
 from nas.objectives import flash_size, peak_sram
 from nas.runtimes import EthosU
 from nas.runtimes.litert import timing_tflite
-from nas.runtimes.runtime import slug
 from nas.space import SearchSpace
 from search_spaces import MobileNetV2, MobileNetV3
 

@@ -30,9 +30,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 from fit_tables import PHONES, SHARED, device_of, fbnet_timings
 
 import nas
-from nas.latency.adapt import BEYOND, adapt, choose_timed, rehearse, transfer
-from nas.latency.belief import loads
-from nas.latency.whole_network import choose_among, fit_blocks
+from nas.tables.fit.few_shot import BEYOND, adapt, choose_timed, rehearse, transfer
+from nas.tables.fit.prior import loads
+from nas.tables.fit.whole_network import choose_among, fit_blocks
 from search_spaces import NasBench201
 from search_spaces.nasbench201 import EDGES
 

@@ -29,8 +29,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 from fit_tables import PHONES, SHARED, device_of, fbnet_timings, ofa_timings
 
 import nas
-from nas.latency.belief import loads
-from nas.latency.whole_network import choose_among, fit_blocks
+from nas.tables.fit.prior import loads
+from nas.tables.fit.whole_network import choose_among, fit_blocks
 
 TARGETS = [
     *(

@@ -27,8 +27,13 @@ from harness import RESULTS, Measured, Target, run
 from numpy.typing import NDArray
 
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
-from nas.search import NSGA2, Guided, LocalSearch, RandomSearch, RegularizedEvolution, hypervolume, non_dominated
-from nas.search.policy import PolicySearch
+from nas.pareto import hypervolume, non_dominated
+from nas.searchers.evolution import RegularizedEvolution
+from nas.searchers.guided import Guided
+from nas.searchers.local_search import LocalSearch
+from nas.searchers.nsga2 import NSGA2
+from nas.searchers.policy import PolicySearch
+from nas.searchers.random_search import RandomSearch
 from search_spaces.nasbench201 import NasBench201
 
 try:

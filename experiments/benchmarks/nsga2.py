@@ -28,7 +28,8 @@ from harness import Measured, Target, run
 from numpy.typing import NDArray
 
 from nas.blocks import Stem
-from nas.search import NSGA2, hypervolume, non_dominated
+from nas.pareto import hypervolume, non_dominated
+from nas.searchers.nsga2 import NSGA2
 from nas.space import Choice, SearchSpace, Slot
 
 try:

@@ -19,7 +19,7 @@ from harness import Measured, Target, run
 
 import nas
 from nas.objectives.predictor_file import ofa_predictor
-from nas.search import NSGA2
+from nas.searchers.nsga2 import NSGA2
 from search_spaces import OnceForAll
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ofa"

@@ -25,19 +25,16 @@ from nasbench201 import ask_and_tell
 from numpy.typing import NDArray
 
 import nas
-from nas.search import (
-    NSGA2,
-    NSGA3,
-    Guided,
-    LocalSearch,
-    RandomSearch,
-    RegularizedEvolution,
-    exact_best,
-    exact_front,
-    hypervolume,
-)
-from nas.search.optuna_sampler import OptunaSearch
-from nas.search.policy import PolicySearch
+from nas.pareto import hypervolume
+from nas.searchers.evolution import RegularizedEvolution
+from nas.searchers.exact import exact_best, exact_front
+from nas.searchers.guided import Guided
+from nas.searchers.local_search import LocalSearch
+from nas.searchers.nsga2 import NSGA2
+from nas.searchers.nsga3 import NSGA3
+from nas.searchers.optuna_search import OptunaSearch
+from nas.searchers.policy import PolicySearch
+from nas.searchers.random_search import RandomSearch
 from search_spaces import MobileNetV3, OnceForAll
 
 TABLES = Path(__file__).parents[2] / "latency_tables"

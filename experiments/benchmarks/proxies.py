@@ -14,11 +14,11 @@ import torch
 from harness import Measured, Target, run
 from scipy.stats import kendalltau, spearmanr
 
-from nas.data import load_digits
+from nas.data.images import load_digits
 from nas.modules import Network
 from nas.objectives import macs, params
 from nas.objectives.proxies import PROXIES, proxy
-from nas.train import Augment, Recipe, fit, supervised, validation_accuracy
+from nas.training.loop import Augment, Recipe, fit, supervised, validation_accuracy
 from search_spaces import MobileNetV3
 
 TARGETS = [

@@ -31,13 +31,16 @@ import pandas as pd
 from harness import Measured, Target, run
 
 import nas
+from nas.engine.evaluate import Evaluate, Outcome
+from nas.engine.loop import search
+from nas.engine.ray_workers import RayWorkers, start_ray
 from nas.objectives import Objective
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
-from nas.search import NSGA2, RandomSearch, RegularizedEvolution, search
-from nas.search.evaluate import Evaluate, Outcome
-from nas.search.ray_workers import RayWorkers, start_ray
+from nas.searchers.evolution import RegularizedEvolution
+from nas.searchers.nsga2 import NSGA2
+from nas.searchers.random_search import RandomSearch
 from nas.space import Archs
-from nas.sweep import sweep
+from nas.sweeps.sweep import sweep
 from search_spaces import MobileNetV3, NasBench201
 
 TARGETS = [

@@ -20,7 +20,11 @@ import pandas as pd
 from harness import Measured, Target, run
 from numpy.typing import NDArray
 
-from nas.search import NSGA2, NSGA3, LocalSearch, RandomSearch, RegularizedEvolution
+from nas.searchers.evolution import RegularizedEvolution
+from nas.searchers.local_search import LocalSearch
+from nas.searchers.nsga2 import NSGA2
+from nas.searchers.nsga3 import NSGA3
+from nas.searchers.random_search import RandomSearch
 from nas.space import Choice, SearchSpace
 
 try:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from harness import Measured, Target, run
 
-from nas.latency import measure as measure_table
+from nas.measuring.campaign import measure as measure_table
 from nas.runtimes import LiteRT, OnnxRuntime, OpenVINO, Runtime, TorchCPU
 from search_spaces import EfficientNet, MobileNetV2, MobileNetV3
 

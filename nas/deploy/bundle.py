@@ -25,9 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from nas.data.image_files import square_pixels
 from nas.deploy.torch_source import generate
 from nas.errors import BadInput, NasError
-from nas.image_files import square_pixels
 
 __all__ = ["MARKER", "TOLERANCE", "export_bundle", "generate"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.data import ImageData
+from nas.data.images import ImageData
 from nas.objectives.objective import Objective
 from nas.space import Archs
 from nas.supernet.supernet import Supernet

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
-from nas.predictor import Predictor
-from nas.search.result import SearchResult
+from nas.objectives.predictor import Predictor
+from nas.space import Archs, SearchSpace
+
+
+class Evaluated(Protocol):
+    """What ``predicted`` needs of a SearchResult."""
+
+    @property
+    def space(self) -> SearchSpace: ...
+
+    @property
+    def archs(self) -> Archs: ...
+
+    @property
+    def good(self) -> NDArray[np.bool_]: ...
+
+    def column(self, objective: Objective) -> NDArray[np.float64]: ...
+
 
 _MOST = 1500  # examples; a fit takes time with their number cubed
 
 
-def predicted(result: SearchResult, objective: Objective, *, most: int = _MOST) -> Objective:
+def predicted(result: Evaluated, objective: Objective, *, most: int = _MOST) -> Objective:
     """``objective`` as a Gaussian process predicts it from the good rows of a search (its last ``most``).
 
     For a second, cheap level of search: tens of thousands of architectures a second instead of one. Raises BadInput

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from nas.data import ImageData
+from nas.data.images import ImageData
 from nas.errors import BadInput
 from nas.modules import Network
 from nas.objectives.objective import Objective
 from nas.space import Archs, SearchSpace
-from nas.train import batches
+from nas.training.loop import batches
 
 Proxy = Callable[[nn.Module, Tensor, Tensor], float]
 

@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nas.errors import BadInput
+from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.report.pieces import document, escape, figure, table
 from nas.report.svg import Chart
-from nas.search.pareto import hypervolume, hypervolume_history, non_dominated
-from nas.sweep_folder import read_sweep
+from nas.sweeps.folder import read_sweep
 
 _COLOURS = 8
 _FEWEST_SHARED = 20  # architectures evaluated on two devices, below which their rank correlation says nothing

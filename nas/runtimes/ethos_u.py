@@ -25,9 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from nas.device import Device, cores
 from nas.errors import BadInput, MissingPackage
 from nas.runtimes.litert import read_tflite, timing_tflite
-from nas.runtimes.runtime import Device, cores
 
 ACCELERATORS = {
     "ethos-u55": (32, 64, 128, 256),

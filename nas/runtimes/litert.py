@@ -16,9 +16,9 @@ from torch import nn
 
 from nas.deploy.litert_file import interpreter, quantized, to_integers
 from nas.deploy.to_litert import litert_model
+from nas.device import Device, cpu_name
 from nas.errors import BadInput, MissingPackage
 from nas.runtimes.clock import Loaded, check_settings, timed, warmed_up
-from nas.runtimes.runtime import Device, cpu_name
 
 
 @dataclass(frozen=True, kw_only=True)

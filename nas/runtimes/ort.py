@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from nas.device import Device, cpu_name
 from nas.runtimes.clock import Loaded, check_settings, timed, warmed_up
-from nas.runtimes.runtime import Device, cpu_name
 from nas.runtimes.timing_model import onnx_bytes
 
 

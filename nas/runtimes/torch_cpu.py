@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nas.device import Device, cpu_name
 from nas.errors import BadInput
 from nas.runtimes.clock import Loaded, check_settings, timed, warmed_up
-from nas.runtimes.runtime import Device, cpu_name
 from nas.runtimes.timing_model import randomised
 
 

@@ -15,9 +15,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nas.device import Device
 from nas.errors import BadInput
 from nas.runtimes.clock import Loaded, check_settings
-from nas.runtimes.runtime import Device
 from nas.runtimes.timing_model import randomised
 
 _WARM_UP = 5  # on a side stream, as CUDA graphs demand

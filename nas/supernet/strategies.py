@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.supernet.supernet import Supernet
-from nas.train import Step, resize
+from nas.training.loop import Step, resize
 
 
 def sandwich(*, randoms: int = 2, label_smoothing: float = 0.1) -> Step:

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nas.data import ImageData
+from nas.data.images import ImageData
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
 from nas.supernet.recalibrate import recalibrate
 from nas.supernet.strategies import sandwich
 from nas.supernet.supernet import Supernet
-from nas.train import (
+from nas.training.loop import (
     Augment,
     Recipe,
     Step,

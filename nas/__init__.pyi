@@ -1,0 +1,56 @@
+# The public names, each once: lazy_loader reads this file, and so do type checkers and editors.
+from . import runtimes as runtimes
+from .compression.finetune import FineTune as FineTune
+from .compression.pipeline import Step as Step, compress as compress
+from .compression.prune import Prune as Prune
+from .compression.quantize import Quantize as Quantize
+from .data.images import ImageData as ImageData, load_digits as load_digits, load_images as load_images
+from .data.splits import Split as Split
+from .deploy.bundle import export_bundle as export_bundle
+from .deploy.to_onnx import export_onnx as export_onnx, export_onnx_int8 as export_onnx_int8
+from .device import Device as Device
+from .engine.loop import search as search
+from .engine.optuna_study import to_optuna as to_optuna
+from .engine.result import SearchResult as SearchResult
+from .errors import BadInput as BadInput, Infeasible as Infeasible, MissingBlocks as MissingBlocks, NasError as NasError
+from .measuring.campaign import measure as measure
+from .modules import Network as Network
+from .objectives.accuracy import accuracy as accuracy
+from .objectives.combine import penalized as penalized, weighted as weighted
+from .objectives.memory import flash_size as flash_size, peak_sram as peak_sram
+from .objectives.objective import (
+    Constraint as Constraint,
+    Objective as Objective,
+    energy as energy,
+    flash as flash,
+    latency as latency,
+    macs as macs,
+    params as params,
+    peak_memory as peak_memory,
+)
+from .objectives.predicted import predicted as predicted
+from .objectives.tabular import TabularBenchmark as TabularBenchmark
+from .report.page import write_report as write_report
+from .runs.folder import Run as Run, Settings as Settings
+from .runtimes.runtime import Runtime as Runtime
+from .searchers.evolution import RegularizedEvolution as RegularizedEvolution
+from .searchers.exact import exact_best as exact_best, exact_front as exact_front
+from .searchers.guided import Guided as Guided
+from .searchers.local_search import LocalSearch as LocalSearch
+from .searchers.nsga2 import NSGA2 as NSGA2
+from .searchers.nsga3 import NSGA3 as NSGA3
+from .searchers.optuna_search import OptunaSearch as OptunaSearch
+from .searchers.policy import PolicySearch as PolicySearch
+from .searchers.random_search import RandomSearch as RandomSearch
+from .searchers.searcher import Searcher as Searcher
+from .space import Choice as Choice, SearchSpace as SearchSpace, Slot as Slot
+from .supernet.supernet import Supernet as Supernet
+from .supernet.training import (
+    calibrated as calibrated,
+    load_supernet as load_supernet,
+    train_supernet as train_supernet,
+)
+from .sweeps.sweep import sweep as sweep
+from .tables.interpolate import estimate as estimate
+from .tables.table import LatencyTable as LatencyTable
+from .training.loop import Augment as Augment, Recipe as Recipe

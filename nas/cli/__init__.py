@@ -1,0 +1,5 @@
+"""The command line; ``nas.cli.app`` has the commands."""
+
+from nas.cli.app import main
+
+__all__ = ["main"]

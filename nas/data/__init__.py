@@ -1,0 +1,6 @@
+"""Images: in memory, divided honestly into training, validation and test."""
+
+from nas.data.images import ImageData, load_digits, load_images
+from nas.data.splits import Split
+
+__all__ = ["ImageData", "Split", "load_digits", "load_images"]

@@ -1,0 +1,49 @@
+"""What a latency was measured on: the identity of a device, and what is known of this machine (no torch)."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """The identity of a latency: two that differ in any field here are different quantities."""
+
+    name: str
+    chip: str
+    runtime: str
+    version: str
+    precision: str
+    batch: int = 1
+    threads: int = 1
+
+    @property
+    def key(self) -> str:
+        """File-name form, such as ``epyc-7763_onnxruntime_int8_b1_t1``."""
+        return f"{slug(self.name)}_{slug(self.runtime)}_{self.precision}_b{self.batch}_t{self.threads}"
+
+
+def cpu_name() -> str:
+    """The CPU's model name, as the operating system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine() or "cpu"
+
+
+def cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def slug(text: str) -> str:
+    """Lower case, words joined by dashes: safe in file names."""
+    words = re.sub(r"\((r|tm)\)", "", text.lower())
+    return re.sub(r"[^a-z0-9.]+", "-", words).strip("-") or "unknown"

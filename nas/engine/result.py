@@ -1,0 +1,166 @@
+"""What a search returns: columns over all evaluated architectures."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from nas.errors import BadInput, Infeasible
+from nas.objectives.objective import Constraint, Objective
+from nas.pareto import hypervolume, hypervolume_history, non_dominated
+from nas.space import Archs, SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SearchResult:
+    """Columns in order of evaluation.
+
+    ``archs (n, genes)``; ``values (n, k)`` in the objectives' own direction and unit, NaN where an evaluation failed;
+    ``violation (n,)``, 0 where all constraints are met; ``error (n,)``, '' where all went well; ``stopped``: why the
+    search ended. Indexing with a slice, a mask or rows gives another SearchResult.
+    """
+
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    archs: Archs
+    values: NDArray[np.float64]
+    violation: NDArray[np.float64]
+    error: NDArray[np.str_]
+    stopped: str = ""
+    _reference: tuple[float, ...] | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.archs)
+
+    def __getitem__(self, rows: int | slice | NDArray[np.bool_] | NDArray[np.int64]) -> SearchResult:
+        rows = np.atleast_1d(np.arange(len(self))[rows])
+        return replace(
+            self,
+            archs=self.archs[rows],
+            values=self.values[rows],
+            violation=self.violation[rows],
+            error=self.error[rows],
+            _reference=tuple(self.reference),
+        )
+
+    @property
+    def good(self) -> NDArray[np.bool_]:
+        """Rows that were evaluated and meet all constraints."""
+        return (self.violation <= 0) & (self.error == "") & np.isfinite(self.values).all(axis=1)
+
+    @property
+    def costs(self) -> NDArray[np.float64]:
+        """``values`` with the sign that makes smaller better; NaN for rows that are not good."""
+        sign = np.array([-1.0 if o.maximize else 1.0 for o in self.objectives])
+        return np.where(self.good[:, None], self.values * sign, np.nan)
+
+    @cached_property
+    def on_front(self) -> NDArray[np.bool_]:
+        """Rows that are good and that no other row dominates."""
+        return non_dominated(self.costs)
+
+    @property
+    def front(self) -> SearchResult:
+        """The Pareto front, each point once, in increasing order of the first cheap objective."""
+        rows = np.flatnonzero(self.on_front)
+        _, first = np.unique(self.values[rows], axis=0, return_index=True)
+        rows = rows[np.sort(first)]
+        by = next((i for i, o in enumerate(self.objectives) if o.cheap), 0)
+        return self[rows[np.argsort(self.values[rows, by], kind="stable")]]
+
+    def column(self, objective: Objective) -> NDArray[np.float64]:
+        """The values of one objective, ``(n,)``. Raises BadInput when the search did not have it."""
+        names = [o.name for o in self.objectives]
+        if objective.name not in names:
+            raise BadInput(f"this search has no objective {objective.name!r}; it has {', '.join(names)}")
+        own = self.objectives[names.index(objective.name)]
+        if own.identity and objective.identity and own.identity != objective.identity:
+            raise BadInput(
+                f"{objective.name} was {own.identity} in this search, got {objective.identity}; pass the search's own"
+            )
+        return self.values[:, names.index(objective.name)]
+
+    def best(self, objective: Objective, *constraints: Constraint) -> Archs:
+        """The good architecture ``(genes,)`` with the best ``objective`` among those that meet ``constraints``.
+
+        Constraints may be on any objective of the search. Raises Infeasible, with the nearest value found, when none
+        qualifies.
+        """
+        rows = self.good
+        for constraint in constraints:
+            column = self.column(constraint.objective)
+            met = rows & (constraint.violation(column) <= 0)
+            if rows.any() and not met.any():
+                nearest = column[rows].min() if constraint.sense == "<=" else column[rows].max()
+                raise Infeasible(f"no evaluated architecture meets {constraint}; the nearest has {nearest:.6g}")
+            rows = met
+        if not rows.any():
+            raise Infeasible(f"none of {len(self)} evaluated architectures is free of failures and violations")
+        column = self.column(objective)
+        return self.archs[np.where(rows, -column if objective.maximize else column, np.inf).argmin()]
+
+    @property
+    def reference(self) -> NDArray[np.float64]:
+        """Default reference point, as costs ``(k,)``: the worst of all good rows plus a tenth of their range."""
+        if self._reference is not None:
+            return np.array(self._reference)
+        costs = self.costs[self.good]
+        if not len(costs):
+            return np.ones(len(self.objectives))
+        worst, best = costs.max(axis=0), costs.min(axis=0)
+        return worst + 0.1 * np.where(worst > best, worst - best, 1.0)
+
+    def hypervolume(self, reference: ArrayLike | None = None) -> float:
+        """Hypervolume of the front up to ``reference`` (as costs; default: ``self.reference``)."""
+        costs = self.costs[self.good]
+        return hypervolume(costs, self.reference if reference is None else reference) if len(costs) else 0.0
+
+    def hypervolume_history(self, reference: ArrayLike | None = None) -> NDArray[np.float64]:
+        """Hypervolume after each evaluation, ``(n,)``."""
+        return hypervolume_history(self.costs, self.reference if reference is None else reference)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row per architecture: evaluation, the objectives, violation, error, on_front, architecture, the genes."""
+        frame = pd.DataFrame(
+            {
+                "evaluation": np.arange(1, len(self) + 1),
+                **{o.name: self.values[:, i] for i, o in enumerate(self.objectives)},
+                "violation": self.violation,
+                "error": self.error.astype(object),
+                "on_front": self.on_front,
+                "architecture": self.space.describe(self.archs),
+            }
+        )
+        genes = pd.DataFrame(self.space.decode(self.archs), columns=[c.name for c in self.space.choices])
+        return pd.concat([frame, genes], axis=1)
+
+    def plot(self, path: str | os.PathLike[str]) -> Path:
+        """A picture of the first two objectives: all good rows, and their own front as a step line."""
+        from matplotlib.figure import Figure
+
+        if len(self.objectives) < 2:
+            raise BadInput(f"a Pareto plot needs two objectives, this search has {len(self.objectives)}")
+        # the cheap one goes along x, as in every accuracy-over-latency plot
+        y, x = (0, 1) if self.objectives[1].cheap else (1, 0)
+        figure = Figure(figsize=(7, 4.5), layout="constrained")
+        axes = figure.add_subplot()
+        good = self[self.good]
+        axes.scatter(good.values[:, x], good.values[:, y], s=12, color="0.7", label="evaluated")
+        # with a third objective the front is no staircase in two: show the part that is
+        front = good.values[non_dominated(good.costs[:, [x, y]])] if len(good) else good.values
+        front = front[np.argsort(front[:, x], kind="stable")]
+        steps = "steps-pre" if self.objectives[x].maximize else "steps-post"
+        axes.plot(front[:, x], front[:, y], "o-", ms=5, drawstyle=steps, label="Pareto front")
+        for set_label, i in ((axes.set_xlabel, x), (axes.set_ylabel, y)):
+            unit = self.objectives[i].unit
+            set_label(f"{self.objectives[i].name} ({unit})" if unit else self.objectives[i].name)
+        axes.grid(alpha=0.3)
+        axes.legend()
+        figure.savefig(path, dpi=150)
+        return Path(path)

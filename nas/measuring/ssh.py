@@ -1,0 +1,323 @@
+"""Measuring over SSH: a kit is copied to the device, runs there by itself, and its results come back as they appear.
+
+Needs the OpenSSH client here; there an SSH server, python3 (3.8 or later), tar and the runtime. Nothing else is
+installed there, and nothing asks: the login is by key, and the host's key must be known (connect once with ``ssh``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from nas.errors import BadInput
+from nas.measuring.kit import export_kit, import_kit
+from nas.measuring.on_device import far_end
+from nas.space import SearchSpace
+from nas.tables.table import LatencyTable
+
+POLL_S = 5.0
+_STARTS = 3  # of a runner that ends without a word
+
+T = TypeVar("T")
+
+
+def measure_remote(
+    space: SearchSpace,
+    host: str,
+    *,
+    run_dir: str | os.PathLike[str],
+    name: str | None = None,
+    runtime: str = "onnxruntime",
+    precision: str = "fp32",
+    batch: int = 1,
+    threads: int = 1,
+    calibrate: int = 60,
+    validate: int = 20,
+    seed: int = 0,
+    resume: bool = False,
+    ssh_options: Sequence[str] = (),
+    python: str = "python3",
+    tool_path: str | None = None,
+    remote_dir: str = "nas_kits",
+    patience_s: float = 900.0,
+    say: Callable[[str], None] = lambda line: None,
+) -> LatencyTable:
+    """The latency table of ``space`` on ``host`` ("user@host"), by the tool ``runtime`` there (``export_kit``).
+
+    The runner outlives the connection; a dropped one is taken up again, for ``patience_s`` without an answer.
+    ``ssh_options``: "Key=Value" each, as for ``ssh -o``; checking of host keys cannot be turned off. ``python``: the
+    one to run there. ``remote_dir``: where kits go there, below the home directory; emptied when the table is made.
+    ``say``: is told the progress. Blocks that failed on the device are left out of the table (``notes["failed"]``).
+
+    Writes what ``measure`` writes into ``run_dir``, and ``<name>_kit`` with the raw results. With ``resume``, a finished
+    table is loaded, and an interrupted round goes on wherever it was, be it the export, the copying or the timing.
+    Raises BadInput with one line: not reachable, host key unknown or changed, login refused, no python3 or runtime
+    there, disk full there. What is finished is kept on both sides.
+    """
+    _check_names(host, ssh_options, remote_dir)
+    stem = Path(run_dir) / (name or f"table_{precision}")
+    kit = stem.with_name(stem.name + "_kit")
+    finished = stem.with_name(stem.name + ".json")
+    if (finished.exists() or kit.exists()) and not resume:
+        raise BadInput(f"{run_dir} already holds {stem.name}; pass resume (--resume) to use it, or another folder")
+    if finished.exists():
+        table = LatencyTable.load(stem)
+        if table.space.get("fingerprint") != space.fingerprint:
+            raise BadInput(f"{stem} is a table of {table.space.get('name')}, not of {space.name} as it is now")
+        return table
+    with _connected(host, ssh_options, python) as ssh:
+        _check_machine(ssh)
+        settings: dict[str, Any] = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
+        export_kit(space, kit, **settings, calibrate=calibrate, validate=validate, seed=seed)
+        folder = f"{remote_dir.rstrip('/')}/{json.loads((kit / 'manifest.json').read_text())['kit']}"
+        patient = _Patience(patience_s, host, say)
+        patient(lambda: _copy(ssh, kit, folder, say))
+        tool = ["--tool", runtime] + (["--tool-path", tool_path] if tool_path else [])
+        _follow(ssh, kit, folder, tool, patient, say)
+        table = import_kit(kit, space=space, run_dir=run_dir, name=stem.name, allow_failed=True)
+        for line in table.notes["doubts"]:
+            say(f"note: {line}")
+        with contextlib.suppress(_Lost, BadInput):
+            ssh.call(far_end.remove, folder=folder)
+    for models in ("blocks", "networks"):
+        shutil.rmtree(kit / models, ignore_errors=True)
+    return table
+
+
+def _check_names(host: str, ssh_options: Sequence[str], remote_dir: str) -> None:
+    if not re.fullmatch(r"(?!-)([\w.+-]+@(?!-))?[\w.:%\[\]-]+", host):
+        raise BadInput(f"a host is given as host or user@host, got {host!r}")
+    for option in ssh_options:
+        key, _, value = option.partition("=")
+        if not re.fullmatch(r"[A-Za-z]+", key) or not value:
+            raise BadInput(f"an option of ssh is given as Key=Value, got {option!r}")
+        if key.lower() == "stricthostkeychecking" and value.lower() not in ("yes", "ask", "accept-new"):
+            raise BadInput(f"host keys are always checked; leave out {option}, and connect once with ssh {host}")
+    if remote_dir.startswith(("~", "-")) or ".." in Path(remote_dir).parts:
+        raise BadInput(f"remote_dir is a folder below the home directory there, or an absolute one, got {remote_dir!r}")
+
+
+def _check_machine(ssh: _Ssh) -> None:
+    try:
+        there = ssh.call(far_end.look, folder=".", files={})
+    except _Lost as error:
+        raise BadInput(f"cannot reach {ssh.host}: {error}") from None
+    if there["python"] < [3, 8]:
+        seen = ".".join(map(str, there["python"]))
+        raise BadInput(f"{ssh.host} has Python {seen} as {ssh.python}; the measuring kit needs 3.8 or later")
+
+
+def _copy(ssh: _Ssh, kit: Path, folder: str, say: Callable[[str], None]) -> None:
+    """Send what is missing there; results too, should the device have lost them."""
+    paths = ["manifest.json", "run.py", *_below(kit, "kit_runner"), *_below(kit, "blocks"), *_below(kit, "networks")]
+    files = {path: hashlib.sha256((kit / path).read_bytes()).hexdigest() for path in paths}
+    there = ssh.call(far_end.look, folder=folder, files=files)
+    missing = there["missing"]
+    results = kit / "results.jsonl"
+    if results.exists() and results.stat().st_size > there["size"] and not there["running"]:
+        missing = [*missing, results.name]
+    size = sum((kit / path).stat().st_size for path in missing)
+    if there["free"] < size + (4 << 20):
+        raise BadInput(f"{ssh.host} has {there['free'] / 1e6:.0f} MB free, the kit needs {size / 1e6:.0f} MB more")
+    if missing:
+        say(f"copying {len(missing)} files ({size / 1e6:.1f} MB) to {ssh.host}")
+        ssh.send(kit, missing, folder)
+
+
+def _below(kit: Path, part: str) -> list[str]:
+    return sorted(str(p.relative_to(kit)) for p in (kit / part).glob("*.*"))
+
+
+def _follow(
+    ssh: _Ssh, kit: Path, folder: str, arguments: list[str], patient: _Patience, say: Callable[[str], None]
+) -> None:
+    """Start the runner unless it runs, and fetch its lines until it has finished."""
+    results = kit / "results.jsonl"
+    starts, said, pause = 0, "", 0.25
+    while True:
+        offset = results.stat().st_size if results.exists() else 0
+        state = patient(lambda: ssh.call(far_end.state, folder=folder, offset=offset))  # noqa: B023 - called at once
+        try:
+            with open(results, "a") as file:
+                file.write(state["lines"])
+        except OSError as error:
+            raise BadInput(f"cannot write {results}: {error.strerror}; pass resume (--resume) to go on") from None
+        if state["said"] != said and starts:
+            said = state["said"]
+            say(f"{ssh.host}: {said}")
+        if state["lines"]:
+            starts, pause = min(starts, 1), 0.25
+            continue
+        if not state["running"]:
+            if starts and state["said"].startswith("error: "):
+                raise BadInput(f"{ssh.host}: {state['said'][7:]}")
+            if _ended(results):
+                return
+            if starts == _STARTS:
+                raise BadInput(f"{ssh.host}: run.py ended {starts} times without a result: {state['said'] or 'silent'}")
+            patient(lambda: ssh.call(far_end.start, folder=folder, arguments=arguments))
+            starts += 1
+        starts = max(starts, 1)
+        time.sleep(pause)
+        pause = min(POLL_S, pause * 1.5)
+
+
+def _ended(results: Path) -> bool:
+    lines = results.read_text().splitlines() if results.exists() else []
+    return bool(lines) and '"finished": true' in lines[-1]
+
+
+class _Lost(Exception):
+    """No connection, or it broke."""
+
+
+@dataclass
+class _Patience:
+    """Calls again while the connection is lost, ever less often."""
+
+    seconds: float
+    host: str
+    say: Callable[[str], None]
+
+    def __call__(self, function: Callable[[], T]) -> T:
+        begun, pause = time.monotonic(), 0.5
+        while True:
+            try:
+                return function()
+            except _Lost as error:
+                if time.monotonic() - begun > self.seconds:
+                    raise BadInput(
+                        f"{self.host} has not answered for {self.seconds:.0f} s: {error}; what is finished is kept, "
+                        "and the device goes on by itself; pass resume (--resume) to go on"
+                    ) from None
+                self.say(f"connection to {self.host} lost ({error}), trying again")
+            time.sleep(pause)
+            pause = min(30.0, 2 * pause)
+
+
+@dataclass
+class _Ssh:
+    host: str
+    python: str
+    options: list[str] = field(default_factory=list)
+
+    def call(self, function: Callable[..., Mapping[str, Any]], **arguments: Any) -> dict[str, Any]:
+        """What a function of ``far_end`` returns there. Raises _Lost, or BadInput."""
+        source = Path(far_end.__file__).read_text()
+        sent = f"{source}\n\nanswer({function.__name__}(**{arguments!r}))\n".encode()
+        # ssh joins its arguments to one line for the shell there
+        output = self._run(f"{shlex.quote(self.python)} -", sent)
+        found = re.findall(r"^@nas (\{.*\})$", output, re.MULTILINE)
+        if not found:
+            raise BadInput(f"{self.host}: {self.python} did not run what was sent: {_last(output)}")
+        reply: dict[str, Any] = json.loads(found[-1])
+        return reply
+
+    def send(self, kit: Path, paths: Sequence[str], folder: str) -> None:
+        """Unpack ``paths`` of ``kit`` into ``folder`` there. A connection that breaks leaves whole files and one part."""
+        there = shlex.quote(folder)
+        process, errors = self._start(f"mkdir -p -- {there} && tar -xf - -C {there}")
+        assert process.stdin is not None
+        with errors:
+            # an OSError: it broke, and ssh says why
+            with contextlib.suppress(OSError), process.stdin as pipe, tarfile.open(fileobj=pipe, mode="w|") as archive:
+                for path in paths:
+                    archive.add(kit / path, arcname=path)
+            self._finish(process, errors, None)
+
+    def _run(self, command: str, sent: bytes) -> str:
+        process, errors = self._start(command)
+        with errors:
+            return self._finish(process, errors, sent)
+
+    def _start(self, command: str) -> tuple[subprocess.Popen[bytes], Any]:
+        # stderr into a file: a master connection in the background would keep a pipe open
+        errors = tempfile.TemporaryFile()  # noqa: SIM115
+        line = ["ssh", *self.options, "--", self.host, command]
+        try:
+            return subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors), errors
+        except FileNotFoundError:
+            errors.close()
+            raise BadInput("the OpenSSH client (ssh) is not installed on this machine") from None
+
+    def _finish(self, process: subprocess.Popen[bytes], errors: Any, sent: bytes | None) -> str:
+        if sent is None:
+            process.stdin = None
+        try:
+            output = process.communicate(sent, timeout=120 if sent else None)[0]
+        except subprocess.TimeoutExpired:
+            raise _Lost("no answer for 120 s") from None
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        errors.seek(0)
+        said = errors.read().decode("utf-8", "replace")
+        if process.returncode == 255:
+            raise self._lost(said)
+        if process.returncode == 127:
+            raise BadInput(f"{self.host} has no {self.python}: {_last(said)}")
+        if process.returncode:
+            raise BadInput(f"{self.host}: {_last(said)}")
+        return output.decode("utf-8", "replace")
+
+    def _lost(self, said: str) -> Exception:
+        if "IDENTIFICATION HAS CHANGED" in said:
+            return BadInput(
+                f"the host key of {self.host} has changed since it became known: another machine answers, or it was set "
+                "up anew; when that is so, remove the old key (ssh-keygen -R) and connect once with ssh"
+            )
+        if "Host key verification failed" in said:
+            return BadInput(f"the host key of {self.host} is not known; connect once with ssh and check it")
+        if "Permission denied" in said:
+            return BadInput(
+                f"{self.host} refuses the login: {_last(said)}; a key without a question is needed (ssh-agent)"
+            )
+        if "Bad configuration option" in said or "ommand-line" in said:
+            return BadInput(f"ssh does not take these options: {_last(said)}")
+        return _Lost(_last(said))
+
+
+@contextlib.contextmanager
+def _connected(host: str, ssh_options: Sequence[str], python: str) -> Iterator[_Ssh]:
+    """All calls share one connection while it lasts."""
+    with tempfile.TemporaryDirectory(prefix="nas") as folder:
+        fixed = {
+            "BatchMode": "yes",
+            "ConnectTimeout": "15",
+            "ServerAliveInterval": "10",
+            "ServerAliveCountMax": "3",
+            "ControlMaster": "auto",
+            "ControlPath": f"{folder}/%C",
+            "ControlPersist": "60",
+            "LogLevel": "ERROR",
+        }
+        given = [o.partition("=")[0].lower() for o in ssh_options]
+        if "stricthostkeychecking" not in given:
+            fixed["StrictHostKeyChecking"] = "yes"
+        # ssh takes the first value of each
+        ours = [f"{key}={value}" for key, value in fixed.items() if key.lower() not in given or key == "BatchMode"]
+        ssh = _Ssh(host, python, [word for option in [*ours, *ssh_options] for word in ("-o", option)])
+        try:
+            yield ssh
+        finally:
+            with contextlib.suppress(OSError):
+                subprocess.run(["ssh", *ssh.options, "-O", "exit", "--", host], capture_output=True, timeout=20)
+
+
+def _last(text: str) -> str:
+    said = [line.strip() for line in text.splitlines() if line.strip()]
+    return said[-1][:300] if said else "nothing was said"

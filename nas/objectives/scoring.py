@@ -1,0 +1,48 @@
+"""Scoring batches of architectures: a failure is text beside its row, never the end of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.objectives.objective import Objective
+from nas.space import Archs
+
+
+def score(objectives: Sequence[Objective], archs: Archs) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.object_]]:
+    """``{name: (n,)}`` and the text of the first failure of each row, ``(n,)``, '' where there was none."""
+    errors = np.full(len(archs), "", dtype=object)
+    values: dict[str, NDArray[np.float64]] = {}
+    for objective in objectives:
+        values[objective.name], failed = _column(objective, archs)
+        if failed is not None:
+            errors = np.where(errors == "", failed, errors)
+    return values, errors
+
+
+def _column(objective: Objective, archs: Archs) -> tuple[NDArray[np.float64], NDArray[np.object_] | None]:
+    if not len(archs):
+        return np.empty(0), None
+    try:
+        returned = objective.fn(archs)
+    except Exception as failure:  # whatever it was: the search goes on, and the ledger says what happened
+        return _failed(objective, archs, failure)
+    values = objective.checked(returned, len(archs))  # a wrong shape is wrong for all: that does stop the search
+    finite = np.isfinite(values)
+    if finite.all():
+        return values, None
+    texts = ["" if ok else f"{objective.name}: not a finite number ({v})" for ok, v in zip(finite, values, strict=True)]
+    return np.where(finite, values, np.nan), np.array(texts, dtype=object)
+
+
+def _failed(
+    objective: Objective, archs: Archs, failure: Exception
+) -> tuple[NDArray[np.float64], NDArray[np.object_] | None]:
+    if len(archs) == 1:
+        text = f"{objective.name}: {type(failure).__name__}: {failure}"
+        return np.full(1, np.nan), np.array([text], dtype=object)
+    each = [_column(objective, arch[None]) for arch in archs]  # not all of them need fail
+    errors = [np.array([""], dtype=object) if e is None else e for _, e in each]
+    return np.concatenate([v for v, _ in each]), np.concatenate(errors)

@@ -1,0 +1,1 @@
+"""Searchers: one file each, all with ``ask`` and ``tell`` (``nas.searchers.searcher``)."""

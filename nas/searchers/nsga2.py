@@ -1,0 +1,191 @@
+"""NSGA-II (Deb et al., IEEE Trans. Evolutionary Computation 2002) on batches of integer genes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import BadInput
+from nas.pareto import crowding_by_front, rank
+from nas.space import Archs, SearchSpace, is_ordered, keys
+
+_TRIES = 20  # rounds of proposals per ask
+_GENTLE = 5  # of these, rounds with the usual mutation; what still finds nothing new mutates harder and harder
+_SPARE = 4  # proposals more than wanted: some will be known, and another round costs more
+_AMPLE = 1.2
+_STEPS = 0.8  # share of a numeric gene's mutations that step up or down instead of jumping anywhere
+
+
+class NSGA2:
+    """Non-dominated sorting, crowding distance, constrained domination; uniform crossover and mutation.
+
+    ``crossover``: share of children with two parents. Uniform crossover alone gives new networks, so a share
+    ``mutated`` of these children is mutated as well; children of one parent always are. ``mutation``: probability per
+    active gene (default 1/genes; at least one changes). Genes whose values are numbers in order mostly step to values
+    nearby. No network is proposed twice.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        population: int = 64,
+        crossover: float = 0.9,
+        mutated: float = 0.1,
+        mutation: float | None = None,
+    ) -> None:
+        if population < 4:
+            raise BadInput(f"a population has at least 4 members, got {population}")
+        self.space = space
+        self.population = population
+        self.crossover = crossover
+        self.mutated = mutated
+        self.mutation = 1.0 / space.genes if mutation is None else mutation
+        for name in ("crossover", "mutated", "mutation"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise BadInput(f"{name} is a probability between 0 and 1, got {getattr(self, name)}")
+        self._ordered = np.array([is_ordered(choice) for choice in space.choices])
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Forget everything and start from ``seed``."""
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)
+        self._seen: set[bytes] = set()
+        self._told: set[bytes] = set()
+        self._archs = np.empty((0, self.space.genes), dtype=np.uint8)
+        self._costs = np.empty((0, 0))
+        self._violation = np.empty(0)
+        self._rank = np.empty(0, dtype=np.int64)
+        self._crowding = np.empty(0)
+        self._asked = 0
+        self._fresh = 1.0  # share of the last proposals that were new
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the proposals, for the ledger. ``known``: what it has learnt before, which no replay can repeat."""
+        return {
+            "searcher": "nsga2",
+            "seed": self._seed,
+            "population": self.population,
+            "crossover": self.crossover,
+            "mutated": self.mutated,
+            "mutation": self.mutation,
+            "known": len(self._seen),
+        }
+
+    def ask(self, n: int) -> Archs:
+        """Up to ``n`` new architectures: random ones until a population has been asked for, children from then on."""
+        chosen: list[Archs] = []
+        missing = n
+        for attempt in range(_TRIES):
+            first_generation = self._asked < self.population or len(self._archs) < 2
+            # the last round draws at random: a converged population must not end a search with networks left
+            at_random = first_generation or attempt == _TRIES - 1
+            wanted = missing if at_random else int(_AMPLE * missing / self._fresh) + _SPARE
+            proposals = (
+                self.space.sample(wanted, self._rng) if at_random else self._children(wanted, 1 + attempt // _GENTLE)
+            )
+            new: list[int] = []
+            looked_at = 0
+            for looked_at, key in enumerate(keys(proposals), 1):
+                if key not in self._seen:
+                    self._seen.add(key)
+                    new.append(looked_at - 1)
+                    if len(new) == missing:
+                        break
+            chosen.append(proposals[new])
+            missing -= len(new)
+            self._asked += len(new)
+            self._fresh = max(0.1, 0.5 * self._fresh + 0.5 * len(new) / max(looked_at, 1))
+            if not missing:
+                break
+        return np.concatenate(chosen) if chosen else np.empty((0, self.space.genes), dtype=np.uint8)
+
+    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+        """Take in results ``costs (n, k)``, ``violation (n,)`` and keep the best ``population`` of all.
+
+        Rows whose costs are not finite survive only if they violate a constraint (then costs do not count).
+        """
+        archs = self.space.canonical(archs)
+        fine = np.isfinite(costs).all(axis=1) | (violation > 0)
+        told = keys(archs)
+        self._seen.update(told)
+        for i, (key, usable) in enumerate(zip(told, fine.tolist(), strict=True)):
+            if key in self._told:
+                fine[i] = False
+            elif usable:
+                self._told.add(key)
+        if not fine.any():
+            return
+        self._archs = np.vstack([self._archs, archs[fine]])
+        self._costs = np.vstack([self._costs.reshape(-1, costs.shape[1]), costs[fine]])
+        self._violation = np.concatenate([self._violation, violation[fine]])
+        self._survive()
+
+    def _survive(self) -> None:
+        ranks = constrained_rank(self._costs, self._violation)
+        isolation = self._isolation(self._costs, ranks)
+        keep = np.lexsort((-isolation, ranks))[: self.population]
+        self._archs, self._costs, self._violation = self._archs[keep], self._costs[keep], self._violation[keep]
+        self._rank, self._crowding = ranks[keep], isolation[keep]
+
+    def _isolation(self, costs: NDArray[np.float64], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+        """By what rows of the same rank are preferred to each other, ``(n,)``: more is better."""
+        finite = np.isfinite(costs).all(axis=1)
+        isolation = np.zeros(len(costs))
+        if finite.any():
+            isolation[finite] = crowding_by_front(costs[finite], ranks[finite])
+        return isolation
+
+    def _children(self, n: int, strength: int) -> Archs:
+        mothers, fathers = self._tournament(n), self._tournament(n)
+        both = self._rng.random(n) < self.crossover
+        children = np.where(both[:, None], self.space.crossover(mothers, fathers, self._rng), mothers)
+        mutated = np.flatnonzero(~both | (self._rng.random(n) < self.mutated) | (strength > 1))
+        children[mutated] = self._mutate(children[mutated], min(0.5, strength * self.mutation))
+        return children
+
+    def _mutate(self, archs: Archs, rate: float) -> Archs:
+        """Like ``space.mutate``, but genes with an order mostly move by a geometric step, held at either end.
+
+        Genes that become active start at random values, not at the 0 that stands for inactive ones.
+        """
+        rng, sizes, active = self._rng, self.space.sizes, self.space.active(archs)
+        free = active & (sizes > 1)
+        changed = free & (rng.random(archs.shape) < rate)
+        untouched = np.flatnonzero(~changed.any(axis=1) & free.any(axis=1))
+        forced = (rng.random((len(untouched), archs.shape[1])) * free[untouched]).argmax(axis=1)
+        changed[untouched, forced] = True
+        rows, genes = np.nonzero(changed)
+        old, most = archs[rows, genes].astype(np.int64), sizes[genes]
+        new = (old + rng.integers(1, most)) % most
+        steps = rng.geometric(0.5, size=len(rows)) * rng.choice([-1, 1], size=len(rows))
+        stepped = np.clip(old + steps, 0, most - 1)
+        near = self._ordered[genes] & (stepped != old) & (rng.random(len(rows)) < _STEPS)
+        moved = archs.copy()
+        moved[rows, genes] = np.where(near, stepped, new)
+        if not active.all():
+            moved = np.where(active, moved, rng.integers(0, sizes, size=archs.shape))
+        return self.space.canonical(moved)
+
+    def _tournament(self, n: int) -> Archs:
+        pairs = self._rng.integers(0, len(self._archs), size=(n, 2))
+        ranks, crowding = self._rank[pairs], self._crowding[pairs]
+        second = (ranks[:, 1] < ranks[:, 0]) | ((ranks[:, 1] == ranks[:, 0]) & (crowding[:, 1] > crowding[:, 0]))
+        return self._archs[np.where(second, pairs[:, 1], pairs[:, 0])]
+
+
+def constrained_rank(costs: NDArray[np.float64], violation: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Fronts under constrained domination: feasible rows by their costs, the others after them by violation."""
+    feasible = violation <= 0
+    if feasible.all():
+        return rank(costs)
+    ranks = np.empty(len(costs), dtype=np.int64)
+    ranks[feasible] = rank(costs[feasible]) if feasible.any() else 0
+    after = int(ranks[feasible].max()) + 1 if feasible.any() else 0
+    _, order = np.unique(violation[~feasible], return_inverse=True)
+    ranks[~feasible] = after + order
+    return ranks

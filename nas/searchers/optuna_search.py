@@ -1,0 +1,205 @@
+"""Optuna's samplers behind the searcher interface."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.errors import BadInput, MissingPackage
+from nas.space import Archs, Choice, SearchSpace, is_ordered
+
+if TYPE_CHECKING:
+    import optuna
+
+_PATIENCE = 5  # proposals of the sampler per architecture wanted, and 20 more; then random ones
+_TRIES = 20  # rounds of random proposals per ask
+VIOLATION = "violation"
+
+
+class OptunaSearch:
+    """Any Optuna sampler as a searcher.
+
+    ``sampler``: a function from a seed to a sampler, such as ``lambda seed: optuna.samplers.NSGAIISampler(seed=seed)``
+    (default: multivariate TPE, Falkner et al. 2018). Genes are categorical, or integers where their values are three or
+    more ordered numbers; those without an effect are not suggested. A proposal that is known already is told its known
+    result at once; where the sampler finds nothing new, random architectures take its place. Raises MissingPackage
+    without Optuna, and BadInput for a sampler that cannot do what the search needs.
+    """
+
+    def __init__(
+        self, space: SearchSpace, sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None, *, seed: int = 0
+    ) -> None:
+        import_optuna()
+        self.space = space
+        self._make = _tpe if sampler is None else sampler
+        self._distributions = {c.name: _of_index(c) for c in space.choices}
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Forget everything and start from ``seed``."""
+        self._seed = seed
+        self._rng = np.random.default_rng(seed)
+        self._sampler = self._made(seed)
+        self._settings = {k: v for k, v in vars(self._sampler).items() if isinstance(v, int | float | str)}
+        self._study: optuna.Study | None = None  # how many objectives it has is known with the first results
+        self._under_way: dict[bytes, list[optuna.Trial]] = {}
+        self._known: dict[bytes, tuple[NDArray[np.float64], float]] = {}
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the proposals, for the ledger. ``known``: what it has learnt before, which no replay can repeat."""
+        return {
+            "searcher": f"optuna {type(self._sampler).__name__}",
+            "seed": self._seed,
+            "settings": self._settings,
+            "known": len(self._known),
+        }
+
+    def ask(self, n: int) -> Archs:
+        """Up to ``n`` new architectures; random ones before the first results, fewer when the space is exhausted."""
+        n = min(n, self.space.size - len(self._known) - len(self._under_way))
+        chosen: list[NDArray[np.uint8]] = []
+        if self._study is not None:
+            with quiet(), self._complaints():
+                for _ in range(_PATIENCE * n + 20):
+                    if len(chosen) >= n:
+                        break
+                    trial = self._study.ask()
+                    row = self._suggested(trial)
+                    key = row.tobytes()
+                    if key in self._known:
+                        self._close(trial, *self._known[key])
+                        continue
+                    if key not in self._under_way:
+                        chosen.append(row)
+                    self._under_way.setdefault(key, []).append(trial)
+        for _ in range(_TRIES):
+            for row in self.space.sample(max(0, n - len(chosen)), self._rng):
+                key = row.tobytes()
+                if key not in self._known and key not in self._under_way:
+                    self._under_way[key] = []
+                    chosen.append(row)
+        return np.array(chosen, dtype=np.uint8).reshape(-1, self.space.genes)
+
+    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+        """Take in results ``costs (n, k)``; what is NaN makes a failed trial.
+
+        Unless it violates a constraint: then costs do not count, and the worst ones known stand in for missing ones.
+        """
+        with quiet():
+            if self._study is None:
+                self._study = import_optuna().create_study(
+                    directions=["minimize"] * costs.shape[1], sampler=self._sampler
+                )
+                self._worst = np.full(costs.shape[1], -np.inf)
+            if costs.shape[1] != len(self._study.directions):
+                raise BadInput(f"this search has {len(self._study.directions)} objectives, got {costs.shape[1]} costs")
+            finite = np.isfinite(costs)
+            self._worst = np.maximum(self._worst, np.where(finite, costs, -np.inf).max(axis=0, initial=-np.inf))
+            stand_in = np.where(np.isfinite(self._worst), self._worst, 0.0)
+            for row, cost, excess in zip(self.space.canonical(archs), costs, violation, strict=True):
+                key, missed = row.tobytes(), float(excess) if excess > 0 else 0.0
+                if key in self._known:
+                    continue
+                cost = np.where(np.isfinite(cost) | (missed == 0), cost, stand_in)
+                self._known[key] = (cost, missed)
+                for trial in self._under_way.pop(key, []) or [self._injected(row)]:
+                    self._close(trial, cost, missed)
+
+    def _suggested(self, trial: optuna.Trial) -> NDArray[np.uint8]:
+        config: dict[str, Any] = {}
+        for choice in self.space.choices:
+            if choice.only_if is None or config.get(choice.only_if[0]) in choice.only_if[1]:
+                distribution = self._distributions[choice.name]
+                if is_ordered(choice):
+                    index = trial.suggest_int(choice.name, distribution.low, distribution.high)
+                else:
+                    index = trial.suggest_categorical(choice.name, distribution.choices)
+                config[choice.name] = choice.values[index]
+        return self.space.encode([config])[0]
+
+    def _injected(self, row: NDArray[np.uint8]) -> optuna.Trial:
+        """A trial of a network that the sampler did not propose."""
+        assert self._study is not None
+        active = self.space.active(row[None])[0]
+        self._study.enqueue_trial({c.name: int(row[g]) for g, c in enumerate(self.space.choices) if active[g]})
+        trial = self._study.ask()
+        self._suggested(trial)
+        if isinstance(self._sampler, import_optuna().samplers.BaseGASampler):
+            _ = trial.relative_params  # looking makes the trial a member of the generation; others are never parents
+        return trial
+
+    def _close(self, trial: optuna.Trial, cost: NDArray[np.float64], missed: float) -> None:
+        assert self._study is not None
+        trial.set_constraint(VIOLATION, missed)
+        fine = bool(np.isfinite(cost).all())
+        with self._complaints():
+            self._study.tell(
+                trial, cost.tolist() if fine else None, None if fine else import_optuna().trial.TrialState.FAIL
+            )
+
+    def _made(self, seed: int) -> optuna.samplers.BaseSampler:
+        make = self._make
+        if not callable(make) or isinstance(make, type):
+            name = make.__name__ if isinstance(make, type) else type(make).__name__
+            raise BadInput(
+                f"sampler is a function from a seed to a sampler, got {name}; write lambda seed: {name}(seed=seed)"
+            )
+        with quiet(), self._complaints():
+            sampler = make(seed)
+        if not isinstance(sampler, import_optuna().samplers.BaseSampler):
+            raise BadInput(f"sampler(seed) gives an Optuna sampler, got {type(sampler).__name__}")
+        return sampler
+
+    @contextlib.contextmanager
+    def _complaints(self) -> Iterator[None]:
+        """Optuna's refusals (one objective only, a package of its own is missing) as one line."""
+        try:
+            yield
+        except BadInput:
+            raise
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise BadInput(f"this Optuna sampler cannot run this search: {str(error).splitlines()[0]}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Optuna tells of every trial, and of every feature that is experimental; within this it does not."""
+    import_optuna()  # its import sets the level of its logger
+    loggers = [logging.getLogger(name) for name in ("optuna", "alembic")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _of_index(choice: Choice) -> Any:
+    """Optuna's distribution of a gene's index."""
+    distributions = import_optuna().distributions
+    if is_ordered(choice):
+        return distributions.IntDistribution(0, len(choice.values) - 1)
+    return distributions.CategoricalDistribution(tuple(range(len(choice.values))))
+
+
+def _tpe(seed: int) -> optuna.samplers.BaseSampler:
+    sampler: optuna.samplers.BaseSampler = import_optuna().samplers.TPESampler(multivariate=True, seed=seed)
+    return sampler
+
+
+def import_optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise MissingPackage("optuna", "optuna") from None
+    return optuna
