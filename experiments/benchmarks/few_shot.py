@@ -31,7 +31,7 @@ from fit_tables import PHONES, SHARED, device_of, fbnet_timings
 
 import nas
 from nas.tables.fit.few_shot import BEYOND, adapt, choose_timed, rehearse, transfer
-from nas.tables.fit.prior import loads
+from nas.tables.features import block_counts
 from nas.tables.fit.whole_network import choose_among, fit_blocks
 from search_spaces import NasBench201
 from search_spaces.nasbench201 import EDGES
@@ -107,7 +107,7 @@ def nasbench201(quick: bool) -> pd.DataFrame:
 def fbnet(seeds: int) -> pd.DataFrame:
     space, archs, timings = fbnet_timings()
     tables = {c: fit_blocks(space, archs[:3000], ms[:3000], device=device_of(c)) for c, ms in timings.items()}
-    counts = loads(space, archs)
+    counts = block_counts(space, archs)
     rows = []
     for column, ms in timings.items():
         known = [t for c, t in tables.items() if device_of(c).name != device_of(column).name]

@@ -24,10 +24,11 @@ from nas.device import Device
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from nas.tables.fit.calibration import Calibration
+from nas.tables.shipped import SHIPPED
 from nas.tables.table import LatencyTable, Validation
 from nas.tables.validation import validated
 
-FILE = Path(__file__).parents[2] / "latency_tables" / "cortex_m_boards.json"
+FILE = SHIPPED / "cortex_m_boards.json"
 
 OPERATORS = ("full", "pointwise", "depthwise", "dense")
 """Kinds of MACs: kxk, 1x1 and depthwise convolutions; matrix times vector, which squeeze-excite is too."""

@@ -3,7 +3,7 @@
 Devices resemble one another: the new one's latencies are, up to a scale, a mixture of known ones plus something of its
 own. ``adapt`` says so of blocks and gives a table; ``transfer`` says so of whole networks in a matrix of latencies, where
 no blocks are known. Both are Gaussian (ridge) regressions, and the networks worth timing follow from the known devices
-alone. The belief that devices are samples of one distribution is that of HELP (Lee et al., NeurIPS 2021), without its
+alone. The prior, devices as samples of one distribution, is that of HELP (Lee et al., NeurIPS 2021), without its
 meta-learning.
 """
 
@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from nas.device import Device
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
-from nas.tables.fit.gaussian import Array, most_telling, solve
-from nas.tables.fit.prior import belief, loads
+from nas.tables.fit.gaussian import Array, i_optimal, solve
+from nas.tables.features import block_counts
+from nas.tables.fit.prior import cost_prior
 from nas.tables.fit.whole_network import as_table, checked, choose_networks, solve_blocks
 from nas.tables.table import LatencyTable
 from nas.tables.validation import validated
@@ -66,9 +67,9 @@ def adapt(
         archs, ms = checked(space, archs, ms, FEWEST)
     except BadInput as error:
         raise BadInput(f"cannot adapt to {device.name}: {error}") from None
-    counts = loads(space, archs)
+    counts = block_counts(space, archs)
     _, each = np.unique(archs, axis=0, return_inverse=True)
-    factor, typical = belief(space, counts, tables, own=BEYOND)
+    factor, typical = cost_prior(space, counts, tables, own=BEYOND)
     costs, width, held_out = solve_blocks(counts, ms, factor, typical, each.reshape(-1))
     validation, bound = validated(held_out, ms), error_bound(held_out, ms)
     if bound > max_error:
@@ -133,13 +134,13 @@ def transfer(known_ms: Array, timed: NDArray[np.intp], ms: Array, *, noise: floa
 def choose_timed(known_ms: Array, n: int = 10, *, noise: float = 0.4, seed: int = 0) -> NDArray[np.intp]:
     """``(n,)`` different networks to time on a new device, among up to 1,000 random rows of ``known_ms``.
 
-    Greedy I-optimal design under the belief of ``transfer``: no timing of the new device is needed.
+    Greedy I-optimal design under the prior of ``transfer``: no timing of the new device is needed.
     """
     _check(known_ms := np.asarray(known_ms, float))
     if not 1 <= n <= len(known_ms):
         raise BadInput(f"cannot choose {n} of {len(known_ms)} networks")
     pool = np.random.default_rng(seed).permutation(len(known_ms))[: max(_CANDIDATES, n)]
-    return np.asarray(pool[most_telling(_factor(known_ms)[pool], n, noise)])
+    return np.asarray(pool[i_optimal(_factor(known_ms)[pool], n, noise)])
 
 
 def rehearse(known_ms: Array, families: Sequence[Hashable], n: int = 10, *, seed: int = 0) -> tuple[float, float]:
@@ -165,7 +166,7 @@ def rehearse(known_ms: Array, families: Sequence[Hashable], n: int = 10, *, seed
         for left_out in member:
             factor = _factor(some[:, ~left_out])
             for k, noise in enumerate(NOISES):
-                timed = most_telling(factor, min(n, len(some)), noise)
+                timed = i_optimal(factor, min(n, len(some)), noise)
                 for d in np.flatnonzero(left_out):
                     predicted = rankdata(_transfer(factor, timed, some[timed, d], noise))
                     scores[k, d] += np.corrcoef(predicted, ranks[:, d])[0, 1] / _REHEARSALS

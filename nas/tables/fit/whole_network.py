@@ -2,8 +2,8 @@
 
     network = fixed + sum over its blocks
 
-is linear in the unknown block costs, but a few hundred networks say little about thousands of blocks. So blocks are
-believed to resemble one another: cost = a smooth function of operations, activations and weights, with corrections for
+is linear in the unknown block costs, but a few hundred networks say little about thousands of blocks. So a prior has
+blocks resemble one another: cost = a smooth function of operations, activations and weights, with corrections for
 what a block is (kind, kernel, stride, activation, ...), for where it is (its channels), and for itself. How far the
 timings are followed is chosen by cross-validation.
 """
@@ -21,8 +21,9 @@ from nas.device import Device
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
 from nas.tables.fit.calibration import Calibration
-from nas.tables.fit.gaussian import Array, most_telling, non_negative, solve
-from nas.tables.fit.prior import belief, loads
+from nas.tables.fit.gaussian import Array, i_optimal, non_negative, solve
+from nas.tables.features import block_counts
+from nas.tables.fit.prior import cost_prior
 from nas.tables.table import LatencyTable, Validation
 from nas.tables.validation import distinct_archs, validated
 
@@ -63,8 +64,8 @@ def fit_blocks(
     """
     priors = _priors(prior)
     archs, ms = checked(space, archs, ms, FEWEST // 2 if priors else FEWEST)
-    counts = loads(space, archs)
-    costs, width, held_out = solve_blocks(counts, ms, *belief(space, counts, priors), _folds(archs, _FOLDS))
+    counts = block_counts(space, archs)
+    costs, width, held_out = solve_blocks(counts, ms, *cost_prior(space, counts, priors), _folds(archs, _FOLDS))
     return as_table(
         space,
         counts,
@@ -88,7 +89,7 @@ def solve_blocks(
 ) -> tuple[Array, Array, Array]:
     """``(costs (q,), half width of their 80% interval (q,), ms of each network by a fit without its fold (n,))``.
 
-    All in ms; ``counts (n, q)`` as of ``loads``, ``factor`` and ``typical`` as of ``belief``, ``fold (n,)``.
+    All in ms; ``counts (n, q)`` as of ``block_counts``, ``factor`` and ``typical`` as of ``cost_prior``, ``fold (n,)``.
     """
     root = _root(factor)
     unit = float(np.median(ms))
@@ -159,7 +160,7 @@ def choose_networks(
 ) -> Archs:
     """``(n, genes)``: different networks whose timings tell ``fit_blocks`` most about all networks of ``space``.
 
-    Picked greedily from random candidates (I-optimal design under the same belief about blocks); the first ones tell
+    Picked greedily from random candidates (I-optimal design under the same prior); the first ones tell
     most, so the list may be cut short. Raises BadInput when ``space`` has fewer than ``n`` networks.
     """
     pool = distinct_archs(space, max(1500, 3 * n), seed)
@@ -177,10 +178,10 @@ def choose_among(
     own: float = 1.0,
 ) -> Any:
     """``(n,)`` indices into ``archs``: the choice of ``choose_networks`` among given candidates."""
-    counts = loads(space, archs)
-    factor, typical = belief(space, counts, _priors(prior), own=own)
+    counts = block_counts(space, archs)
+    factor, typical = cost_prior(space, counts, _priors(prior), own=own)
     size = counts @ typical  # a guess of the latency, for relative errors
-    return most_telling((counts / size[:, None] * size.mean()) @ factor, n, _DESIGN_NOISE)
+    return i_optimal((counts / size[:, None] * size.mean()) @ factor, n, _DESIGN_NOISE)
 
 
 def _priors(prior: LatencyTable | Sequence[LatencyTable] | None) -> list[LatencyTable]:
