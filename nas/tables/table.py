@@ -206,6 +206,8 @@ class LatencyTable:
         Raises BadInput when either file is missing or damaged, or says something a table cannot.
         """
         csv, meta = _paths(stem_of(stem))
+        if missing := [p for p in (csv, meta) if not p.is_file()]:
+            raise BadInput(f"{missing[0]} does not exist; a table is two files, .csv and .json, side by side")
         header = read_json(meta, _Header)
         if header.format > FORMAT:
             raise BadInput(f"{meta} is of format {header.format}, this version reads up to {FORMAT}: update nas")
