@@ -54,7 +54,7 @@ class Timing:
     never_seen_ms: Positive
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Board:
     """A board and runtime of the file: ms per MAC by operator and per network (``fixed``), and how well known."""
 
@@ -63,7 +63,7 @@ class Board:
     version: str
     core: str
     mhz: Positive
-    costs: dict[str, Positive]
+    costs: Annotated[dict[str, Positive], Meta(min_length=_PARAMETERS, max_length=_PARAMETERS)]
     log_covariance: _Covariance
     networks: dict[str, Timing]
 
@@ -108,7 +108,7 @@ class Timings:
 
     source: str
     licence: str
-    network_macs: dict[str, dict[str, int]]
+    network_macs: dict[str, Annotated[dict[str, int], Meta(min_length=len(OPERATORS), max_length=len(OPERATORS))]]
     timing_log_sd: Positive
     new_boards: dict[str, Prior]
     boards: tuple[Board, ...]
