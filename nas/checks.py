@@ -43,7 +43,7 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0, le=1e12)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
 Batch = Annotated[int, Meta(ge=1, le=65_536)]
-Bytes = Annotated[int, Meta(ge=1, le=2**50, extra={"units": "bytes"})]
+Bytes = Annotated[int, Meta(ge=1, le=2**50, extra={"unit": "bytes"})]
 """A size of memory; on the command line also as 256KB or 1MB (1024 and 1024² bytes, as microcontrollers' are)."""
 Text = Annotated[str, Meta(min_length=1, max_length=10_000)]
 """A text that says something."""
@@ -128,7 +128,7 @@ def described(annotation: Any) -> str:
     words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
     words |= {Any: "anything", os.PathLike: "a path", collections.abc.Callable: "a function"}
     kind = base if base in words else typing.get_origin(base) or base
-    if meta and (meta.extra or {}).get("units") == "bytes":
+    if meta and (meta.extra or {}).get("unit") == "bytes":
         return "a number of bytes (256KB, 1MB)" + _range(meta)
     return words.get(kind, f"a {getattr(kind, '__name__', kind)}") + (_range(meta) if meta else "")
 
@@ -231,7 +231,7 @@ def _read(text: str, *kinds: Any, meta: Meta | None) -> Any:
     for kind in kinds:
         base, own = _plain(kind)
         within = own or meta
-        if within and (within.extra or {}).get("units") == "bytes":
+        if within and (within.extra or {}).get("unit") == "bytes":
             return _bytes(text, base, within)
         value: Any = text
         if not (base is str or base is os.PathLike or typing.get_origin(base) is os.PathLike):
