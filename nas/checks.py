@@ -142,6 +142,15 @@ def shown(value: Any) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
+def checkable(annotation: Any) -> bool:
+    """Whether a text on the command line can stand for it: numbers, texts, paths, and alternatives or lists of them."""
+    base, _ = _plain(annotation)
+    origin = typing.get_origin(base)
+    if origin in (Union, types.UnionType) or origin in (list, tuple):
+        return all(checkable(a) for a in typing.get_args(base) if a is not Ellipsis)
+    return base in (*_LEAVES, type(None), os.PathLike) or origin in (Literal, os.PathLike)
+
+
 def help_of(annotation: Any) -> str:
     """The text in an annotation such as ``Annotated[Count, "epochs of training"]``; '' where there is none."""
     return next((a for a in typing.get_args(annotation)[1:] if isinstance(a, str)), "")
@@ -154,7 +163,7 @@ def hints_of(made: Any) -> dict[str, Any]:
     """
     function = inspect.unwrap(made.__init__ if isinstance(made, type) else made)
     hints = inspect.get_annotations(function)
-    return {name: _evaluated(hint, function.__globals__) for name, hint in hints.items() if name != "return"}
+    return {name: _evaluated(hint, getattr(function, "__globals__", {})) for name, hint in hints.items() if name != "return"}
 
 
 # ---- annotations -------------------------------------------------------------------------------------------------

@@ -10,14 +10,11 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal, Union
 
-from nas.checks import help_of, hints_of, parsed
+from nas.checks import checkable, help_of, hints_of, parsed
 from nas.errors import BadInput
-
-Takes = Any
-"""A function or dataclass whose parameters become flags, or one with the names of those that do: ``(Settings, "lr")``."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,20 +33,30 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def add_flags(parser: Any, takes: Takes, *, but: Iterable[str] = ()) -> None:
-    """A flag for each parameter of ``takes`` (``--batch-size`` for ``batch_size``), except those in ``but``."""
-    made, *names = takes if isinstance(takes, tuple) else (takes,)
-    hints, there = hints_of(made), inspect.signature(made).parameters
-    for name in names or [n for n, p in there.items() if p.kind is not p.VAR_KEYWORD and n not in but]:
-        add_flag(parser, name, hints[name], there[name].default)
+def parameters(takes: Callable[..., Any]) -> dict[str, tuple[Any, Any]]:
+    """Name -> annotation and default, of the parameters of a function or dataclass that values can be written for."""
+    hints = hints_of(takes)
+    there = inspect.signature(takes).parameters.items()
+    return {name: (hints[name], p.default) for name, p in there if name in hints and checkable(hints[name])}
+
+
+def add_flags(parser: Any, takes: Callable[..., Any], *names: str) -> None:
+    """A flag for each parameter of ``takes``, or for those named: ``--batch-size`` for ``batch_size``."""
+    for name, (annotation, default) in parameters(takes).items():
+        if not names or name in names:
+            add_flag(parser, name, annotation, default)
+
+
+def given(args: argparse.Namespace, takes: Callable[..., Any], *names: str) -> dict[str, Any]:
+    """What the command line gave for the parameters of ``takes``, or for those named."""
+    return {k: v for k, v in vars(args).items() if k in parameters(takes) and (not names or k in names)}
 
 
 def add_flag(parser: Any, name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> None:
     """The flag of one parameter; it must be given when there is no default."""
     text, kind = help_of(annotation), _without_none(annotation)
-    if default not in (None, False, inspect.Parameter.empty, [], ()):
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        text += f" (default {shown})" if text else f"default {shown}"
+    if isinstance(default, str | int | float) and default is not False:
+        text += f" (default {default})"
     about: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
     if kind is bool:
         parser.add_argument(option(name), action="store_true", **about)
@@ -57,7 +64,7 @@ def add_flag(parser: Any, name: str, annotation: Any, default: Any = inspect.Par
     many = _element(kind)
     about |= {"type": _value(name, many or annotation), "metavar": _metavar(name, many or kind)}
     about["required"] = default is inspect.Parameter.empty
-    parser.add_argument(option(name), **about, **({"nargs": "+"} if many else {}))
+    parser.add_argument(option(name), **about, **({"nargs": "+", "action": "extend"} if many else {}))
 
 
 def option(name: str) -> str:
