@@ -39,9 +39,9 @@ from .searchers.guided import Guided as Guided
 from .searchers.local_search import LocalSearch as LocalSearch
 from .searchers.nsga2 import NSGA2 as NSGA2
 from .searchers.nsga3 import NSGA3 as NSGA3
-from .searchers.optuna_search import OptunaSearch as OptunaSearch
-from .searchers.policy import PolicySearch as PolicySearch
-from .searchers.random_search import RandomSearch as RandomSearch
+from .searchers.optuna_tpe import OptunaSearch as OptunaSearch
+from .searchers.ppo import PolicySearch as PolicySearch
+from .searchers.random import RandomSearch as RandomSearch
 from .searchers.searcher import Searcher as Searcher
 from .space import Choice as Choice, SearchSpace as SearchSpace, Slot as Slot
 from .supernet.supernet import Supernet as Supernet

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.errors import BadInput
+from nas.searchers import names
 
 if TYPE_CHECKING:
     from nas.engine.result import SearchResult
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _DEVICES = ("raspi4", "pixel2", "gold_6240")
 _SEARCHERS = ("guided", "nsga2", "random")
-SEARCHERS = ("guided", "nsga2", "nsga3", "evolution", "local_search", "ppo", "reinforce", "optuna_tpe", "random")
+SEARCHERS = names()
 _SEEDS = 3
 _BUDGET = 200
 
@@ -48,35 +49,10 @@ def run_sweep(args: argparse.Namespace) -> None:
 
 def make_searcher(space: SearchSpace, objectives: Sequence[Objective], settings: Settings) -> Searcher:
     """The searcher that a run's settings name."""
-    from nas.searchers.nsga2 import NSGA2
+    from nas import searchers
 
-    if settings.searcher == "nsga2":
-        return NSGA2(space, seed=settings.seed, population=settings.population)
-    return searchers()[settings.searcher](space, objectives, settings.seed)
-
-
-def searchers() -> dict[str, Callable[..., Searcher]]:
-    """Name on the command line -> searcher of (space, objectives, seed)."""
-    from nas.searchers.evolution import RegularizedEvolution
-    from nas.searchers.guided import Guided
-    from nas.searchers.local_search import LocalSearch
-    from nas.searchers.nsga2 import NSGA2
-    from nas.searchers.nsga3 import NSGA3
-    from nas.searchers.optuna_search import OptunaSearch
-    from nas.searchers.policy import PolicySearch
-    from nas.searchers.random_search import RandomSearch
-
-    return {
-        "guided": lambda space, objectives, seed: Guided(space, objectives, seed=seed),
-        "nsga2": lambda space, objectives, seed: NSGA2(space, seed=seed),
-        "nsga3": lambda space, objectives, seed: NSGA3(space, seed=seed),
-        "evolution": lambda space, objectives, seed: RegularizedEvolution(space, seed=seed),
-        "local_search": lambda space, objectives, seed: LocalSearch(space, seed=seed),
-        "ppo": lambda space, objectives, seed: PolicySearch(space, seed=seed, algorithm="ppo"),
-        "reinforce": lambda space, objectives, seed: PolicySearch(space, seed=seed, algorithm="reinforce"),
-        "optuna_tpe": lambda space, objectives, seed: OptunaSearch(space, seed=seed),
-        "random": lambda space, objectives, seed: RandomSearch(space, seed=seed),
-    }
+    more = {"population": settings.population} if settings.searcher == "nsga2" else {}
+    return searchers.make(settings.searcher, space, objectives, seed=settings.seed, **more)
 
 
 def add_flags(sub: argparse.ArgumentParser) -> None:
@@ -103,7 +79,7 @@ def _settings(args: argparse.Namespace, before: Mapping[str, Any]) -> dict[str, 
     run = run or before.get("run")
     known = _devices(run)
     devices = _names(args.devices, known, "device") or before.get("device") or (known if run else list(_DEVICES))
-    names = _names(args.searchers, searchers(), "searcher") or before.get("searcher") or list(_SEARCHERS)
+    names = _names(args.searchers, SEARCHERS, "searcher") or before.get("searcher") or list(_SEARCHERS)
     seeds = len(before.get("seed", range(_SEEDS))) if args.seeds is None else args.seeds
     budget = before.get("budget", _BUDGET) if args.budget is None else args.budget
     for flag, value in (("seeds", seeds), ("budget", budget), ("max-concurrent", args.max_concurrent or 1)):
@@ -158,6 +134,7 @@ def _on_run(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[s
 
 def _search(objectives: list[Any], space: Any, settings: dict[str, Any], run_dir: Path) -> SearchResult:
     from nas.engine.loop import search
+    from nas.searchers import make
 
-    searcher = searchers()[settings["searcher"]](space, objectives, settings["seed"])
+    searcher = make(settings["searcher"], space, objectives, seed=settings["seed"])
     return search(space, objectives, searcher, budget=settings["budget"], run_dir=run_dir, resume=True)
