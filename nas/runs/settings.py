@@ -48,8 +48,9 @@ class Settings:
 
 SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "run": ("seed",),
         "tables": ("runtime", "threads"),
-        "supernet": ("epochs", "lr", "batch_size", "device", "seed"),
+        "supernet": ("epochs", "lr", "batch_size", "device"),
         "search": (
             "budget",
             "searcher",
@@ -64,4 +65,4 @@ SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "candidates": ("candidates", "finetune_epochs", "prune", "qat_epochs"),
     }
 )
-"""By stage: the settings that it is the first to use. They may change until it has begun."""
+"""By stage (``run``: all of them): the settings that it is the first to use, which may change until it has begun."""

@@ -1,0 +1,114 @@
+"""The latency tables of a run, and the limits that can be checked as soon as they are there."""
+
+from __future__ import annotations
+
+from nas.errors import BadInput, Infeasible
+from nas.measuring.campaign import measure
+from nas.objectives import Constraint, Objective, latency
+from nas.runs.artefacts import TARGET
+from nas.runs.folder import Run, has_begun, log
+from nas.runs.names import runtimes_of
+from nas.tables.names import table_stem, tables_in
+from nas.tables.table import LatencyTable
+
+
+def tables_are_there(run: Run) -> bool:
+    """Whether all tables that the run needs are finished."""
+    there = tables_in(run.folder)
+    if run.settings.table is None:
+        return TARGET not in there and all(p in there for p in runtimes_of(run.settings))
+    return TARGET in there and (has_begun(run, "search") or _given(run).fingerprint == _kept(run, TARGET).fingerprint)
+
+
+def tables_stage(run: Run) -> None:
+    """A copy of the table of the device that is searched for, or this machine's, measured now in every precision.
+
+    The stages after it need no others: deployed networks are timed as they are.
+    """
+    stem = table_stem(run.folder, TARGET)
+    if run.settings.table is not None:
+        if not has_begun(run, "search"):
+            _given(run).save(stem)
+        return
+    for path in (stem.with_suffix(".csv"), stem.with_suffix(".json")):
+        path.unlink(missing_ok=True)  # of a search that was meant and never begun
+    for precision, runtime in runtimes_of(run.settings).items():
+        table = measure(
+            run.space,
+            runtime,
+            run_dir=run.folder,
+            name=table_stem(run.folder, precision).name,
+            resume=run.resume,
+            seed=run.settings.seed,
+            progress=bool(run.progress),
+        )
+        v = table.validation
+        if v is not None:
+            log.info(
+                "table %s: %d blocks; on %d other networks Kendall tau %.3f, mean error %.1f%%",
+                table.name, len(table.rows), v.networks, v.kendall_tau, 100 * v.mape,
+            )  # fmt: skip
+    check_limits(run)
+
+
+def search_table(run: Run) -> LatencyTable:
+    """The table that the search goes by. Raises BadInput when there is none, or it does not fit the space."""
+    name = run.settings.precision if run.settings.table is None else TARGET
+    if name not in tables_in(run.folder):
+        if run.settings.table is not None:
+            return _given(run)
+        raise BadInput(f"{run.folder} has no {name} latency table yet (nas measure, or --table of another device)")
+    return _kept(run, name)
+
+
+def local_tables(run: Run) -> list[LatencyTable]:
+    """The tables that predict what the run's runtimes measure."""
+    devices = [runtime.device for runtime in runtimes_of(run.settings).values()]
+    tables = [LatencyTable.load(stem) for stem in tables_in(run.folder).values()]
+    fitting = [t for t in tables if t.device in devices and not t.missing(run.space.blocks)]
+    return list({t.device.precision: t for t in fitting}.values())
+
+
+def predicted_latency(run: Run) -> Objective:
+    """The objective that the search goes by."""
+    return latency(run.space, search_table(run), unvalidated=run.settings.unvalidated_table)
+
+
+def constraints_of(run: Run, fast: Objective | None) -> list[Constraint]:
+    """The limits of the settings; ``fast``: the predicted latency, None where it is not known yet."""
+    from nas.objectives.memory import flash_size, peak_sram
+
+    s = run.settings
+    limits = [] if s.max_latency_ms is None or fast is None else [fast <= s.max_latency_ms]
+    limits += [] if s.max_sram is None else [peak_sram(run.space) <= s.max_sram]
+    return limits + ([] if s.max_flash is None else [flash_size(run.space) <= s.max_flash])
+
+
+def check_limits(run: Run) -> None:
+    """Raises Infeasible, naming all limits that no network meets, and BadInput for a table that does not do.
+
+    A limit on the latency is checked as soon as the table is known.
+    """
+    s = run.settings
+    known = s.table is not None or s.precision in tables_in(run.folder)
+    refused = []
+    for limit in constraints_of(run, predicted_latency(run) if known else None):
+        try:
+            limit.check_reachable()
+        except Infeasible as error:
+            refused.append(str(error))
+    if refused:
+        raise Infeasible("; and ".join(refused))
+
+
+def _given(run: Run) -> LatencyTable:
+    assert run.settings.table is not None
+    table = LatencyTable.load(run.settings.table)
+    table.check_space(run.space)
+    return table
+
+
+def _kept(run: Run, name: str) -> LatencyTable:
+    table = LatencyTable.load(table_stem(run.folder, name))
+    table.check_space(run.space)
+    return table
