@@ -1,0 +1,199 @@
+"""Pairs of objectives against each other: what was evaluated, the front, and the networks that were deployed."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from nas.files import replacing
+from nas.pareto import non_dominated
+from nas.report.chart import Chart, Line, Points
+from nas.report.units import Scale, scale, shown, title_of, unit_of
+from nas.runs.artefacts import TARGET, Contents, ObjectiveRecord
+
+_MOST_POINTS = 2000  # that are drawn, besides the front's; a page must open on a phone
+_OUTLIERS = 0.02  # share of networks so bad that showing them would flatten the front
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Tradeoff:
+    """Two objectives, ``x`` and ``y``.
+
+    ``evaluated``: rows of evaluations.csv that have both; ``front``: those on the search's front that no other dominates
+    in these two, as a staircase. ``deployed``: columns id, x, y, architecture in the objectives' units; ``how``: whether
+    their x was measured or predicted.
+    """
+
+    x: ObjectiveRecord
+    y: ObjectiveRecord
+    evaluated: pd.DataFrame
+    front: pd.DataFrame
+    deployed: pd.DataFrame
+    how: str
+
+
+def tradeoffs(contents: Contents) -> list[Tradeoff]:
+    """Of a run's search, by ``pairs``; empty where there is none, or only one objective."""
+    if contents.evaluations is None or contents.search is None:
+        return []
+    return [_tradeoff(contents, x, y) for x, y in pairs(contents.search.objectives)]
+
+
+def pairs(objectives: Sequence[ObjectiveRecord]) -> list[tuple[ObjectiveRecord, ObjectiveRecord]]:
+    """(x, y): the first maximised objective as y against each other one, minimised ones first."""
+    y = next((o for o in objectives if o.maximize), objectives[0])
+    return [(x, y) for x in sorted((o for o in objectives if o is not y), key=lambda o: o.maximize)]
+
+
+def staircase(costs: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Rows of ``costs (n, 2)`` that no other dominates, from the smallest first cost on: a ``Line`` with ``step``."""
+    rows = np.flatnonzero(non_dominated(costs))
+    return rows[np.argsort(costs[rows, 0], kind="stable")]
+
+
+def chart(t: Tradeoff, objectives: Sequence[ObjectiveRecord], *, alone: bool) -> Chart:
+    """The trade-off as a chart of the page, wide when it is the only one; tips tell all ``objectives``."""
+    x_scale, y_scale = _scales(t)
+    x_name, y_name = t.x.name, t.y.name
+    few = _some(t.evaluated)
+    layers: list[Points | Line] = []
+    for frame, css, radius, legend in (
+        (few, "evaluated", 3.0, "evaluated"),
+        (t.front, "front", 4.5, "Pareto front, as predicted"),
+    ):
+        if css == "front":
+            layers.append(
+                Line(xs=frame[x_name] * x_scale.factor, ys=frame[y_name] * y_scale.factor, css=css, step=True)
+            )
+        layers.append(
+            Points(
+                xs=list(frame[x_name] * x_scale.factor),
+                ys=list(frame[y_name] * y_scale.factor),
+                css=css,
+                radius=radius,
+                legend=legend,
+                tips=[_tip(row, objectives) for row in frame.to_dict("records")],
+            )
+        )
+    if len(t.deployed):
+        tips = [
+            f"{r['id']}: {shown(r['y'], unit_of(t.y))} validation, {shown(r['x'], unit_of(t.x))} {t.how} in int8\n"
+            + wrapped(str(r["architecture"]))
+            for r in t.deployed.to_dict("records")
+        ]
+        layers.append(
+            Points(
+                xs=list(t.deployed["x"] * x_scale.factor),
+                ys=list(t.deployed["y"] * y_scale.factor),
+                css="deployed",
+                diamond=True,
+                tips=tips,
+                legend=f"deployed in int8, {t.how}",
+            )
+        )
+    size = {"width": 900, "height": 460} if alone else {}
+    labels = {"x_label": label(t.x, x_scale.unit), "y_label": label(t.y, y_scale.unit)}
+    return Chart(**labels, layers=layers, y_range=_y_range(t, y_scale.factor), **size)
+
+
+def write_pareto(t: Tradeoff, path: Path) -> Path:
+    """The trade-off as a picture, ``path``. Raises BadInput when it cannot be written."""
+    from matplotlib.figure import Figure
+
+    blue, orange, grey = "#2f6fb3", "#d9690f", "#9aa3ad"
+    (x_scale, y_scale), (x, y) = _scales(t), (t.x.name, t.y.name)
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    axes = figure.add_subplot()
+    at = [(f[x] * x_scale.factor, f[y] * y_scale.factor) for f in (t.evaluated, t.front)]
+    axes.scatter(*at[0], s=12, color=grey, alpha=0.6, lw=0, label="evaluated")
+    axes.step(*at[1], color=blue, lw=1.6, where="post")
+    axes.plot(*at[1], "o", color=blue, ms=4.5, label="Pareto front (predicted)")
+    if len(t.deployed):
+        deployed = (t.deployed["x"] * x_scale.factor, t.deployed["y"] * y_scale.factor)
+        axes.plot(*deployed, "D", mfc="none", color=orange, ms=5, label=f"deployed in int8 ({t.how})")
+    low, high = _y_range(t, y_scale.factor)
+    margin = 0.05 * (high - low) or 0.5
+    axes.set_ylim(low - margin, high + margin)
+    axes.set_xlabel(label(t.x, x_scale.unit))
+    axes.set_ylabel(label(t.y, y_scale.unit))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=140, format="png")
+    return path
+
+
+def wrapped(architecture: str) -> str:
+    """An architecture's genes, one line for all that have the same text before a point: ``s1b2: kernel=3 expand=4``."""
+    lines: dict[str, list[str]] = {}
+    for gene in architecture.split():
+        group, point, rest = gene.partition(".")
+        known = bool(point) and "=" not in group
+        lines.setdefault(f"{group}: " if known else "", []).append(rest if known else gene)
+    return "\n".join(group + " ".join(genes) for group, genes in lines.items())
+
+
+def _tradeoff(contents: Contents, x: ObjectiveRecord, y: ObjectiveRecord) -> Tradeoff:
+    frame = contents.evaluations
+    assert frame is not None
+    names = [x.name, y.name]
+    evaluated = frame[np.isfinite(frame[names]).all(axis=1)]
+    front = evaluated[evaluated["on_front"].astype(bool)]
+    front = front.iloc[staircase(front[names].to_numpy(float) * [-1.0 if o.maximize else 1.0 for o in (x, y)])]
+    deployed, how = _deployed(contents, *names)
+    return Tradeoff(x=x, y=y, evaluated=evaluated, front=front, deployed=deployed, how=how)
+
+
+def _deployed(contents: Contents, x: str, y: str) -> tuple[pd.DataFrame, str]:
+    # after a search for another device, what was measured here is not on its axis
+    how = "predicted" if TARGET in contents.tables else "measured"
+    column = "predicted_target_ms" if how == "predicted" else "measured_int8_ms"
+    final = contents.final
+    if final is None or (x, y) != ("latency_ms", "accuracy") or column not in final:
+        return pd.DataFrame(columns=["id", "x", "y", "architecture"]), how
+    columns = {"id": final["id"], "x": final[column], "y": final["int8_val_accuracy"]}
+    deployed = pd.DataFrame({**columns, "architecture": final["architecture"]})
+    return deployed[deployed["x"].notna()], how
+
+
+def _scales(t: Tradeoff) -> tuple[Scale, Scale]:
+    return (
+        scale(unit_of(t.x), [*t.evaluated[t.x.name], *t.deployed["x"]]),
+        scale(unit_of(t.y), t.evaluated[t.y.name]),
+    )
+
+
+def _y_range(t: Tradeoff, factor: float) -> tuple[float, float]:
+    """All of y, but for the worst few where more is better."""
+    values, kept = t.evaluated[t.y.name], [*t.front[t.y.name], *t.deployed["y"]]
+    if not len(values):
+        return 0.0, 1.0
+    low = min([float(values.quantile(_OUTLIERS if t.y.maximize else 0.0)), *kept])
+    return low * factor, max([float(values.max()), *kept]) * factor
+
+
+def label(objective: ObjectiveRecord, unit: str) -> str:
+    """The text along an axis."""
+    name = "validation accuracy" if objective.name == "accuracy" else title_of(objective.name)
+    return f"{name} ({unit})" if unit and unit != name else name
+
+
+def _some(evaluated: pd.DataFrame) -> pd.DataFrame:
+    """At most so many rows as can be drawn, evenly over the search."""
+    return (
+        evaluated.iloc[np.unique(np.linspace(0, len(evaluated) - 1, _MOST_POINTS).astype(int))]
+        if len(evaluated)
+        else evaluated
+    )
+
+
+def _tip(row: Mapping[Hashable, Any], objectives: Sequence[ObjectiveRecord]) -> str:
+    values = ", ".join(f"{title_of(o.name)} {shown(row[o.name], unit_of(o))}" for o in objectives)
+    return f"#{row['evaluation']:.0f}: {values}\n{wrapped(str(row['architecture']))}"
