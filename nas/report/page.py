@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from nas.report import tradeoff
 from nas.report.chart import Area, Bars, Chart, Line, Points
 from nas.report.document import Cell, Section, Table, write_page
 from nas.report.explain import FEWEST_ROWS, diversity, importance
-from nas.report.units import scale, shown, title_of, unit_of
+from nas.report.units import Scale, scale, shown, title_of, unit_of
 from nas.runs.artefacts import (
     CANDIDATES,
     CONFIG,
@@ -83,27 +83,30 @@ def _summary(c: Contents) -> Section:
     return Section(title="Summary", facts=facts, missing=None if facts else ("a finished stage", "nas quickstart"))
 
 
-_SHOWN: Mapping[str, Callable[[Any], str]] = {
-    "text": str,
-    "flag": lambda v: "●" if v else "",
-    "share": lambda v: shown(v, "fraction"),
-    "ms": lambda v: shown(v, "ms"),
-    "bytes": lambda v: shown(v, "bytes"),
-    "macs": lambda v: shown(v, "MACs"),
-    "count": lambda v: f"{v:,.0f}",
-    "ratio": lambda v: f"{v:.2f}x",
-}
+_UNITS = {"share": "fraction", "ms": "ms", "bytes": "bytes", "macs": "MACs"}
+
+
+def _column(kind: str, values: pd.Series) -> list[Cell]:
+    """A column of the final table, numbers in one unit."""
+    if kind == "text":
+        return [Cell(text=str(v)) for v in values]
+    if kind == "flag":
+        return [Cell(text="●" if v else "", value=int(v)) for v in values]
+    s = (
+        scale(_UNITS[kind], values)
+        if kind in _UNITS
+        else Scale(unit="x" if kind == "ratio" else "", digits=2 if kind == "ratio" else 0)
+    )
+    return [Cell(text="-" if v != v else s.text(v), value=v) for v in values]
 
 
 def _deployed(c: Contents) -> Section:
     title = "Deployed networks"
     if c.final is None:
         return Section(title=title, missing=(FINAL_TABLE, "nas compress"))
-    there = [column for column in FINAL if column.name in c.final]
-    rows = [
-        [Cell(text=_SHOWN[column.kind](row[column.name]), value=row[column.name]) for column in there]
-        for row in c.final.to_dict("records")
-    ]
+    final = c.final
+    there = [column for column in FINAL if column.name in final]
+    rows = list(zip(*(_column(column.kind, final[column.name]) for column in there), strict=True))
     note = (
         "From the supernet's shared weights to the int8 file as it is deployed. Latencies in the two 'meas.' columns were "
         "taken side by side in the end; validation accuracy chose the networks, the test images were used for this table "
@@ -116,11 +119,11 @@ def _front(c: Contents) -> Section:
     title = "The Pareto front"
     if c.evaluations is None or c.search is None:
         return Section(title=title, missing=(EVALUATIONS, "nas search"))
-    pairs = tradeoff.tradeoffs(c)
-    charts = [tradeoff.chart(t, c.search.objectives, alone=len(pairs) == 1) for t in pairs]
+    found = tradeoff.tradeoffs(c)
+    charts = [tradeoff.chart(t, c.search.objectives, alone=len(found) == 1) for t in found]
     front = c.evaluations[c.evaluations["on_front"].astype(bool)]
     scales = {o.name: scale(unit_of(o), front[o.name]) for o in c.search.objectives}
-    rows = [
+    rows: list[list[Cell | str]] = [
         [
             f"{row['evaluation']:.0f}",
             *(Cell(text=s.text(row[name]), value=row[name]) for name, s in scales.items()),
@@ -129,7 +132,7 @@ def _front(c: Contents) -> Section:
         for row in front.to_dict("records")
     ]
     head = ["evaluation", *map(title_of, scales), "architecture"]
-    best = " and ".join(f"{'more' if o.maximize else 'less'} {title_of(o['name'])}" for o in c.search.objectives)
+    best = " and ".join(f"{'more' if o.maximize else 'less'} {title_of(o.name)}" for o in c.search.objectives)
     return Section(
         title=title,
         charts=charts,
@@ -150,8 +153,8 @@ def _latency(c: Contents) -> Section:
 
 def _diagonal(c: Contents, name: str, frame: pd.DataFrame) -> Chart:
     columns = ["id", f"predicted_{name}_ms", f"measured_{name}_ms"]
-    there = c.final is not None and set(columns) <= set(c.final.columns)
-    deployed = c.final[columns].dropna().to_numpy() if there else np.empty((0, 3))
+    known = c.final is not None and set(columns) <= set(c.final.columns)
+    deployed = c.final[columns].dropna().to_numpy() if c.final is not None and known else np.empty((0, 3))
     both = [*frame[["predicted_ms", "measured_ms"]].to_numpy().ravel(), *deployed[:, 1:].ravel()]
     s = scale("ms", both)
     low, high = float(np.nanmin(both)) * s.factor, float(np.nanmax(both)) * s.factor

@@ -235,7 +235,9 @@ def _correlation(sweep: _Sweep) -> Section:
             taus[a, b] = taus[b, a] = float(tau)
     if not taus:
         return Section(title=title, notes=["No two devices share enough evaluated architectures."])
-    rows = [[a, *(_heat(1.0 if a == b else taus.get((a, b))) for b in sweep.devices)] for a in sweep.devices]
+    rows: list[list[Cell | str]] = [
+        [a, *(_heat(1.0 if a == b else taus.get((a, b))) for b in sweep.devices)] for a in sweep.devices
+    ]
     note = (
         f"Kendall tau of {title_of(x.name)} over the architectures that were evaluated on both devices: where it is low, a "
         "network that is good on one is not on the other."

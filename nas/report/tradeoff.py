@@ -25,9 +25,8 @@ _OUTLIERS = 0.02  # share of networks so bad that showing them would flatten the
 class Tradeoff:
     """Two objectives, ``x`` and ``y``.
 
-    ``evaluated``: rows of evaluations.csv that have both; ``front``: those on the search's front that no other dominates
-    in these two, as a staircase. ``deployed``: columns id, x, y, architecture in the objectives' units; ``how``: whether
-    their x was measured or predicted.
+    ``evaluated``: rows of evaluations.csv that have both; ``front``: those on the search's front, in all its objectives.
+    ``deployed``: id, both objectives and architecture; ``how``: whether their x was measured or predicted.
     """
 
     x: ObjectiveRecord
@@ -36,6 +35,12 @@ class Tradeoff:
     front: pd.DataFrame
     deployed: pd.DataFrame
     how: str
+
+    @property
+    def stairs(self) -> pd.DataFrame:
+        """The front in these two objectives alone, from the best x on."""
+        signs = [-1.0 if o.maximize else 1.0 for o in (self.x, self.y)]
+        return self.front.iloc[staircase(self.front[[self.x.name, self.y.name]].to_numpy(float) * signs)]
 
 
 def tradeoffs(contents: Contents) -> list[Tradeoff]:
@@ -60,46 +65,39 @@ def staircase(costs: NDArray[np.float64]) -> NDArray[np.int64]:
 def chart(t: Tradeoff, objectives: Sequence[ObjectiveRecord], *, alone: bool) -> Chart:
     """The trade-off as a chart of the page, wide when it is the only one; tips tell all ``objectives``."""
     x_scale, y_scale = _scales(t)
-    x_name, y_name = t.x.name, t.y.name
-    few = _some(t.evaluated)
-    layers: list[Points | Line] = []
-    for frame, css, radius, legend in (
-        (few, "evaluated", 3.0, "evaluated"),
-        (t.front, "front", 4.5, "Pareto front, as predicted"),
-    ):
-        if css == "front":
-            layers.append(
-                Line(xs=frame[x_name] * x_scale.factor, ys=frame[y_name] * y_scale.factor, css=css, step=True)
-            )
-        layers.append(
-            Points(
-                xs=list(frame[x_name] * x_scale.factor),
-                ys=list(frame[y_name] * y_scale.factor),
-                css=css,
-                radius=radius,
-                legend=legend,
-                tips=[_tip(row, objectives) for row in frame.to_dict("records")],
-            )
-        )
+
+    def points(frame: pd.DataFrame, css: str, tips: list[str], radius: float, legend: str) -> Points:
+        xs, ys = _places(t, frame)
+        return Points(xs=xs, ys=ys, css=css, tips=tips, radius=radius, legend=legend, diamond=css == "deployed")
+
+    def evaluated_tips(frame: pd.DataFrame) -> list[str]:
+        return [_tip(row, objectives) for row in frame.to_dict("records")]
+
+    # some of the evaluated ones, evenly over the search
+    few = t.evaluated.iloc[
+        np.unique(np.linspace(0, len(t.evaluated) - 1, min(len(t.evaluated), _MOST_POINTS)).astype(int))
+    ]
+    xs, ys = _places(t, t.stairs)
+    layers: list[Points | Line] = [
+        points(few, "evaluated", evaluated_tips(few), 3.0, "evaluated"),
+        Line(xs=xs, ys=ys, css="front", step=True),
+        points(t.front, "front", evaluated_tips(t.front), 4.5, "Pareto front, as predicted"),
+    ]
     if len(t.deployed):
         tips = [
-            f"{r['id']}: {shown(r['y'], unit_of(t.y))} validation, {shown(r['x'], unit_of(t.x))} {t.how} in int8\n"
+            f"{r['id']}: {y_scale.text(r[t.y.name])} validation, {x_scale.text(r[t.x.name])} {t.how} in int8\n"
             + wrapped(str(r["architecture"]))
             for r in t.deployed.to_dict("records")
         ]
-        layers.append(
-            Points(
-                xs=list(t.deployed["x"] * x_scale.factor),
-                ys=list(t.deployed["y"] * y_scale.factor),
-                css="deployed",
-                diamond=True,
-                tips=tips,
-                legend=f"deployed in int8, {t.how}",
-            )
-        )
-    size = {"width": 900, "height": 460} if alone else {}
-    labels = {"x_label": label(t.x, x_scale.unit), "y_label": label(t.y, y_scale.unit)}
-    return Chart(**labels, layers=layers, y_range=_y_range(t, y_scale.factor), **size)
+        layers.append(points(t.deployed, "deployed", tips, 4.0, f"deployed in int8, {t.how}"))
+    return Chart(
+        x_label=label(t.x, x_scale.unit),
+        y_label=label(t.y, y_scale.unit),
+        layers=layers,
+        y_range=_y_range(t, y_scale.factor),
+        width=900 if alone else 560,
+        height=460 if alone else 340,
+    )
 
 
 def write_pareto(t: Tradeoff, path: Path) -> Path:
@@ -107,16 +105,14 @@ def write_pareto(t: Tradeoff, path: Path) -> Path:
     from matplotlib.figure import Figure
 
     blue, orange, grey = "#2f6fb3", "#d9690f", "#9aa3ad"
-    (x_scale, y_scale), (x, y) = _scales(t), (t.x.name, t.y.name)
+    x_scale, y_scale = _scales(t)
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.add_subplot()
-    at = [(f[x] * x_scale.factor, f[y] * y_scale.factor) for f in (t.evaluated, t.front)]
-    axes.scatter(*at[0], s=12, color=grey, alpha=0.6, lw=0, label="evaluated")
-    axes.step(*at[1], color=blue, lw=1.6, where="post")
-    axes.plot(*at[1], "o", color=blue, ms=4.5, label="Pareto front (predicted)")
+    axes.scatter(*_places(t, t.evaluated), s=12, color=grey, alpha=0.6, lw=0, label="evaluated")
+    axes.step(*_places(t, t.stairs), color=blue, lw=1.6, where="post")
+    axes.plot(*_places(t, t.front), "o", color=blue, ms=4.5, label="Pareto front (predicted)")
     if len(t.deployed):
-        deployed = (t.deployed["x"] * x_scale.factor, t.deployed["y"] * y_scale.factor)
-        axes.plot(*deployed, "D", mfc="none", color=orange, ms=5, label=f"deployed in int8 ({t.how})")
+        axes.plot(*_places(t, t.deployed), "D", mfc="none", color=orange, ms=5, label=f"deployed in int8 ({t.how})")
     low, high = _y_range(t, y_scale.factor)
     margin = 0.05 * (high - low) or 0.5
     axes.set_ylim(low - margin, high + margin)
@@ -143,36 +139,35 @@ def wrapped(architecture: str) -> str:
 def _tradeoff(contents: Contents, x: ObjectiveRecord, y: ObjectiveRecord) -> Tradeoff:
     frame = contents.evaluations
     assert frame is not None
-    names = [x.name, y.name]
-    evaluated = frame[np.isfinite(frame[names]).all(axis=1)]
-    front = evaluated[evaluated["on_front"].astype(bool)]
-    front = front.iloc[staircase(front[names].to_numpy(float) * [-1.0 if o.maximize else 1.0 for o in (x, y)])]
-    deployed, how = _deployed(contents, *names)
-    return Tradeoff(x=x, y=y, evaluated=evaluated, front=front, deployed=deployed, how=how)
-
-
-def _deployed(contents: Contents, x: str, y: str) -> tuple[pd.DataFrame, str]:
+    evaluated = frame.loc[np.isfinite(frame[[x.name, y.name]].to_numpy(float)).all(axis=1)]
+    front = evaluated.loc[evaluated["on_front"].astype(bool)]
     # after a search for another device, what was measured here is not on its axis
     how = "predicted" if TARGET in contents.tables else "measured"
     column = "predicted_target_ms" if how == "predicted" else "measured_int8_ms"
+    deployed = pd.DataFrame(columns=["id", x.name, y.name, "architecture"])
     final = contents.final
-    if final is None or (x, y) != ("latency_ms", "accuracy") or column not in final:
-        return pd.DataFrame(columns=["id", "x", "y", "architecture"]), how
-    columns = {"id": final["id"], "x": final[column], "y": final["int8_val_accuracy"]}
-    deployed = pd.DataFrame({**columns, "architecture": final["architecture"]})
-    return deployed[deployed["x"].notna()], how
+    if final is not None and (x.name, y.name) == ("latency_ms", "accuracy") and column in final:
+        columns = {"id": "id", column: x.name, "int8_val_accuracy": y.name, "architecture": "architecture"}
+        deployed = final[list(columns)].rename(columns=columns).dropna()
+    return Tradeoff(x=x, y=y, evaluated=evaluated, front=front, deployed=deployed, how=how)
+
+
+def _places(t: Tradeoff, frame: pd.DataFrame) -> tuple[list[float], list[float]]:
+    """Where the rows of ``frame`` are drawn, in the units shown."""
+    x_scale, y_scale = _scales(t)
+    return list(frame[t.x.name] * x_scale.factor), list(frame[t.y.name] * y_scale.factor)
 
 
 def _scales(t: Tradeoff) -> tuple[Scale, Scale]:
     return (
-        scale(unit_of(t.x), [*t.evaluated[t.x.name], *t.deployed["x"]]),
+        scale(unit_of(t.x), [*t.evaluated[t.x.name], *t.deployed[t.x.name]]),
         scale(unit_of(t.y), t.evaluated[t.y.name]),
     )
 
 
 def _y_range(t: Tradeoff, factor: float) -> tuple[float, float]:
     """All of y, but for the worst few where more is better."""
-    values, kept = t.evaluated[t.y.name], [*t.front[t.y.name], *t.deployed["y"]]
+    values, kept = t.evaluated[t.y.name], [*t.front[t.y.name], *t.deployed[t.y.name]]
     if not len(values):
         return 0.0, 1.0
     low = min([float(values.quantile(_OUTLIERS if t.y.maximize else 0.0)), *kept])
@@ -183,15 +178,6 @@ def label(objective: ObjectiveRecord, unit: str) -> str:
     """The text along an axis."""
     name = "validation accuracy" if objective.name == "accuracy" else title_of(objective.name)
     return f"{name} ({unit})" if unit and unit != name else name
-
-
-def _some(evaluated: pd.DataFrame) -> pd.DataFrame:
-    """At most so many rows as can be drawn, evenly over the search."""
-    return (
-        evaluated.iloc[np.unique(np.linspace(0, len(evaluated) - 1, _MOST_POINTS).astype(int))]
-        if len(evaluated)
-        else evaluated
-    )
 
 
 def _tip(row: Mapping[Hashable, Any], objectives: Sequence[ObjectiveRecord]) -> str:

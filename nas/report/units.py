@@ -21,7 +21,7 @@ class Scale:
 
     def text(self, value: float) -> str:
         number = f"{value * self.factor:.6g}" if self.digits is None else f"{value * self.factor:,.{self.digits}f}"
-        return f"{number}%" if self.unit == "%" else f"{number} {self.unit}".strip()
+        return f"{number}{self.unit}" if self.unit in ("%", "x") else f"{number} {self.unit}".strip()
 
 
 # stored unit -> (from this size on, unit shown, digits), largest first
