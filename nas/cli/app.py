@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from nas import deploy
 from nas.cli.fit import add_flags as fit_flags
 from nas.cli.measure import add_flags as measure_flags
 from nas.cli.sweep import SEARCHERS, add_flags as sweep_flags, make_searcher
@@ -112,27 +113,11 @@ def _compress(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    from nas.compression.quantize import calibration_images
-    from nas.deploy.to_litert import to_litert
-    from nas.deploy.to_onnx import export_onnx, export_onnx_int8
     from nas.runs import candidates
 
     run = _run(args)
-    candidate = run.folder / "candidates" / args.candidate
-    target = Path(args.output)
-    network = candidates.load_candidate(candidate)
-    if args.format == "bundle":
-        print(candidates.bundle_candidate(run, args.candidate, target))
-    elif args.format == "onnx":
-        print(export_onnx(network, target))
-    elif args.format == "litert":
-        print(to_litert(network, target))
-    else:
-        images = calibration_images(run.data, network.input_shape[-1], 128)
-        if args.format == "litert-int8":
-            print(to_litert(network, target, images))
-            return
-        print(export_onnx_int8(network, target, images, symmetric_activations=args.format == "onnx-int8-symmetric"))
+    exporter = deploy.named(args.format)
+    print(exporter.export(candidates.load_candidate(run.folder / "candidates" / args.candidate), args.output, run.data))
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -399,7 +384,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--candidate", required=True, help="its id in the final table, such as c03")
     sub.add_argument(
         "--format",
-        choices=["onnx", "onnx-int8", "onnx-int8-symmetric", "litert", "litert-int8", "bundle"],
+        choices=deploy.names(),
         default="onnx",
         help="onnx-int8-symmetric: for TensorRT; litert, litert-int8: .tflite, for phones and microcontrollers "
         "(default %(default)s)",

@@ -27,7 +27,7 @@ from nas.engine.result import SearchResult
 from nas.engine.loop import search
 from nas.supernet import Supernet, train_supernet
 from nas.supernet.training import load_supernet
-from nas.training.loop import Recipe
+from nas.training.recipe import Recipe
 
 
 def run_all(run: Run) -> pd.DataFrame:
@@ -84,7 +84,8 @@ def train_stage(run: Run) -> Supernet:
             seed=s.seed,
             device=s.device,
             resume=run.resume,
-            progress=progress,
+            on_epoch=progress,
+            progress=run.progress,
         )
 
 
