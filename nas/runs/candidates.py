@@ -13,10 +13,12 @@ import pandas as pd
 import torch
 
 from nas.blocks import from_key
-from nas.compression.pipeline import Compressed, Step, compress
-from nas.compression.finetune import FineTune
-from nas.compression.quantize import Int8Network, OnnxNetwork, Quantize
-from nas.compression.prune import Prune
+from nas.compression.int8_network import Int8Network, OnnxNetwork
+from nas.compression.pipeline import Compressed, compress
+from nas.compression.step import Step
+from nas.compression.steps.fine_tune import FineTune
+from nas.compression.steps.prune import Prune
+from nas.compression.steps.quantize import Quantize
 from nas.data.images import ImageData
 from nas.deploy.arena import FILE, MemoryModel
 from nas.deploy.bundle import export_bundle
@@ -34,7 +36,8 @@ from nas.pareto import non_dominated
 from nas.space import Archs
 from nas.supernet import Supernet
 from nas.supernet.training import calibrated
-from nas.training.loop import accuracy, load_weights, save_weights
+from nas.training.evaluate import accuracy
+from nas.training.weights import load_weights, save_weights
 
 
 def candidates_stage(
@@ -228,7 +231,7 @@ def _write_candidate(
         "made_from": _recipe_of(run, arch),
         "input_shape": list(network.input_shape),
         "pruned": pruned,
-        "quantization": int8.note.split()[0],
+        "quantization": int8.how,
         "fp32_step": last_float,
         "blocks": [b.key for b in network.describe()],
         "steps": list(records),
