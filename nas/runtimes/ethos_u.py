@@ -92,8 +92,8 @@ class EthosU:
     batch: ClassVar[int] = 1
 
     accelerator: Annotated[Text, "Ethos-U configuration"] = "ethos-u55-128"
-    system_config: Annotated[str | None, "System_Config of vela's configuration file"] = None
-    memory_mode: Annotated[str | None, "Memory_Mode of vela's configuration file"] = None
+    system_config: Annotated[Text | None, "System_Config of vela's configuration file"] = None
+    memory_mode: Annotated[Text | None, "Memory_Mode of vela's configuration file"] = None
     vela_config: Annotated[FilePath | None, "a configuration file of yours (default: vela's)"] = None
 
     def __post_init__(self) -> None:
