@@ -1,12 +1,15 @@
 # The public names, each once: lazy_loader reads this file, and so do type checkers and editors.
 from . import runtimes as runtimes
-from .compression.finetune import FineTune as FineTune
-from .compression.pipeline import Step as Step, compress as compress
-from .compression.prune import Prune as Prune
-from .compression.quantize import Quantize as Quantize
+from .compression.pipeline import compress as compress
+from .compression.step import Context as Context, Step as Step
+from .compression.steps.fine_tune import FineTune as FineTune
+from .compression.steps.prune import Prune as Prune
+from .compression.steps.quantize import Quantize as Quantize
 from .data.images import ImageData as ImageData, load_digits as load_digits, load_images as load_images
 from .data.splits import Split as Split
 from .deploy.bundle import export_bundle as export_bundle
+from .deploy.exporter import Exporter as Exporter
+from .deploy.to_litert import to_litert as to_litert
 from .deploy.to_onnx import export_onnx as export_onnx, export_onnx_int8 as export_onnx_int8
 from .device import Device as Device
 from .engine.loop import search as search
@@ -46,6 +49,7 @@ from .searchers.ppo import PolicySearch as PolicySearch
 from .searchers.random import RandomSearch as RandomSearch
 from .searchers.searcher import Searcher as Searcher
 from .space import Choice as Choice, SearchSpace as SearchSpace, Slot as Slot
+from .supernet.strategies import Sandwich as Sandwich, SinglePath as SinglePath, Strategy as Strategy
 from .supernet.supernet import Supernet as Supernet
 from .supernet.training import (
     calibrated as calibrated,
@@ -55,4 +59,5 @@ from .supernet.training import (
 from .sweeps.sweep import sweep as sweep
 from .tables.interpolate import estimate as estimate
 from .tables.table import LatencyTable as LatencyTable
-from .training.loop import Augment as Augment, Recipe as Recipe
+from .training.augment import Augment as Augment
+from .training.recipe import Recipe as Recipe

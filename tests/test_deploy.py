@@ -18,13 +18,13 @@ from torch import nn
 
 from nas.blocks import Head, InvertedResidual, Stem
 from nas.data.images import read_image
+from nas.data.inputs import normalised, resize
 from nas.deploy.bundle import export_bundle, generate
 from nas.deploy.to_onnx import export_onnx, export_onnx_int8, onnx_model, run_onnx
 from nas.errors import BadInput, NasError
 from nas.modules import Network, build
 from nas.runtimes import OnnxRuntime
 from nas.runtimes.timing_model import onnx_bytes
-from nas.training.loop import normalised, resize
 
 
 def network_of(space, seed=0) -> Network:

@@ -31,7 +31,7 @@ from nas.sweeps.folder import read_sweep, trial_name
 from nas.sweeps.sweep import sweep
 from nas.sweeps.trial import run_trial
 from nas.tables.table import LatencyTable, Validation
-from nas.training.loop import save_weights
+from nas.training.weights import save_weights
 from search_spaces import EfficientNet, NasBench201
 
 ray = pytest.importorskip("ray")

@@ -22,9 +22,8 @@ from torch import nn
 from tqdm import tqdm
 
 from nas.blocks import Block
-from nas.deploy.to_onnx import write_model
 from nas.errors import BadInput
-from nas.files import write_text
+from nas.files import write_bytes, write_text
 from nas.measuring.kit_results import Results, table_of
 from nas.measuring.plan import Plan, plan
 from nas.modules import Network, build
@@ -157,7 +156,7 @@ def _models(
             with torch.random.fork_rng(devices=[]):  # the same kit each time it is made
                 torch.manual_seed(0)
                 module = build(network[0]) if len(network) == 1 else Network(network)
-            write_model(path, convert(module, network[0].in_shape, settings["precision"], settings["batch"], runtime))
+            write_bytes(path, convert(module, network[0].in_shape, settings["precision"], settings["batch"], runtime))
         content = path.read_bytes()
         shape = [settings["batch"], *network[0].in_shape]
         entries.append(

@@ -21,11 +21,11 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from nas.data.images import ImageData
+from nas.data.inputs import batches
 from nas.errors import BadInput
 from nas.modules import Network
 from nas.objectives.objective import Objective
 from nas.space import Archs, SearchSpace
-from nas.training.loop import batches
 
 Proxy = Callable[[nn.Module, Tensor, Tensor], float]
 

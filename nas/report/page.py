@@ -313,7 +313,7 @@ def _steps(c: Contents) -> str:
                 (step["size_bytes"], _bytes(step["size_bytes"])),
                 (step["predicted_ms"] or 0, predicted),
                 (step["measured_ms"] or 0, _ms(step["measured_ms"])),
-                (step["note"], step["note"]),
+                *[(note, note) for note in (f"{step.get('quantization', '')} {step['note']}".strip(),)],
             ]
             rows.append(cells)
     note = (

@@ -137,7 +137,7 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """A network after one compression step, as ``nas.compression`` measures it. ``predicted_error``: relative."""
+    """A network after one compression step, as ``nas.compression.pipeline.Record`` has it. ``predicted_error``: relative."""
 
     step: str
     precision: Literal["fp32", "int8"]
@@ -148,6 +148,7 @@ class StepRecord:
     predicted_ms: Ms | None = None
     predicted_error: float | None = None
     measured_ms: Ms | None = None
+    quantization: Literal["", "ptq", "qat"] = ""
     note: str = ""
 
 
@@ -174,7 +175,6 @@ class Candidate:
     made_from: MadeFrom
     input_shape: tuple[Amount, Amount, Amount]
     pruned: float
-    quantization: Literal["ptq", "qat"]
     fp32_step: str
     blocks: tuple[str, ...]
     steps: Annotated[tuple[StepRecord, ...], Meta(min_length=1)]

@@ -10,10 +10,12 @@ import numpy as np
 from torch import nn
 
 from nas.blocks import from_key
-from nas.compression.finetune import FineTune
-from nas.compression.pipeline import Compressed, Step, compress
-from nas.compression.prune import Prune
-from nas.compression.quantize import Int8Network, Quantize
+from nas.compression.int8_network import Int8Network
+from nas.compression.pipeline import Compressed, compress
+from nas.compression.step import Step
+from nas.compression.steps.fine_tune import FineTune
+from nas.compression.steps.prune import Prune
+from nas.compression.steps.quantize import Quantize
 from nas.deploy.bundle import export_bundle
 from nas.deploy.to_onnx import export_onnx
 from nas.files import file_name
@@ -38,7 +40,7 @@ from nas.runs.settings import Settings
 from nas.runs.tables import local_tables
 from nas.space import Archs
 from nas.supernet.training import calibrated
-from nas.training.loop import load_weights, save_weights
+from nas.training.weights import load_weights, save_weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +160,7 @@ def _deploy(run: Run, one: Todo, network: nn.Module, teacher: nn.Module) -> Cand
         runtime=[r for r in runtimes_of(run.settings).values() if reads_onnx(r)],
         teacher=teacher,
         seed=run.settings.seed,
+        progress=run.progress,
     )
     return _write(run, one, variant, result, earlier)
 
@@ -178,7 +181,6 @@ def _write(run: Run, one: Todo, variant: Variant, result: Compressed, earlier: t
         made_from=_made_from(run, one.arch),
         input_shape=network.input_shape,
         pruned=variant.pruned,
-        quantization="qat" if int8.note.startswith("qat") else "ptq",
         fp32_step=float_step,
         blocks=tuple(b.key for b in network.describe()),
         steps=earlier + (records[1:] if earlier else records),

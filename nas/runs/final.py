@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from nas.blocks import from_key
-from nas.compression.quantize import OnnxNetwork
+from nas.compression.int8_network import OnnxNetwork
 from nas.deploy.arena import FILE, MemoryModel
 from nas.errors import BadInput
 from nas.files import write_text
@@ -34,7 +34,7 @@ from nas.runs.names import PRECISIONS, reads_onnx, runtimes_of
 from nas.tables.interpolate import PRUNED, estimate
 from nas.tables.names import table_stem
 from nas.tables.table import LatencyTable
-from nas.training.loop import accuracy
+from nas.training.evaluate import accuracy
 
 _FILES = dict(zip(PRECISIONS, (FP32, INT8), strict=True))
 _ROUNDS = (20, 60)
@@ -116,7 +116,7 @@ def _row(run: Run, candidate: Candidate, timed: dict[str, float]) -> dict[str, A
         "measured_int8_ms": timed["int8"],
         "speedup_int8": timed["fp32"] / timed["int8"],
         "pruned": candidate.pruned,
-        "quantization": candidate.quantization,
+        "quantization": int8_step.quantization,
     }
 
 

@@ -31,7 +31,7 @@ from nas.runs.tables import constraints_of, predicted_latency
 from nas.space import Archs
 from nas.supernet import Supernet, train_supernet
 from nas.supernet.training import load_supernet
-from nas.training.loop import Recipe
+from nas.training.recipe import Recipe
 
 
 def train_stage(run: Run) -> Supernet:
@@ -56,7 +56,8 @@ def train_stage(run: Run) -> Supernet:
         seed=s.seed,
         device=s.device,
         resume=run.resume,
-        progress=each,
+        on_epoch=each,
+        progress=run.progress,
     )
 
 
@@ -67,7 +68,7 @@ def load_trained(run: Run) -> Supernet:
 
 def search_stage(run: Run) -> SearchResult:
     """The search for accuracy against predicted latency, within the limits."""
-    objectives = objectives_of(run, predicted_latency(run))
+    objectives = objectives_of(run)
     result = search(
         run.space,
         objectives,
@@ -91,10 +92,10 @@ def search_is_done(run: Run) -> bool:
     return path.exists() and read_json(path, Search).budget >= run.settings.budget
 
 
-def objectives_of(run: Run, fast: Objective) -> list[Objective]:
-    """Accuracy with the supernet's weights, and ``fast``."""
+def objectives_of(run: Run, table: str | None = None) -> list[Objective]:
+    """Accuracy with the supernet's weights, and latency by the table that the run goes by, or the folder's ``table``."""
     weights = hashlib.sha256((run.folder / SUPERNET).read_bytes()).hexdigest()[:16]
-    return [accuracy(load_trained(run), run.data, identity=weights), fast]
+    return [accuracy(load_trained(run), run.data, identity=weights), predicted_latency(run, table)]
 
 
 def front_of(run: Run) -> Archs:
