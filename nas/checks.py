@@ -51,7 +51,7 @@ FilePath = Annotated[str | os.PathLike[str], Meta(min_length=1)]
 
 _SHOWN = 60  # characters of a wrong value
 _UNITS = {"": 1, "b": 1, "k": 1024, "kb": 1024, "kib": 1024, "m": 1024**2, "mb": 1024**2, "mib": 1024**2}
-_CONTAINERS = (list, tuple, set, frozenset, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Mapping)
+_CONTAINERS = (list, tuple, set, frozenset, dict, *(getattr(collections.abc, n) for n in ("Sequence", "Iterable", "Mapping")))
 _LEAVES = (int, float, str, bool, bytes)
 T = TypeVar("T")
 
@@ -204,7 +204,7 @@ def _late(function: Callable[..., Any], hint: str) -> Any:
 def _undecidable(kind: type) -> bool:
     if getattr(kind, "_is_protocol", False):
         return not getattr(kind, "_is_runtime_protocol", False)
-    return kind.__module__.split(".")[0] == "numpy" or kind is object
+    return kind in (Any, object) or kind.__module__.split(".")[0] == "numpy"
 
 
 def _is_numpy_scalar(value: Any) -> bool:
@@ -253,7 +253,7 @@ def _read(text: str, *kinds: Any, meta: Meta | None) -> Any:
 
 
 def _bytes(text: str, base: Any, within: Meta) -> int:
-    parts = re.fullmatch(r"(\d{1,18}\.?\d*)\s*([A-Za-z]*)", text.strip())
+    parts = re.fullmatch(r"(\d{1,18}(?:\.\d{0,9})?)\s*([A-Za-z]*)", text.strip())
     if parts is None or parts[2].lower() not in _UNITS:
         raise BadInput(text)
     value = round(float(parts[1]) * _UNITS[parts[2].lower()])

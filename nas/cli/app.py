@@ -132,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except NasError as error:
         return _refused(str(error))
     except KeyboardInterrupt:
-        goes_on = "; the same command with --resume goes on from here" if hasattr(args, "resume") else ""
+        goes_on = "; the same command with --resume goes on from here" if hasattr(args, "run_dir") else ""
         print(f"nas: interrupted{goes_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -218,7 +218,7 @@ FINAL: tuple[Column, ...] = tuple(
         ("measured_fp32_ms", "fp32 meas.", "ms", "fp32 µs"),
         ("predicted_target_ms", "target pred.", "ms", "target pred. µs"),
         ("speedup_int8", "fp32/int8", "ratio", "fp32/int8"),
-        ("macs", "MMACs", "macs", ""),
+        ("macs", "MACs", "macs", ""),
         ("params", "parameters", "count", ""),
         ("fp32_bytes", "fp32 size", "bytes", ""),
         ("int8_bytes", "int8 size", "bytes", "int8 bytes"),
