@@ -34,7 +34,9 @@ from .objectives.objective import (
 from .objectives.predicted import predicted as predicted
 from .objectives.tabular import TabularBenchmark as TabularBenchmark
 from .report.page import write_report as write_report
-from .runs.folder import Run as Run, Settings as Settings
+from .runs.folder import Run as Run
+from .runs.settings import Settings as Settings
+from .runs.stages import run as run
 from .runtimes.runtime import Runtime as Runtime
 from .searchers.evolution import RegularizedEvolution as RegularizedEvolution
 from .searchers.exact import exact_best as exact_best, exact_front as exact_front

@@ -36,7 +36,8 @@ from nas.runs.artefacts import (
     read_seconds,
     write_record,
 )
-from nas.runs.made_by import Source, check_inputs, made, make
+from nas.runs.made_by import check_inputs, made, make
+from nas.runs.names import PRECISIONS, check_names
 from nas.runs.settings import SETTINGS_OF, Settings
 from nas.space import SearchSpace
 from nas.supernet.training import check_fit
@@ -44,8 +45,6 @@ from nas.tables.names import table_stem
 
 log = logging.getLogger("nas")
 
-PRECISIONS = ("fp32", "int8")
-"""In which every candidate is exported."""
 _CHECKPOINT = "supernet.checkpoint.pt"
 _LEDGER = "evaluations.db"
 _ANY_TIME = ("candidates", "device")
@@ -79,8 +78,8 @@ class Run:
 
 
 def new_run(
-    space: Source[SearchSpace],
-    data: Source[ImageData],
+    space: SearchSpace | Callable[[], SearchSpace],
+    data: ImageData | Callable[[], ImageData],
     *,
     run_dir: str | os.PathLike[str],
     settings: Settings | None = None,
@@ -150,6 +149,7 @@ def opened(run: Run) -> Iterator[None]:
 def check_run(run: Run) -> Config | None:
     """What the folder holds, None when it is new. Raises BadInput when this run may not go on with it."""
     check_fit(run.space, run.data)
+    check_names(run.settings, run.space)
     if not (run.folder / CONFIG).exists():
         return None
     there = read_config(run.folder)
@@ -249,5 +249,3 @@ def _set_aside_training(folder: Path, epochs: int) -> None:
         (folder / SUPERNET).replace(old)
         log.info("the supernet is trained anew for more epochs; that of %d epochs is kept as %s", epochs, old.name)
     (folder / _CHECKPOINT).unlink(missing_ok=True)
-
-

@@ -17,11 +17,8 @@ from nas.runs.artefacts import Call
 
 T = TypeVar("T")
 
-Source = T | Callable[[], T]
-"""An object, or a function that makes it: of an importable one (also as ``functools.partial``) a run knows how to."""
 
-
-def made(source: Source[T], kind: type[T], what: str) -> tuple[T, Call | None]:
+def made(source: T | Callable[[], T], kind: type[T], what: str) -> tuple[T, Call | None]:
     """The object, and how it is made again: None where only this process can.
 
     Raises BadInput for what is neither a ``kind`` nor a function that makes one.

@@ -2,35 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 
+from nas import runtimes, searchers
+from nas.checks import hints_of
 from nas.objectives import Objective
 from nas.runs.settings import Settings
-from nas.runtimes import LiteRT, OnnxRuntime, OpenVINO, Runtime, TorchCPU
-from nas.searchers.evolution import RegularizedEvolution
-from nas.searchers.guided import Guided
-from nas.searchers.local_search import LocalSearch
-from nas.searchers.nsga2 import NSGA2
-from nas.searchers.nsga3 import NSGA3
-from nas.searchers.random_search import RandomSearch
+from nas.runtimes import Runtime
 from nas.searchers.searcher import Searcher
 from nas.space import SearchSpace
 
+PRECISIONS = ("fp32", "int8")
+"""In which every candidate is exported."""
+
 
 def runtimes_of(settings: Settings) -> dict[str, Runtime]:
-    """By precision: those of fp32 and int8 that the runtime has."""
-    t = settings.threads
-    if settings.runtime == "torch":
-        return {"fp32": TorchCPU(threads=t)}
-    cls = {"onnxruntime": OnnxRuntime, "openvino": OpenVINO, "litert": LiteRT}[settings.runtime]
-    return {p: cls(precision=p, threads=t) for p in ("fp32", "int8")}
+    """By precision: what times the networks that are exported. Raises BadInput for an unknown name."""
+    first = runtimes.made(settings.runtime)
+    own = {"threads": settings.threads} if "threads" in hints_of(type(first)) else {}
+    return {p: runtimes.made(settings.runtime, p, **own) for p in PRECISIONS if p in first.precisions}
+
+
+def reads_onnx(runtime: Runtime) -> bool:
+    """Whether the runtime times the very files that are exported, and not only networks with random weights."""
+    return bool(getattr(runtime, "reads_onnx", False))
 
 
 def searcher_of(settings: Settings, space: SearchSpace, objectives: Sequence[Objective]) -> Searcher:
-    """A fresh searcher."""
-    if settings.searcher == "nsga2":
-        return NSGA2(space, seed=settings.seed, population=settings.population)
-    if settings.searcher == "guided":
-        return Guided(space, objectives, seed=settings.seed)
-    found = {"nsga3": NSGA3, "evolution": RegularizedEvolution, "local_search": LocalSearch, "random": RandomSearch}
-    return found[settings.searcher](space, seed=settings.seed)
+    """A fresh searcher. Raises BadInput for an unknown name, or a population that it cannot work with."""
+    has_one = settings.population is not None and "population" in _parameters(settings)
+    own = {"population": settings.population} if has_one else {}
+    return searchers.make(settings.searcher, space, objectives, seed=settings.seed, **own)
+
+
+def check_names(settings: Settings, space: SearchSpace) -> None:
+    """Raises BadInput for a name that there is not, MissingPackage for a runtime that is not installed."""
+    if "objectives" not in _parameters(settings):
+        searcher_of(settings, space, ())
+    for runtime in runtimes_of(settings).values():
+        assert runtime.device
+
+
+def _parameters(settings: Settings) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(searchers.named(settings.searcher)).parameters

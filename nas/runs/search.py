@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,14 +14,24 @@ from nas.errors import BadInput
 from nas.files import read_json, write_text
 from nas.objectives import Objective
 from nas.objectives.accuracy import accuracy
-from nas.runs.artefacts import EVALUATIONS, HYPERVOLUME, PARETO, SEARCH, SUPERNET, ObjectiveRecord, Search, read_frame, write_record
+from nas.runs.artefacts import (
+    EVALUATIONS,
+    HYPERVOLUME,
+    PARETO,
+    SEARCH,
+    SUPERNET,
+    ObjectiveRecord,
+    Search,
+    read_frame,
+    write_record,
+)
 from nas.runs.folder import Run, log
 from nas.runs.names import searcher_of
 from nas.runs.tables import constraints_of, predicted_latency
 from nas.space import Archs
 from nas.supernet import Supernet, train_supernet
 from nas.supernet.training import load_supernet
-from nas.training.loop import Recipe
+from nas.training.recipe import Recipe
 
 
 def train_stage(run: Run) -> Supernet:
@@ -48,7 +56,8 @@ def train_stage(run: Run) -> Supernet:
         seed=s.seed,
         device=s.device,
         resume=run.resume,
-        progress=each,
+        on_epoch=each,
+        progress=run.progress,
     )
 
 
@@ -59,7 +68,7 @@ def load_trained(run: Run) -> Supernet:
 
 def search_stage(run: Run) -> SearchResult:
     """The search for accuracy against predicted latency, within the limits."""
-    objectives = objectives_of(run, predicted_latency(run))
+    objectives = objectives_of(run)
     result = search(
         run.space,
         objectives,
@@ -71,7 +80,9 @@ def search_stage(run: Run) -> SearchResult:
         progress=bool(run.progress),
     )
     write_search(run.folder, result, run.settings.budget)
-    log.info("search: %d networks evaluated, %d on the Pareto front; %s", len(result), len(result.front), result.stopped)
+    log.info(
+        "search: %d networks evaluated, %d on the Pareto front; %s", len(result), len(result.front), result.stopped
+    )
     return result
 
 
@@ -81,10 +92,10 @@ def search_is_done(run: Run) -> bool:
     return path.exists() and read_json(path, Search).budget >= run.settings.budget
 
 
-def objectives_of(run: Run, fast: Objective) -> list[Objective]:
-    """Accuracy with the supernet's weights, and ``fast``."""
+def objectives_of(run: Run, table: str | None = None) -> list[Objective]:
+    """Accuracy with the supernet's weights, and latency by the table that the run goes by, or the folder's ``table``."""
     weights = hashlib.sha256((run.folder / SUPERNET).read_bytes()).hexdigest()[:16]
-    return [accuracy(load_trained(run), run.data, identity=weights), fast]
+    return [accuracy(load_trained(run), run.data, identity=weights), predicted_latency(run, table)]
 
 
 def front_of(run: Run) -> Archs:
@@ -101,13 +112,13 @@ def front_of(run: Run) -> Archs:
     return run.space.parse(frame["architecture"])
 
 
-def write_search(folder: Path, result: SearchResult, budget: int) -> None:
-    """The search as text: evaluations.csv, pareto.csv, hypervolume.csv, and last search.json."""
+def write_search(folder: Path, result: SearchResult, budget: int | None = None) -> None:
+    """The search as text: evaluations.csv, pareto.csv, hypervolume.csv, and last search.json. ``budget``: None is unknown."""
     frame = result.to_pandas()
     write_text(folder / EVALUATIONS, frame.to_csv(index=False))
     write_text(folder / PARETO, frame[frame["on_front"]].to_csv(index=False))
     history = {"evaluations": np.arange(1, len(result) + 1), "hypervolume": result.hypervolume_history()}
     write_text(folder / HYPERVOLUME, pd.DataFrame(history).to_csv(index=False))
     described = tuple(ObjectiveRecord(name=o.name, unit=o.unit, maximize=o.maximize) for o in result.objectives)
-    record = Search(objectives=described, budget=budget, evaluations=len(result), stopped=result.stopped)
+    record = Search(objectives=described, budget=budget or len(result), evaluations=len(result), stopped=result.stopped)
     write_record(folder / SEARCH, record)

@@ -23,9 +23,8 @@ from nas.runs.candidates import compress_stage, missing_candidates
 from nas.runs.final import final_is_done, final_stage
 from nas.runs.folder import Run, check_run, has_begun, log, new_run, opened, timed
 from nas.runs.search import search_is_done, search_stage, train_stage
-from nas.runs.made_by import Source
-from nas.runs.tables import check_limits, tables_are_there, tables_stage
 from nas.runs.settings import Settings
+from nas.runs.tables import check_limits, tables_are_there, tables_stage
 from nas.space import SearchSpace
 
 
@@ -90,8 +89,8 @@ _BY_NAME = {stage.name: stage for stage in STAGES}
 
 @checked
 def run(
-    space: Source[SearchSpace],
-    data: Source[ImageData],
+    space: SearchSpace | Callable[[], SearchSpace],
+    data: ImageData | Callable[[], ImageData],
     *,
     run_dir: str | os.PathLike[str],
     settings: Settings | None = None,
@@ -150,7 +149,9 @@ def run_stage(job: Run, name: str) -> Any:
     stage = _BY_NAME[name]
     for needed in stage.needs:
         if not _BY_NAME[needed].done(job):
-            raise BadInput(f"{job.folder} has no {_BY_NAME[needed].what.removeprefix('a ')} yet ({_BY_NAME[needed].command})")
+            raise BadInput(
+                f"{job.folder} has no {_BY_NAME[needed].what.removeprefix('a ')} yet ({_BY_NAME[needed].command})"
+            )
     with _ready(job, (stage,)):
         return _do(stage, job)
 

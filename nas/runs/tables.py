@@ -8,6 +8,7 @@ from nas.objectives import Constraint, Objective, latency
 from nas.runs.artefacts import TARGET
 from nas.runs.folder import Run, has_begun, log
 from nas.runs.names import runtimes_of
+from nas.runtimes import Runtime
 from nas.tables.names import table_stem, tables_in
 from nas.tables.table import LatencyTable
 
@@ -40,7 +41,7 @@ def tables_stage(run: Run) -> None:
             name=table_stem(run.folder, precision).name,
             resume=run.resume,
             seed=run.settings.seed,
-            progress=bool(run.progress),
+            progress=run.progress,
         )
         v = table.validation
         if v is not None:
@@ -53,25 +54,32 @@ def tables_stage(run: Run) -> None:
 
 def search_table(run: Run) -> LatencyTable:
     """The table that the search goes by. Raises BadInput when there is none, or it does not fit the space."""
-    name = run.settings.precision if run.settings.table is None else TARGET
-    if name not in tables_in(run.folder):
-        if run.settings.table is not None:
-            return _given(run)
-        raise BadInput(f"{run.folder} has no {name} latency table yet (nas measure, or --table of another device)")
-    return _kept(run, name)
+    s = run.settings
+    if s.table is not None:
+        return _kept(run, TARGET) if TARGET in tables_in(run.folder) else _given(run)
+    if s.precision not in tables_in(run.folder):
+        raise BadInput(f"{run.folder} has no {s.precision} latency table yet (nas measure, or --table of another device)")
+    table, timed = _kept(run, s.precision), runtimes_of(s).get(s.precision)
+    if timed is None or not _predicts(table, timed):
+        raise BadInput(
+            f"{run.folder} has a table of {table.device.runtime}, {table.device.precision}, {table.device.threads} thread(s); "
+            f"networks are timed on {s.runtime} with {s.threads}: choose the same for both (--runtime, --threads)"
+        )
+    return table
 
 
 def local_tables(run: Run) -> list[LatencyTable]:
     """The tables that predict what the run's runtimes measure."""
-    devices = [runtime.device for runtime in runtimes_of(run.settings).values()]
     tables = [LatencyTable.load(stem) for stem in tables_in(run.folder).values()]
-    fitting = [t for t in tables if t.device in devices and not t.missing(run.space.blocks)]
+    runtimes = runtimes_of(run.settings).values()
+    fitting = [t for t in tables if not t.missing(run.space.blocks) and any(_predicts(t, r) for r in runtimes)]
     return list({t.device.precision: t for t in fitting}.values())
 
 
-def predicted_latency(run: Run) -> Objective:
-    """The objective that the search goes by."""
-    return latency(run.space, search_table(run), unvalidated=run.settings.unvalidated_table)
+def predicted_latency(run: Run, name: str | None = None) -> Objective:
+    """The objective that the search goes by; ``name``: of another table in the folder."""
+    table = search_table(run) if name is None else _kept(run, name)
+    return latency(run.space, table, unvalidated=run.settings.unvalidated_table)
 
 
 def constraints_of(run: Run, fast: Objective | None) -> list[Constraint]:
@@ -99,6 +107,12 @@ def check_limits(run: Run) -> None:
             refused.append(str(error))
     if refused:
         raise Infeasible("; and ".join(refused))
+
+
+def _predicts(table: LatencyTable, runtime: Runtime) -> bool:
+    """Whether both are of the same kind. The machine may be called otherwise by now, and the runtime be newer."""
+    a, b = table.device, runtime.device
+    return (a.runtime, a.precision, a.batch, a.threads) == (b.runtime, b.precision, b.batch, b.threads)
 
 
 def _given(run: Run) -> LatencyTable:

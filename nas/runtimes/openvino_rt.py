@@ -29,6 +29,7 @@ class OpenVINO:
 
     name: ClassVar[str] = "openvino"
     precisions: ClassVar[tuple[str, ...]] = get_args(Fp32OrInt8)
+    reads_onnx: ClassVar[bool] = True
 
     precision: Fp32OrInt8 = "fp32"
     threads: Threads = 1

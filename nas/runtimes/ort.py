@@ -27,6 +27,7 @@ class OnnxRuntime:
 
     name: ClassVar[str] = "onnxruntime"
     precisions: ClassVar[tuple[str, ...]] = get_args(Fp32OrInt8)
+    reads_onnx: ClassVar[bool] = True
 
     precision: Fp32OrInt8 = "fp32"
     threads: Threads = 1

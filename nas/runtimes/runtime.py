@@ -32,8 +32,9 @@ class Runtime(Protocol):
     How often to run, in what order, and what is an outlier is not a runtime's business: that is the campaign's. An error
     about one network may be of any kind: the campaign records it and goes on. A NasError ends the campaign.
 
-    Two members are optional. ``kind``: "simulated" when nothing is run. ``prepare_all(networks, input_shapes)``: a list,
-    ``prepare`` of each, for a runtime that is much faster on many at once.
+    Three members are optional. ``kind``: "simulated" when nothing is run. ``reads_onnx``: True when ``prepare`` takes .onnx
+    files, fp32 and quantized. ``prepare_all(networks, input_shapes)``: a list, ``prepare`` of each, for a runtime that is
+    much faster on many at once.
     """
 
     name: ClassVar[str]
