@@ -281,3 +281,288 @@ def test_what_was_made_under_a_lock_stays(place):
     with locked(place / "run"):
         write_text(place / "run" / "made", "x")
     assert disk(place / "run") == {"made": b"x"}
+
+
+# ---- every public parameter ---------------------------------------------------------------------------------------
+
+ANY_VALUE = {
+    "Choice.options": "alternatives are what the space's author says",
+}
+"""Parameters that take anything, each with the reason."""
+
+
+def _callables() -> dict[str, Any]:
+    """Public functions, classes, and what classes have for making objects."""
+    found = {name: getattr(nas, name) for name in nas.__all__}
+    found = {k: v for k, v in found.items() if callable(v) and not getattr(v, "_is_protocol", False)}
+    for name, made in list(found.items()):
+        if isinstance(made, type):
+            methods = {k: getattr(made, k) for k, v in vars(made).items() if isinstance(v, classmethod | staticmethod)}
+            found |= {f"{name}.{k}": v for k, v in methods.items() if not k.startswith("_")}
+    return {k: v for k, v in found.items() if not (isinstance(v, type) and issubclass(v, BaseException))}
+
+
+CALLABLES = _callables()
+
+
+def _full_hints(made: Any) -> dict[str, Any]:
+    """Annotations with what only type checkers import: a class is there under its public name."""
+    function = inspect.unwrap(made.__init__ if isinstance(made, type) else made)
+    function = getattr(function, "__func__", function)
+    scope = {**vars(typing), **vars(collections.abc), **{n: getattr(nas, n) for n in nas.__all__}}
+    hints = {}
+    for name, hint in inspect.get_annotations(function).items():
+        try:
+            hints[name] = eval(hint, {**scope, **function.__globals__}) if isinstance(hint, str) else hint
+        except (NameError, TypeError):
+            hints[name] = Any
+    return hints
+
+
+PARAMETERS = [
+    (name, parameter.name)
+    for name, made in CALLABLES.items()
+    for parameter in inspect.signature(made).parameters.values()
+]
+
+
+def _kinds(annotation: Any) -> list[tuple[Any, Meta | None]]:
+    """The alternatives of an annotation, each with its range."""
+    base, *about = typing.get_args(annotation) if typing.get_origin(annotation) is Annotated else (annotation,)
+    meta = next((m for m in about if isinstance(m, Meta)), None)
+    if typing.get_origin(base) in (Union, types.UnionType):
+        return [(kind, own or meta) for a in typing.get_args(base) for kind, own in _kinds(a)]
+    return [(base, meta)]
+
+
+def _standin(annotation: Any, folder: Path) -> Any:
+    """A value of that type, good enough to be bound; whatever is refused is refused before it is looked into."""
+    base, meta = _kinds(annotation)[0]
+    origin = typing.get_origin(base)
+    if base in (int, float):
+        low = (meta.ge if meta.ge is not None else meta.gt + 1 if meta.gt is not None else 1) if meta else 1
+        return base(low)
+    if base is bool or base is type(None):
+        return False if base is bool else None
+    if origin is Literal:
+        return typing.get_args(base)[0]
+    if base is str:
+        return str(folder / "text")
+    if origin in (collections.abc.Mapping, dict):
+        return {}
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        inside = [a for a in typing.get_args(base) if a is not Ellipsis]
+        return origin(()) if origin is tuple and len(inside) > 1 else [_standin(inside[0], folder)]
+    if base is np.ndarray or origin is np.ndarray:
+        return np.zeros((1, 1))
+    if isinstance(base, type) and base not in (object, Any) and not getattr(base, "_is_protocol", False):
+        return base.__new__(base)
+    return Anything() if base is not Any else None
+
+
+def _hostile(annotation: Any) -> list[Any]:
+    """Values that are wrong for the type, whatever its range: a table by kind, not the code under test."""
+    kinds = _kinds(annotation)
+    bases = [typing.get_origin(k) or k for k, _ in kinds]
+    if any(b is Any or b is object or (isinstance(b, type) and getattr(b, "_is_protocol", False)) for b in bases):
+        return []
+    wrong: list[Any] = [Anything()]
+    numbers = [(b, m) for b, m in kinds if b in (int, float)]
+    if not numbers and bool not in bases and not any(b is Literal for b in bases):
+        wrong += [-1, NAN]
+    if numbers:
+        wrong += [NAN, INF, -INF, 10**30] if str not in bases else [NAN, INF]
+        wrong += [-1e-9 if b is float else -1 for b, m in numbers if m and (m.ge == 0 or m.gt == 0)]
+        wrong += [0 for b, m in numbers if m and m.ge is not None and m.ge > 0]
+    if str not in bases and not any(b is Literal for b in bases):
+        wrong += ["", "three", "\u0663"]
+    if any(b is Literal for b in bases):
+        wrong += ["no such thing", NAN]
+    if bool in bases and len(bases) == 1:
+        wrong += [2, NAN, "yes"]
+    if any(b in (list, tuple, collections.abc.Sequence) for b in bases):
+        wrong += [3, [Anything()]]
+    if type(None) not in bases:
+        wrong.append(None)
+    if os.PathLike in bases or any(typing.get_origin(k) is os.PathLike for k, _ in kinds):
+        wrong += ["", "x\0y"]
+    return wrong
+
+
+@pytest.mark.parametrize(("function", "parameter"), PARAMETERS, ids=lambda x: str(x))
+def test_a_number_states_its_range(function, parameter):
+    if f"{function}.{parameter}" in ANY_VALUE:
+        return
+    for base, meta in _kinds(_full_hints(CALLABLES[function]).get(parameter, Any)):
+        inside = typing.get_args(base) if typing.get_origin(base) in (list, tuple, collections.abc.Sequence) else ()
+        for kind, within in [(base, meta), *(k for a in inside if a is not Ellipsis for k in _kinds(a))]:
+            if kind in (int, float):
+                assert within is not None, f"{function}({parameter}: {kind.__name__}) states no range"
+                assert {within.ge, within.gt} != {None}, f"{function}({parameter}) has no lower bound"
+
+
+@pytest.mark.parametrize(("function", "parameter"), PARAMETERS, ids=lambda x: str(x))
+def test_a_wrong_argument_is_one_line(function, parameter, place):
+    made, before = CALLABLES[function], disk(place)
+    hints, there = _full_hints(made), inspect.signature(made).parameters
+    assert parameter in hints, f"{function}({parameter}) has no annotation"
+    if f"{function}.{parameter}" in ANY_VALUE:
+        return
+    others = {
+        n: _standin(hints.get(n, Any), place)
+        for n, p in there.items()
+        if n != parameter and p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    for value in _hostile(hints[parameter]):
+        kind = there[parameter].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        bound = inspect.signature(made).bind_partial()
+        bound.arguments |= others | {parameter: (value,) if kind is inspect.Parameter.VAR_POSITIONAL else value}
+        bound.arguments = {n: bound.arguments[n] for n in there if n in bound.arguments}
+        started = time.monotonic()
+        try:
+            made(*bound.args, **bound.kwargs)
+        except NasError as error:
+            assert one_line(str(error)), f"{function}({parameter}={value!r}): {error}"
+        except Exception as error:
+            pytest.fail(f"{function}({parameter}={value!r}) raises {type(error).__name__}: {error}")
+        else:
+            pytest.fail(f"{function}({parameter}={value!r}) is accepted")
+        assert time.monotonic() - started < PATIENCE_S
+    assert disk(place) == before
+
+
+# ---- every flag ----------------------------------------------------------------------------------------------------
+
+
+class Reached(Exception):
+    """The work itself would have begun."""
+
+
+BASE = {
+    "quickstart": ["--run-dir", "new"],
+    "measure": ["--run-dir", "new", "--precision", "fp32"],
+    "fit": ["--space", "mobilenet_v2.digits", "--channels", "1", "--timings", "timings.csv", "--device-name", "x", "--run-dir", "new"],
+    "train": ["--run-dir", "new"],
+    "search": ["--run-dir", "run"],
+    "compress": ["--run-dir", "run"],
+    "export": ["--run-dir", "run", "--candidate", "c00", "--output", "out.onnx"],
+    "report": ["--run-dir", "run"],
+    "sweep": ["--run-dir", "new"],
+    "tables list": ["table.json"],
+    "tables show": ["table.json"],
+    "tables compare": ["table.json", "table.json"],
+    "tables validate": ["table.json"],
+    "tables heatmap": ["table.json", "table.json"],
+}  # fmt: skip
+"""For each command, arguments with which it gets to work."""
+
+FREE_TEXT = {
+    "device_name": "what the user calls a device",
+    "runtime_version": "likewise, of nas fit",
+    "tool_path": "a path on another machine",
+    "remote_python": "a path on another machine",
+    "fit.runtime": "what the user calls a runtime that timed networks",
+}
+"""Flags that take any text but an empty one, with the reason."""
+
+MORE = {
+    "run_dir": ["file"],
+    "output": ["/", "folder"],
+    "optuna": ["/", "folder"],
+    "kit": ["file", "folder"],
+    "energy_log": ["folder", "file"],
+    "import_kit": ["file", "folder"],
+    "table": ["file", "folder"],
+    "like": ["file", "folder"],
+    "timings": ["file", "folder"],
+    "data": ["file", "folder"],
+    "test_data": ["file"],
+    "remote": ["-oProxyCommand=x", "a b", "user@"],
+    "ssh_option": ["StrictHostKeyChecking=no", "x", "=", "Port"],
+    "candidate": ["c99", "../../file"],
+    "device": ["cuda:99", "foo", "meta"],
+}
+"""Beyond what the kind of a flag says: what is wrong with this one."""
+
+
+def _commands() -> dict[str, argparse.ArgumentParser]:
+    from nas.cli.app import parser
+
+    def below(one: argparse.ArgumentParser, name: str) -> dict[str, argparse.ArgumentParser]:
+        subs = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
+        if not subs:
+            return {name: one}
+        return {k: p for sub in subs for n, s in sub.choices.items() for k, p in below(s, f"{name} {n}".strip()).items()}
+
+    return below(parser(), "")
+
+
+def _flags() -> list[tuple[str, str]]:
+    return [
+        (command, (action.option_strings or [action.dest])[-1])
+        for command, one in _commands().items()
+        for action in one._actions
+        if not isinstance(action, argparse._HelpAction | argparse._StoreTrueAction)
+    ]
+
+
+def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
+    """What is wrong for a flag of this kind: a table by kind, and what ``MORE`` says of this one."""
+    annotation = getattr(action.type, "annotation", action.type or str)
+    kinds = _kinds(annotation)
+    bases = {typing.get_origin(k) or k for k, _ in kinds}
+    more = MORE.get(action.dest, []) if f"{command}.{action.dest}" not in FREE_TEXT else []
+    if action.choices or bases & {int, float, Literal}:
+        metas = [m for _, m in kinds if m]
+        low = ["-1"] + ["0" for m in metas if (m.ge or 0) > 0 or m.gt == 0]
+        if any((m.extra or {}).get("unit") for m in metas):
+            low += ["1TBB", "KB"]
+        return ["", " ", "x", "nan", "inf", "-inf", "1e400", "\u0663", "9" * 30, *low, *more]
+    if action.dest in FREE_TEXT or f"{command}.{action.dest}" in FREE_TEXT:
+        return [""]
+    return ["", "no such thing", "loop/x", "file/x", "x" * 300, "x\0y", "x\ny", "../" * 30 + "no/such", *more]
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory, tiny_run) -> Path:
+    """What the base arguments name: a run folder, a table, timings of networks."""
+
+
+@pytest.fixture
+def before_work(monkeypatch):
+    """Whatever takes long, or leaves this process, says that it was reached."""
+
+    def reached(*_: object, **__: object) -> None:
+        raise Reached
+
+    for target in WORK:
+        monkeypatch.setattr(target, reached)
+
+
+def said(argv: list[str], capfd: Any) -> tuple[int, str, str]:
+    from nas.cli.app import main
+
+    capfd.readouterr()
+    try:
+        code = main(argv)
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+def _with(command: str, action: argparse.Action, value: str) -> list[str]:
+    """The base arguments of a command with another value of one flag."""
+    base = list(BASE[command])
+    exclusive = [
+        o for group in _commands()[command]._mutually_exclusive_groups if action in group._group_actions
+        for a in group._group_actions for o in a.option_strings
+    ]  # fmt: skip
+    for flag in {*action.option_strings, *exclusive} & set(base):
+        at = base.index(flag)
+        del base[at : at + 2]
+    if not action.option_strings:
+        return [*command.split(), f"{value}"] if value.startswith("-") else [*command.split(), value]
+    return [*command.split(), *base, f"{action.option_strings[-1]}={value}"]

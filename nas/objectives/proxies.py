@@ -22,11 +22,11 @@ from torch.overrides import TorchFunctionMode
 
 from nas.blocks import ACTIVATIONS
 from nas.data.images import ImageData
+from nas.data.inputs import batches
 from nas.errors import BadInput
 from nas.modules import ACTIVATION_FUNCTIONS, Network
 from nas.objectives.objective import Objective
 from nas.space import Archs, SearchSpace
-from nas.training.loop import batches
 
 Proxy = Callable[[nn.Module, Tensor, Tensor], float]
 
