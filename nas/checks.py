@@ -240,6 +240,8 @@ def _read(text: str, *kinds: Any, meta: Meta | None) -> Any:
     for kind in kinds:
         base, own = _plain(kind)
         within = own or meta
+        if typing.get_origin(base) in (Union, types.UnionType):  # a union inside one, such as FilePath | None
+            return _read(text, *typing.get_args(base), meta=within)
         if within and (within.extra or {}).get("unit") == "bytes":
             return _bytes(text, base, within)
         value: Any = text

@@ -174,8 +174,10 @@ def _new(args: argparse.Namespace) -> Run:
         resume="resume" in args,
         command=args.command_line,
     )
-    calls = {f"{k}_by": Call(function=f"{names.__name__}:{f.__name__}", arguments=v)
-             for k, f, v in (("space", names.space, of_space), ("data", names.images, of_data))}
+    calls = {
+        f"{k}_by": Call(function=f"{names.__name__}:{f.__name__}", arguments=v)
+        for k, f, v in (("space", names.space, of_space), ("data", names.images, of_data))
+    }
     return dataclasses.replace(run, **calls)
 
 
