@@ -322,8 +322,7 @@ def test_every_wrong_field_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["", "[]", "null", "{", "[" * 100_000, '{"notes": ' * 100_000, "\x00", '{"device": 1e999}', "\ud800"],
+    "text", ["", "[]", "null", "{", "[" * 100_000, '{"notes": ' * 100_000, "\x00", '{"device": 1e999}', "\ud800"]
 )
 def test_headers_that_are_no_json(text, tmp_path):
     a_table().save(tmp_path / "t")
