@@ -86,6 +86,6 @@ def _alone(trial: Path) -> Iterator[None]:
     """Two trials may have drawn the same settings, and one of a driver that was killed may not have ended yet."""
     import fcntl
 
-    with open(trial / ".lock", "w") as file:
+    with open(trial / ".trial.lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
