@@ -19,12 +19,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.checks import checked
+from nas.checks import FilePath, Text, checked
 from nas.device import Device, cores
 from nas.errors import BadInput, MissingPackage
 from nas.files import first_line
@@ -79,8 +79,8 @@ class Compiled:
 class EthosU:
     """One Ethos-U in one system, through vela.
 
-    ``accelerator``: such as "ethos-u55-128". ``system`` and ``memory``: sections of vela's configuration file (clock and
-    bandwidths; which memory holds what); None for a microcontroller with flash and SRAM. ``config``: a configuration file of
+    ``accelerator``: such as "ethos-u55-128". ``system_config`` and ``memory_mode``: sections of vela's configuration file (clock and
+    bandwidths; which memory holds what); None for a microcontroller with flash and SRAM. ``vela_config``: a configuration file of
     yours. Raises BadInput, with what there is, for a name that does not exist.
     """
 
@@ -91,16 +91,16 @@ class EthosU:
     threads: ClassVar[int] = 1
     batch: ClassVar[int] = 1
 
-    accelerator: str = "ethos-u55-128"
-    system: str | None = None
-    memory: str | None = None
-    config: str | None = None
+    accelerator: Annotated[Text, "Ethos-U configuration"] = "ethos-u55-128"
+    system_config: Annotated[Text | None, "System_Config of vela's configuration file"] = None
+    memory_mode: Annotated[Text | None, "Memory_Mode of vela's configuration file"] = None
+    vela_config: Annotated[FilePath | None, "a configuration file of yours (default: vela's)"] = None
 
     def __post_init__(self) -> None:
         known = [f"{family}-{macs}" for family, sizes in ACCELERATORS.items() for macs in sizes]
         if self.accelerator not in known:
             raise BadInput(f"no accelerator {self.accelerator!r}; vela knows {', '.join(known)}")
-        if self.system or self.memory or self.config:
+        if self.system_config or self.memory_mode or self.vela_config:
             sections = _sections(self._config)
             for asked, prefix in ((self._system, "System_Config"), (self._memory, "Memory_Mode")):
                 names = [s.removeprefix(f"{prefix}.") for s in sections if s.startswith(f"{prefix}.")]
@@ -109,7 +109,7 @@ class EthosU:
 
     @cached_property
     def device(self) -> Device:
-        default = self.config is None and (self._system, self._memory) == _DEFAULTS[self._family]
+        default = self.vela_config is None and (self._system, self._memory) == _DEFAULTS[self._family]
         return Device(
             name=self.accelerator if default else f"{self.accelerator} {self._system} {self._memory}",
             chip=f"{self.accelerator}, {self._system}, {self._memory}",
@@ -175,15 +175,15 @@ class EthosU:
 
     @property
     def _system(self) -> str:
-        return self.system or _DEFAULTS[self._family][0]
+        return self.system_config or _DEFAULTS[self._family][0]
 
     @property
     def _memory(self) -> str:
-        return self.memory or _DEFAULTS[self._family][1]
+        return self.memory_mode or _DEFAULTS[self._family][1]
 
     @property
     def _config(self) -> str:
-        return os.path.abspath(self.config) if self.config else "Arm/vela.ini"
+        return os.path.abspath(self.vela_config) if self.vela_config else "Arm/vela.ini"
 
 
 def _model(network: nn.Module | Path, input_shape: tuple[int, int, int]) -> bytes:
