@@ -1,12 +1,15 @@
 # The public names, each once: lazy_loader reads this file, and so do type checkers and editors.
 from . import runtimes as runtimes
-from .compression.finetune import FineTune as FineTune
-from .compression.pipeline import Step as Step, compress as compress
-from .compression.prune import Prune as Prune
-from .compression.quantize import Quantize as Quantize
+from .compression.pipeline import compress as compress
+from .compression.step import Context as Context, Step as Step
+from .compression.steps.fine_tune import FineTune as FineTune
+from .compression.steps.prune import Prune as Prune
+from .compression.steps.quantize import Quantize as Quantize
 from .data.images import ImageData as ImageData, load_digits as load_digits, load_images as load_images
 from .data.splits import Split as Split
 from .deploy.bundle import export_bundle as export_bundle
+from .deploy.exporter import Exporter as Exporter
+from .deploy.to_litert import to_litert as to_litert
 from .deploy.to_onnx import export_onnx as export_onnx, export_onnx_int8 as export_onnx_int8
 from .device import Device as Device
 from .engine.loop import search as search
@@ -31,7 +34,9 @@ from .objectives.objective import (
 from .objectives.predicted import predicted as predicted
 from .objectives.tabular import TabularBenchmark as TabularBenchmark
 from .report.page import write_report as write_report
-from .runs.folder import Run as Run, Settings as Settings
+from .runs.folder import Run as Run
+from .runs.settings import Settings as Settings
+from .runs.stages import run as run
 from .runtimes.runtime import Runtime as Runtime
 from .searchers.evolution import RegularizedEvolution as RegularizedEvolution
 from .searchers.exact import exact_best as exact_best, exact_front as exact_front
@@ -39,11 +44,12 @@ from .searchers.guided import Guided as Guided
 from .searchers.local_search import LocalSearch as LocalSearch
 from .searchers.nsga2 import NSGA2 as NSGA2
 from .searchers.nsga3 import NSGA3 as NSGA3
-from .searchers.optuna_search import OptunaSearch as OptunaSearch
-from .searchers.policy import PolicySearch as PolicySearch
-from .searchers.random_search import RandomSearch as RandomSearch
+from .searchers.optuna_tpe import OptunaSearch as OptunaSearch
+from .searchers.ppo import PolicySearch as PolicySearch
+from .searchers.random import RandomSearch as RandomSearch
 from .searchers.searcher import Searcher as Searcher
 from .space import Choice as Choice, SearchSpace as SearchSpace, Slot as Slot
+from .supernet.strategies import Sandwich as Sandwich, SinglePath as SinglePath, Strategy as Strategy
 from .supernet.supernet import Supernet as Supernet
 from .supernet.training import (
     calibrated as calibrated,
@@ -53,4 +59,5 @@ from .supernet.training import (
 from .sweeps.sweep import sweep as sweep
 from .tables.interpolate import estimate as estimate
 from .tables.table import LatencyTable as LatencyTable
-from .training.loop import Augment as Augment, Recipe as Recipe
+from .training.augment import Augment as Augment
+from .training.recipe import Recipe as Recipe

@@ -18,11 +18,11 @@ from torch.nn import functional as F
 
 from nas.blocks import DepthwiseSeparable, Head, InvertedResidual, Stem
 from nas.data.images import load_images, read_image
+from nas.data.inputs import normalised, resize
 from nas.deploy import bundle
 from nas.deploy.bundle import export_bundle, generate
 from nas.errors import BadInput, NasError
 from nas.modules import Network
-from nas.training.loop import normalised, resize
 
 
 def pruned() -> Network:

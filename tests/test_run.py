@@ -18,12 +18,12 @@ import pytest
 
 import nas
 from nas.cli.app import main
-from nas.compression.quantize import OnnxNetwork
+from nas.compression.int8_network import OnnxNetwork
 from nas.data.images import load_digits
 from nas.objectives.memory import peak_sram
 from nas.report.page import write_report
 from nas.runs.candidates import load_candidate
-from nas.training.loop import accuracy
+from nas.training.evaluate import accuracy
 from search_spaces import EfficientNet
 
 ROOT = Path(__file__).parents[1]

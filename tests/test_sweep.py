@@ -25,13 +25,13 @@ from nas.objectives import Objective, macs
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
 from nas.report.sweep_page import write_sweep_report
 from nas.runs.folder import Run, Settings, open_run
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.random import RandomSearch
 from nas.supernet import Supernet
 from nas.sweeps.folder import read_sweep, trial_name
 from nas.sweeps.sweep import sweep
 from nas.sweeps.trial import run_trial
 from nas.tables.table import LatencyTable, Validation
-from nas.training.loop import save_weights
+from nas.training.weights import save_weights
 from search_spaces import EfficientNet, NasBench201
 
 ray = pytest.importorskip("ray")

@@ -15,26 +15,21 @@ import pytest
 import torch
 
 import nas
-from nas.compression.finetune import FineTune
-from nas.compression.prune import Prune
-from nas.compression.quantize import Int8Network, Quantize, simulated_int8
+from nas.compression.int8_network import Int8Network
+from nas.compression.simulation import simulated_int8
+from nas.compression.step import Context
+from nas.compression.steps.fine_tune import FineTune
+from nas.compression.steps.prune import Prune
+from nas.compression.steps.quantize import Quantize
+from nas.data.inputs import batches, resize
 from nas.errors import BadInput, NasError
 from nas.modules import Network
 from nas.supernet import train_supernet
 from nas.supernet.training import calibrated, load_supernet, subnet_accuracy
-from nas.training.loop import (
-    Augment,
-    Recipe,
-    accuracy,
-    augmented,
-    batches,
-    cosine,
-    fit,
-    resize,
-    supervised,
-    validation_accuracy,
-    validation_views,
-)
+from nas.training.augment import Augment, augmented
+from nas.training.evaluate import accuracy, validation_accuracy, validation_views
+from nas.training.loop import fit, supervised
+from nas.training.recipe import Recipe, cosine
 
 
 def weights(model):
@@ -72,7 +67,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tiny, few_digits, t
 
     whole = train_supernet(tiny, few_digits, epochs=4, recipe=recipe, run_dir=tmp_path / "a", seed=5)
     with pytest.raises(Stop):
-        train_supernet(tiny, few_digits, epochs=4, recipe=recipe, run_dir=tmp_path / "b", seed=5, progress=stop)
+        train_supernet(tiny, few_digits, epochs=4, recipe=recipe, run_dir=tmp_path / "b", seed=5, on_epoch=stop)
     epochs = []
     resumed = train_supernet(
         tiny,
@@ -82,7 +77,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tiny, few_digits, t
         run_dir=tmp_path / "b",
         seed=5,
         resume=True,
-        progress=lambda r: epochs.append(r["epoch"]),
+        on_epoch=lambda r: epochs.append(r["epoch"]),
     )
     assert epochs == list(range(stop_after + 1, 5))
     assert same(weights(whole), weights(resumed))
@@ -96,7 +91,6 @@ import os
 from conftest import *
 from nas.data import load_digits
 from nas.supernet import train_supernet
-from nas.train import Recipe
 from search_spaces import MobileNetV2
 import torch
 torch.set_num_threads(1)
@@ -122,7 +116,7 @@ def test_a_killed_training_leaves_a_checkpoint_that_can_be_read(tmp_path, digits
         raise Stop
 
     with pytest.raises(Stop):
-        train_supernet(MobileNetV2.digits(), digits, epochs=500, run_dir=tmp_path, resume=True, progress=stop)
+        train_supernet(MobileNetV2.digits(), digits, epochs=500, run_dir=tmp_path, resume=True, on_epoch=stop)
 
 
 def test_trainings_that_do_not_belong_here_are_refused(tiny, few_digits, tmp_path):
@@ -132,9 +126,9 @@ def test_trainings_that_do_not_belong_here_are_refused(tiny, few_digits, tmp_pat
         raise Stop
 
     with pytest.raises(Stop):
-        train_supernet(tiny, few_digits, epochs=2, recipe=recipe, run_dir=tmp_path, progress=stop)
+        train_supernet(tiny, few_digits, epochs=2, recipe=recipe, run_dir=tmp_path, on_epoch=stop)
     with pytest.raises(BadInput, match="already holds a training"):
-        train_supernet(tiny, few_digits, epochs=2, recipe=recipe, run_dir=tmp_path)
+        train_supernet(tiny, few_digits, epochs=2, recipe=recipe, run_dir=tmp_path, resume=False)
     other = dataclasses.replace(recipe, lr=0.01)
     with pytest.raises(BadInput, match=r"lr: there 0\.1, here 0\.01"):
         train_supernet(tiny, few_digits, epochs=2, recipe=other, run_dir=tmp_path, resume=True)
@@ -207,7 +201,7 @@ def test_validation_sees_small_sets_several_times(few_digits, digits, trained):
 def test_pruning_removes_channels_and_leaves_a_network_of_blocks(tiny, few_digits, trained):
     network = calibrated(trained, trained.largest, few_digits)
     before = weights(network)
-    context = nas.compression.pipeline.Context(data=few_digits)
+    context = Context(data=few_digits)
     pruned = Prune(ratio=0.5, round_to=8).apply(network, context)
     assert sum(b.macs for b in pruned.describe()) < 0.6 * sum(b.macs for b in network.describe())
     assert all(b.out_ch % 8 == 0 for b in pruned.describe()[:-1])
@@ -217,7 +211,7 @@ def test_pruning_removes_channels_and_leaves_a_network_of_blocks(tiny, few_digit
     rebuilt.load_state_dict(pruned.state_dict())
     x = torch.randn(2, *network.input_shape)
     torch.testing.assert_close(rebuilt.eval()(x), pruned(x))
-    with pytest.raises(BadInput, match="between 0 and 1"):
+    with pytest.raises(BadInput, match="a number above 0 to below 1, got 1.5"):
         Prune(ratio=1.5)
 
 
@@ -263,9 +257,9 @@ def test_simulated_int8_rounds_and_is_taken_off_again(few_digits, trained):
 
 def test_quantization_aware_training_follows_when_too_much_is_lost(few_digits, trained):
     network = calibrated(trained, trained.largest, few_digits)
-    context = nas.compression.pipeline.Context(data=few_digits)
+    context = Context(data=few_digits)
     never = Quantize(max_loss=1.0).apply(network, context)
-    assert never.note == "ptq"
+    assert never.how == "ptq"
     # an impossible demand: fine-tuning must be tried, and the better of both kept
     always = Quantize(max_loss=-1.0, qat_epochs=3).apply(network, context)
     assert validation_accuracy(always, few_digits) >= validation_accuracy(never, few_digits)

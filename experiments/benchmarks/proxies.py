@@ -18,7 +18,10 @@ from nas.data.images import load_digits
 from nas.modules import Network
 from nas.objectives import macs, params
 from nas.objectives.proxies import PROXIES, proxy
-from nas.training.loop import Augment, Recipe, fit, supervised, validation_accuracy
+from nas.training.augment import Augment
+from nas.training.evaluate import validation_accuracy
+from nas.training.loop import fit, supervised
+from nas.training.recipe import Recipe
 from search_spaces import MobileNetV3
 
 TARGETS = [

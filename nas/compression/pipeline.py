@@ -1,59 +1,45 @@
 """The compression pipeline: runs steps in order and measures the network before the first and after every one.
 
 A step changes a network and nothing else; accuracy, size and latency are taken here, so no step can forget or
-flatter. Accuracy is ``nas.training.loop.validation_accuracy``.
+flatter. Accuracy is ``nas.training.evaluate.validation_accuracy``.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 from torch import nn
 
 from nas.blocks import Block
-from nas.compression.quantize import Int8Network
+from nas.checks import Seed, checked, shown
+from nas.compression.step import Context, Deployed, Step
 from nas.data.images import ImageData
 from nas.errors import BadInput
 from nas.modules import Network
 from nas.runtimes import Runtime
 from nas.tables.interpolate import PRUNED, estimate
 from nas.tables.table import LatencyTable
-from nas.training.loop import validation_accuracy
+from nas.training.evaluate import device_of, validation_accuracy
 
 TIMED_RUNS = 200
 """Runs that a recorded latency is the median of."""
 
-_log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Context:
-    """What a step may use besides the network: ``teacher`` for distillation (None: labels only), data, seed."""
-
-    data: ImageData
-    teacher: nn.Module | None = None
-    seed: int = 0
-
-
-class Step(Protocol):
-    """A compression step: its own settings, and ``apply``, which leaves the network it is given unchanged."""
-
-    @property
-    def name(self) -> str: ...
-
-    def apply(self, network: nn.Module, context: Context) -> nn.Module: ...
+_log = logging.getLogger("nas.compression")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record:
-    """One measurement. ``accuracy``: validation fraction; ``predicted_error``: relative, None where it is unknown."""
+    """One measurement. ``accuracy``: validation fraction; ``predicted_error``: relative, None where it is unknown.
+
+    ``quantization``: "" of a float network, else "ptq" or "qat" (see ``nas.compression.step.Deployed.how``).
+    """
 
     step: str
     precision: str
@@ -64,6 +50,7 @@ class Record:
     predicted_ms: float | None
     predicted_error: float | None
     measured_ms: float | None
+    quantization: str = ""
     note: str = ""
 
 
@@ -71,7 +58,7 @@ class Record:
 class Compressed:
     """The result: the last network, the network after each step by step name, and the records."""
 
-    network: nn.Module
+    network: nn.Module = field(repr=False)
     stages: dict[str, nn.Module] = field(repr=False)
     records: tuple[Record, ...]
 
@@ -80,6 +67,7 @@ class Compressed:
         return pd.DataFrame([asdict(r) for r in self.records])
 
 
+@checked
 def compress(
     network: Network,
     steps: Sequence[Step],
@@ -88,63 +76,69 @@ def compress(
     *,
     runtime: Runtime | Iterable[Runtime] = (),
     teacher: nn.Module | None = None,
-    seed: int = 0,
+    seed: Seed = 0,
+    on_step: Callable[[dict[str, Any]], object] | None = None,
+    on_epoch: Callable[[dict[str, float]], object] | None = None,
+    progress: bool | None = None,
 ) -> Compressed:
-    """Apply ``steps`` to ``network`` in order; measure before the first and after each.
+    """Apply ``steps`` to ``network`` in order, where it lies (CPU or GPU); measure before the first and after each.
 
     ``tables`` and ``runtime``: one or several; the one of the network's current precision ("fp32", "int8") predicts
-    and times it, and where there is none the record says None. ``teacher``: usually the largest subnet.
-    Raises BadInput when two steps have the same name or a step follows quantization.
+    and times it, and where there is none the record says None. ``teacher``: usually the largest subnet. ``on_step``
+    gets each record as a dict, ``on_epoch`` the rows of the trainings inside steps.
+    Raises BadInput when two steps have the same name, something is no step, or a step follows quantization.
     """
+    for step in steps:
+        if not isinstance(getattr(step, "name", None), str) or not callable(getattr(step, "apply", None)):
+            raise BadInput(f"a compression step has a name and apply(network, context), got {shown(step)}")
     names = [step.name for step in steps]
     if len(set(names)) != len(names):
         raise BadInput(f"two compression steps have the same name: {names}")
-    by_precision = {t.device.precision: t for t in _several(tables, LatencyTable)}
+    by_precision = {t.device.precision: t for t in _several(tables)}
     runtimes = {r.device.precision: r for r in _several(runtime)}
-    context = Context(data=data, teacher=teacher, seed=seed)
-    stages: dict[str, nn.Module] = {"extract": network}
-    records = [measured("extract", network, data, by_precision, runtimes)]
-    for step in steps:
-        if isinstance(network, Int8Network):
-            raise BadInput(f"{step.name} follows quantization; quantize last")
-        network = step.apply(network, context)  # type: ignore[assignment]
-        stages[step.name] = network
-        records.append(measured(step.name, network, data, by_precision, runtimes))
-    return Compressed(network=network, stages=stages, records=tuple(records))
+    device = str(device_of(network))
+    context = Context(data=data, teacher=teacher, seed=seed, device=device, on_epoch=on_epoch, progress=progress)
+    now: nn.Module = network
+    stages: dict[str, nn.Module] = {}
+    records: list[Record] = []
+    for applied in (None, *steps):
+        if applied is not None:
+            if not isinstance(now, Network):
+                raise BadInput(f"{applied.name} follows {records[-1].step}, which leaves no layers; quantize last")
+            now = applied.apply(now, context)
+        name = "extract" if applied is None else applied.name
+        stages[name] = now
+        records.append(measured(name, now, data, by_precision, runtimes))
+        if on_step is not None:
+            on_step(asdict(records[-1]))
+    return Compressed(network=now, stages=stages, records=tuple(records))
 
 
 def measured(
     name: str,
     network: nn.Module,
     data: ImageData,
-    tables: dict[str, LatencyTable],
-    runtimes: dict[str, Runtime],
+    tables: Mapping[str, LatencyTable],
+    runtimes: Mapping[str, Runtime],
 ) -> Record:
     """The record of ``network`` as it is now."""
-    blocks = describe(network)
-    precision = "int8" if isinstance(network, Int8Network) else "fp32"
+    deployed = None if isinstance(network, Network) else cast(Deployed, network)
+    blocks = cast("Network | Deployed", network).describe()
+    precision = "fp32" if deployed is None else deployed.precision
     predicted, error = predict(blocks, tables.get(precision))
-    bytes_each = 1 if precision == "int8" else 4
-    size = network.size_bytes if isinstance(network, Int8Network) else sum(b.weights for b in blocks) * bytes_each
     return Record(
         step=name,
         precision=precision,
         accuracy=validation_accuracy(network, data),
         macs=sum(b.macs for b in blocks),
         params=sum(b.params for b in blocks),
-        size_bytes=size,
+        size_bytes=sum(b.weights for b in blocks) * 4 if deployed is None else deployed.size_bytes,
         predicted_ms=predicted,
         predicted_error=error,
         measured_ms=time_on(runtimes.get(precision), network),
-        note=network.note if isinstance(network, Int8Network) else "",
+        quantization="" if deployed is None else deployed.how,
+        note="" if deployed is None else deployed.note,
     )
-
-
-def describe(network: nn.Module) -> tuple[Block, ...]:
-    """The blocks of a float or int8 network."""
-    float_network = network.network if isinstance(network, Int8Network) else network
-    assert isinstance(float_network, Network)
-    return float_network.describe()
 
 
 def predict(blocks: Sequence[Block], table: LatencyTable | None) -> tuple[float | None, float | None]:
@@ -165,14 +159,14 @@ def time_on(runtime: Runtime | None, network: nn.Module) -> float | None:
     """Median latency of ``network`` in ms on a device; None without one."""
     if runtime is None:
         return None
+    shape = cast("Network | Deployed", network).input_shape
     with tempfile.TemporaryDirectory() as folder:
-        model: Any = network.save(Path(folder) / "int8.onnx") if isinstance(network, Int8Network) else network
-        prepared = runtime.prepare(model, network.input_shape)  # type: ignore[arg-type]
+        is_file = not isinstance(network, Network)
+        model: Any = cast(Deployed, network).save(Path(folder) / "network.onnx") if is_file else network
+        prepared = runtime.prepare(model, shape)
     runtime.time(prepared, TIMED_RUNS // 10)
     return float(np.median(runtime.time(prepared, TIMED_RUNS)))
 
 
-def _several(given: Any, cls: type | None = None) -> list[Any]:
-    if cls is not None and isinstance(given, cls):
-        return [given]
+def _several(given: Any) -> list[Any]:
     return [given] if hasattr(given, "device") else list(given)

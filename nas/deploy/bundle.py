@@ -26,8 +26,10 @@ from PIL import Image
 from torch import nn
 
 from nas.data.image_files import square_pixels
+from nas.deploy.parity import input_shape_of
 from nas.deploy.torch_source import generate
 from nas.errors import BadInput, NasError
+from nas.files import first_line, folder_of
 
 __all__ = ["MARKER", "TOLERANCE", "export_bundle", "generate"]
 
@@ -49,18 +51,14 @@ def export_bundle(
     network does not say it. Weights are a plain torch file, read with ``weights_only=True``: safetensors would be one
     more package for a bundle that otherwise needs torch, numpy and pillow.
     Raises NasError, and leaves no folder, when the network's outputs are not finite, the bundle does not run by itself
-    or its outputs differ from the network's; BadInput when ``path`` exists and is not a bundle or cannot be written, when classes or preprocessing
-    do not fit the network, or when it uses an operation that the generator does not know.
+    or its outputs differ from the network's; BadInput when ``path`` exists and is not a bundle or cannot be written,
+    when classes or preprocessing do not fit the network, or when it uses an operation that the generator does not know.
     """
-    path = Path(path)
+    path = folder_of(path, "bundle")
     place = path.resolve()  # a link to a bundle stays a link
     if place.exists() and not (place / MARKER).is_file():
         raise BadInput(f"{path} exists and is not a bundle; choose another path")
-    shape: tuple[int, ...] = tuple(input_shape or getattr(network, "input_shape", None) or ())
-    if not shape:
-        raise BadInput(
-            f"{type(network).__name__} does not say its input_shape; pass input_shape=(channels, height, width)"
-        )
+    shape = input_shape_of(network, input_shape)
     plain = copy.deepcopy(network).cpu().double().eval()
     images = _pictures(shape)
     with torch.no_grad():
@@ -71,33 +69,45 @@ def export_bundle(
     source, exact = generate(plain)
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+        folder = Path(tempfile.mkdtemp(prefix=f".{place.name[:40]}-", dir=place.parent))
+        try:
+            _write(folder, source, exact, classes, preprocessing)
+            _describe(folder, shape, len(classes), _verify(folder, exact, images, expected))
+            _put(folder, place)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
     except OSError as error:
         raise BadInput(f"cannot write {path}: {error.strerror}") from None
-    try:
-        (folder / "model.py").write_text(source)
-        torch.save({name: weight.float() for name, weight in exact.items()}, folder / "weights.pt")
-        (folder / "predict.py").write_text(_PREDICT.replace("{square_pixels}", inspect.getsource(square_pixels)))
-        (folder / "preprocessing.json").write_text(json.dumps(dict(preprocessing), indent=2) + "\n")
-        (folder / "classes.json").write_text(json.dumps(list(classes), indent=2) + "\n")
-        versions = "".join(f"{name}>={_minor(metadata.version(name))}\n" for name in ("torch", "numpy", "pillow"))
-        (folder / "requirements.txt").write_text(versions)
-        differences = _verify(folder, exact, images, expected)
-        made = {
-            "input_shape": list(shape),
-            "classes": len(classes),
-            **differences,
-            "allowed_relative_difference": TOLERANCE,
-            "torch": torch.__version__,
-        }
-        (folder / "README.md").write_text(_README.format(shape=shape, **{k: made[k] for k in made if k != "torch"}))
-        (folder / MARKER).write_text(json.dumps(made, indent=2) + "\n")
-        folder.chmod(0o755)  # mkdtemp's is private
-        _put(folder, place)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
     return path
+
+
+def _write(
+    folder: Path,
+    source: str,
+    exact: Mapping[str, torch.Tensor],
+    classes: Sequence[str],
+    preprocessing: Mapping[str, Any],
+) -> None:
+    (folder / "model.py").write_text(source)
+    torch.save({name: weight.float() for name, weight in exact.items()}, folder / "weights.pt")
+    (folder / "predict.py").write_text(_PREDICT.replace("{square_pixels}", inspect.getsource(square_pixels)))
+    (folder / "preprocessing.json").write_text(json.dumps(dict(preprocessing), indent=2) + "\n")
+    (folder / "classes.json").write_text(json.dumps(list(classes), indent=2) + "\n")
+    versions = "".join(f"{name}>={_minor(metadata.version(name))}\n" for name in ("torch", "numpy", "pillow"))
+    (folder / "requirements.txt").write_text(versions)
+
+
+def _describe(folder: Path, shape: Sequence[int], classes: int, differences: Mapping[str, float]) -> None:
+    made: dict[str, Any] = {
+        "input_shape": list(shape),
+        "classes": classes,
+        **differences,
+        "allowed_relative_difference": TOLERANCE,
+    }
+    (folder / "README.md").write_text(_README.format(shape=tuple(shape), **made))
+    (folder / MARKER).write_text(json.dumps(made | {"torch": torch.__version__}, indent=2) + "\n")
+    folder.chmod(0o755)  # mkdtemp's is private
 
 
 def _check_fit(
@@ -147,7 +157,8 @@ def _verify(
             timeout=600,
         )
         if finished.returncode:
-            reason = (finished.stderr.strip().splitlines() or [f"exit status {finished.returncode}"])[-1].strip()
+            last = finished.stderr.strip().splitlines()[-1:] or [f"exit status {finished.returncode}"]
+            reason = first_line(last[0])
             raise NasError(f"the bundle does not run by itself: {reason}")
         shipped, precise = np.load(Path(scratch) / "shipped.npy"), np.load(Path(scratch) / "precise.npy")
     largest = max(np.abs(expected).max(), 1e-6)

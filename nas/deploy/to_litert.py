@@ -19,47 +19,54 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nas.blocks import norm_of
+from nas.checks import Batch, checked
 from nas.deploy.litert_file import flatbuffer, inlined, quantized, run_litert, silent
 from nas.deploy.litert_graph import Weight, lowered
-from nas.deploy.to_onnx import FP32_TOLERANCE, INT8_COSINE, quiet, write_model
-from nas.errors import BadInput, MissingPackage, NasError
+from nas.deploy.parity import (
+    check_fp32,
+    check_int8,
+    compared,
+    input_shape_of,
+    noise,
+    torch_outputs,
+    whole_batches,
+    writable,
+)
+from nas.deploy.to_onnx import quiet
+from nas.errors import MissingPackage
+from nas.files import write_bytes
 from nas.modules import BlockModule, Network, describe
 
 
+@checked
 def to_litert(
     network: nn.Module,
     path: str | os.PathLike[str],
     images: NDArray[np.float32] | None = None,
     *,
     input_shape: tuple[int, int, int] | None = None,
-    batch: int = 1,
+    batch: Batch = 1,
 ) -> Path:
     """Write ``network`` as .tflite for inputs ``(batch, height, width, channels)``.
 
     Without ``images`` fp32; with ``images (n, c, h, w)`` full-integer int8 (per-channel weights, int8 in and out), their
     extremes setting the activations' ranges. ``input_shape``: (c, h, w), of a module that does not say its own.
-    Raises NasError, and leaves no file, when fp32 outputs differ from torch's by more than 1e-4 of the largest logit, or
-    when int8 ones point in another direction (cosine below 0.9); BadInput for images of another shape.
+    Raises BadInput for a path that cannot be written or images of another shape; NasError, and leaves what was there,
+    when fp32 outputs differ from torch's by more than 1e-4 of the largest logit, or int8 ones have a cosine below 0.9.
     """
-    shape = input_shape or _input_shape(network)
+    path, shape = writable(path), input_shape_of(network, input_shape)
+    calibration = None if images is None else whole_batches(images, shape, batch)
+    failed = f"{path} was not written"
     model = litert_model(network, shape, batch=batch)
-    x = np.random.default_rng(0).standard_normal((batch, *shape), dtype=np.float32)
-    expected, seen = _torch_outputs(network, x), run_litert(model, channels_last(x))
-    error = float(np.abs(seen - expected).max() / max(np.abs(expected).max(), 1e-6))
-    if not error <= FP32_TOLERANCE:
-        raise NasError(f"{path} was not written: LiteRT's outputs differ from torch's by {error:.1e} (allowed 1e-4)")
-    if images is None:
-        return write_model(path, model)
-    images = _checked(images, shape, batch)
-    integer = quantized(model, channels_last(images))
-    shown = images[: max(batch, 32 // batch * batch)]
-    expected, seen = _torch_outputs(network, shown), run_litert(integer, channels_last(shown))
-    cosine = float((expected * seen).sum() / max(np.linalg.norm(expected) * np.linalg.norm(seen), 1e-12))
-    if not cosine >= INT8_COSINE:
-        raise NasError(
-            f"{path} was not written: int8 outputs and torch's have cosine {cosine:.3f}, at least {INT8_COSINE} is needed"
-        )
-    return write_model(path, integer)
+    x = noise((batch, *shape))
+    check_fp32(failed, _outputs(network, x), run_litert(model, channels_last(x)))
+    if calibration is not None:
+        model = quantized(model, channels_last(calibration))
+        shown = compared(calibration, batch)
+        check_int8(failed, _outputs(network, shown), run_litert(model, channels_last(shown)))
+    write_bytes(path, model)
+    return path
 
 
 def litert_model(network: nn.Module, input_shape: tuple[int, int, int], *, batch: int = 1) -> bytes:
@@ -121,8 +128,7 @@ def _folded(module: BlockModule, name: str) -> tuple[torch.Tensor, torch.Tensor]
     layer: Any = module.get_submodule(name)
     kernel = layer.weight.detach().cpu().double()
     bias = torch.zeros(len(kernel), dtype=torch.double) if layer.bias is None else layer.bias.detach().cpu().double()
-    norm_name = "norm" if name == "conv" else f"{name}_norm"
-    norm: Any = getattr(module, norm_name, None)
+    norm: Any = getattr(module, norm_of(name), None)
     if norm is None:
         return kernel, bias
     scale = norm.weight.detach().cpu().double() / torch.sqrt(norm.running_var.cpu().double() + norm.eps)
@@ -130,25 +136,7 @@ def _folded(module: BlockModule, name: str) -> tuple[torch.Tensor, torch.Tensor]
     return kernel * scale.view(-1, 1, 1, 1), folded
 
 
-def _torch_outputs(network: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    with torch.no_grad():
-        y = copy.deepcopy(network).eval().cpu()(torch.from_numpy(np.ascontiguousarray(x))).numpy()
+def _outputs(network: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Torch's outputs, feature maps as ``(n, h, w, c)``."""
+    y = torch_outputs(network, x)
     return channels_last(y) if y.ndim == 4 else y
-
-
-def _checked(images: NDArray[np.float32], shape: tuple[int, int, int], batch: int) -> NDArray[np.float32]:
-    images = np.asarray(images, dtype=np.float32)
-    if images.shape[1:] != shape or len(images) < batch:
-        raise BadInput(
-            f"calibration images have shape (n, {', '.join(map(str, shape))}) with n >= {batch}, got {images.shape}"
-        )
-    return images[: len(images) // batch * batch]
-
-
-def _input_shape(network: nn.Module) -> tuple[int, int, int]:
-    shape = getattr(network, "input_shape", None)
-    if shape is None:
-        raise BadInput(
-            f"{type(network).__name__} does not say its input_shape; pass input_shape=(channels, height, width)"
-        )
-    return shape

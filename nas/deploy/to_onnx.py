@@ -18,69 +18,75 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nas.errors import BadInput, NasError
+from nas.checks import Batch, checked
+from nas.deploy.parity import (
+    check_fp32,
+    check_int8,
+    compared,
+    input_shape_of,
+    noise,
+    torch_outputs,
+    whole_batches,
+    writable,
+)
+from nas.files import write_bytes
 
 OPSET = 17
 INPUT, OUTPUT = "input", "logits"
-FP32_TOLERANCE = 1e-4
-INT8_COSINE = 0.9
 
 
+@checked
 def export_onnx(
-    network: nn.Module, path: str | os.PathLike[str], *, input_shape: tuple[int, int, int] | None = None, batch: int = 1
+    network: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    input_shape: tuple[int, int, int] | None = None,
+    batch: Batch = 1,
 ) -> Path:
     """Write ``network`` as fp32 ONNX for inputs ``(batch, *input_shape)``; batch norm is folded into convolutions.
 
-    Raises NasError, and leaves no file, when ONNX Runtime's outputs differ from torch's by more than 1e-4 of the
-    largest logit.
+    Raises BadInput when ``path`` cannot be written; NasError, and leaves what was there, when ONNX Runtime's outputs
+    differ from torch's by more than 1e-4 of the largest logit.
     """
-    shape = input_shape or _input_shape(network)
-    model = onnx_model(network, shape, batch=batch)
-    x = np.random.default_rng(0).standard_normal((batch, *shape), dtype=np.float32)
-    with torch.no_grad():
-        expected = copy.deepcopy(network).eval().cpu()(torch.from_numpy(x)).numpy()
-    seen = run_onnx(model.SerializeToString(), x, batch)
-    error = float(np.abs(seen - expected).max() / max(np.abs(expected).max(), 1e-6))
-    if not error <= FP32_TOLERANCE:
-        raise NasError(
-            f"{path} was not written: ONNX Runtime's outputs differ from torch's by {error:.1e} (allowed 1e-4)"
-        )
-    return write_model(path, model.SerializeToString())
+    path, shape = writable(path), input_shape_of(network, input_shape)
+    model = onnx_model(network, shape, batch=batch).SerializeToString()
+    x = noise((batch, *shape))
+    check_fp32(f"{path} was not written", torch_outputs(network, x), run_onnx(model, x, batch))
+    write_bytes(path, model)
+    return path
 
 
+@checked
 def export_onnx_int8(
     network: nn.Module,
     path: str | os.PathLike[str],
     calibration: NDArray[np.float32],
     *,
     symmetric_activations: bool = False,
-    batch: int = 1,
+    batch: Batch = 1,
 ) -> Path:
     """Write ``network`` as static int8 ONNX (QDQ): weights int8 per channel, activations uint8 per tensor.
 
     ``calibration (n, c, h, w)``: inputs whose extremes set the activations' ranges. ``symmetric_activations``: int8
     activations with zero point 0, as TensorRT and microcontrollers want them; slower on x86.
-    Raises NasError, and leaves no file, when int8 and fp32 outputs on the calibration images point in different
-    directions (cosine below 0.9): then the network is not quantized but broken.
+    Raises BadInput for a path that cannot be written or images of another shape; NasError, and leaves what was there,
+    when int8 outputs and torch's on the calibration images have a cosine below 0.9.
     """
-    model = onnx_int8(network, calibration, symmetric_activations=symmetric_activations, batch=batch)
-    return write_model(path, model)
+    path = writable(path)
+    write_bytes(path, onnx_int8(network, calibration, symmetric_activations=symmetric_activations, batch=batch))
+    return path
 
 
 def onnx_int8(
     network: nn.Module, calibration: NDArray[np.float32], *, symmetric_activations: bool = False, batch: int = 1
 ) -> bytes:
     """What ``export_onnx_int8`` writes, checked in the same way."""
-    shape = tuple(calibration.shape[1:])
+    shape = getattr(network, "input_shape", None) or tuple(np.shape(calibration)[1:])
+    images = whole_batches(calibration, shape, batch)
     fp32 = onnx_model(network, shape, batch=batch)
-    model = quantized(fp32, calibration, symmetric_activations=symmetric_activations, batch=batch).SerializeToString()
-    images = calibration[: 32 // batch * batch or batch]
-    expected, seen = run_onnx(fp32.SerializeToString(), images, batch), run_onnx(model, images, batch)
-    cosine = float((expected * seen).sum() / max(np.linalg.norm(expected) * np.linalg.norm(seen), 1e-12))
-    if not cosine >= INT8_COSINE:
-        raise NasError(
-            f"quantization failed: int8 and fp32 outputs have cosine {cosine:.3f}, at least {INT8_COSINE} is needed"
-        )
+    model: bytes = quantized(fp32, images, symmetric_activations=symmetric_activations, batch=batch).SerializeToString()
+    shown = compared(images, batch)
+    check_int8("quantization failed", torch_outputs(network, shown), run_onnx(model, shown, batch))
     return model
 
 
@@ -182,25 +188,3 @@ def _unshare_initializers(model: Any) -> None:
 
 def _memory_folder() -> str | None:
     return "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-
-
-def write_model(path: str | os.PathLike[str], content: bytes) -> Path:
-    """Write a serialised model to a file, atomically."""
-    path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
-    return path
-
-
-def _input_shape(network: nn.Module) -> tuple[int, int, int]:
-    shape = getattr(network, "input_shape", None)
-    if shape is None:
-        raise BadInput(
-            f"{type(network).__name__} does not say its input_shape; pass input_shape=(channels, height, width)"
-        )
-    return shape

@@ -1,6 +1,6 @@
 """Measuring kits: models and a runner script for a device that this framework cannot run on, and the table they make.
 
-``export_kit`` writes a folder; ``python3 run.py`` in it on the device (``nas.measuring.on_device``) writes
+``export_kit`` writes a folder; ``python3 run.py`` in it on the device (``nas.on_device``) writes
 ``results.jsonl``; ``import_kit`` makes the table. ``nas.measuring.ssh`` does all three over SSH.
 """
 
@@ -22,14 +22,13 @@ from torch import nn
 from tqdm import tqdm
 
 from nas.blocks import Block
-from nas.deploy.to_onnx import write_model
 from nas.errors import BadInput
-from nas.files import write_text
+from nas.files import write_bytes, write_text
 from nas.measuring.kit_results import Results, table_of
-from nas.measuring.on_device import campaign as runner, device as runner_device
-from nas.measuring.on_device.outputs import Problem
 from nas.measuring.plan import Plan, plan
 from nas.modules import Network, build
+from nas.on_device import device as runner_device, runner
+from nas.on_device.outputs import Problem
 from nas.runtimes.timing_model import onnx_bytes, randomised
 from nas.space import SearchSpace
 from nas.tables.table import LatencyTable
@@ -50,7 +49,7 @@ Every finished model is one line of results.jsonl; copy that file back and impor
 import os
 import sys
 
-from kit_runner.campaign import main
+from kit_runner.runner import main
 
 if __name__ == "__main__":
     sys.exit(main(os.path.dirname(os.path.abspath(__file__))))
@@ -157,7 +156,7 @@ def _models(
             with torch.random.fork_rng(devices=[]):  # the same kit each time it is made
                 torch.manual_seed(0)
                 module = build(network[0]) if len(network) == 1 else Network(network)
-            write_model(path, convert(module, network[0].in_shape, settings["precision"], settings["batch"], runtime))
+            write_bytes(path, convert(module, network[0].in_shape, settings["precision"], settings["batch"], runtime))
         content = path.read_bytes()
         shape = [settings["batch"], *network[0].in_shape]
         entries.append(

@@ -19,7 +19,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -34,7 +34,7 @@ from nas.runs.settings import Settings
 from nas.tables.names import networks_path, tables_in
 from nas.tables.table import LatencyTable
 
-VERSION = 2
+VERSION: Literal[2] = 2
 """Of the format of a run folder."""
 
 CONFIG = "config.json"
@@ -62,7 +62,7 @@ class Call:
     """How a space or data set can be made again: an importable function and its arguments."""
 
     function: str
-    arguments: dict[str, str | int | float | bool | None] = msgspec.field(default_factory=dict)
+    arguments: dict[str, str | int | float | bool | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class Search:
 
 @dataclass(frozen=True, kw_only=True)
 class StepRecord:
-    """A network after one compression step, as ``nas.compression`` measures it. ``predicted_error``: relative."""
+    """A network after one compression step, as ``nas.compression.pipeline.Record`` has it. ``predicted_error``: relative."""
 
     step: str
     precision: Literal["fp32", "int8"]
@@ -148,6 +148,7 @@ class StepRecord:
     predicted_ms: Ms | None = None
     predicted_error: float | None = None
     measured_ms: Ms | None = None
+    quantization: Literal["", "ptq", "qat"] = ""
     note: str = ""
 
 
@@ -174,7 +175,6 @@ class Candidate:
     made_from: MadeFrom
     input_shape: tuple[Amount, Amount, Amount]
     pruned: float
-    quantization: Literal["ptq", "qat"]
     fp32_step: str
     blocks: tuple[str, ...]
     steps: Annotated[tuple[StepRecord, ...], Meta(min_length=1)]

@@ -9,10 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from nas.checks import Batch, Count, CountOrNone, Positive, Seed, Share, Threads, checked
-
-Bytes = Annotated[int, Meta(ge=1, le=1 << 50, extra={"unit": "bytes"})]
-"""A size of memory. On the command line also with KB or MB, which are 1024 and 1024² bytes."""
+from nas.checks import Batch, Bytes, Count, CountOrNone, Positive, Seed, Share, Threads, checked
 
 
 @checked
@@ -30,7 +27,7 @@ class Settings:
 
     budget: Annotated[Count, "networks evaluated by the search"] = 400
     searcher: Annotated[str, "what proposes networks; guided needs the fewest evaluations"] = "guided"
-    population: Annotated[int, Meta(ge=2, le=100_000), "of NSGA-II"] = 48
+    population: Annotated[int | None, Meta(ge=4, le=100_000), "of a searcher that has one (default: its own)"] = None
     precision: Annotated[Literal["fp32", "int8"], "the latency that is searched for"] = "int8"
     table: Annotated[str | None, "latency table of the device to search for, instead of this machine's"] = None
     unvalidated_table: Annotated[bool, "accept a table whose error nobody has measured"] = False
@@ -48,8 +45,9 @@ class Settings:
 
 SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
+        "run": ("seed",),
         "tables": ("runtime", "threads"),
-        "supernet": ("epochs", "lr", "batch_size", "device", "seed"),
+        "supernet": ("epochs", "lr", "batch_size", "device"),
         "search": (
             "budget",
             "searcher",
@@ -64,4 +62,4 @@ SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "candidates": ("candidates", "finetune_epochs", "prune", "qat_epochs"),
     }
 )
-"""By stage: the settings that it is the first to use. They may change until it has begun."""
+"""By stage (``run``: all of them): the settings that it is the first to use, which may change until it has begun."""

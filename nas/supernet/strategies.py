@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
 import numpy as np
-from torch import Tensor, nn
+from msgspec import Meta
+from torch import Tensor
 from torch.nn import functional as F
 
+from nas.checks import checked
+from nas.data.inputs import resize
 from nas.supernet.supernet import Supernet
-from nas.training.loop import Step, resize
+from nas.training.recipe import Recipe
 
 
-def sandwich(*, randoms: int = 2, label_smoothing: float = 0.1) -> Step:
+class Strategy(Protocol):
+    """A frozen dataclass of its own settings: its repr becomes part of the checkpoint, so that no other resumes it."""
+
+    def step(
+        self, supernet: Supernet, images: Tensor, labels: Tensor, rng: np.random.Generator, recipe: Recipe
+    ) -> Tensor:
+        """Forward and backward of the chosen subnets on one batch; returns the loss that is shown.
+
+        ``images (n, c, h, w)`` float32, normalised, at the largest resolution of the space; ``labels (n,) int64``.
+        Gradients add up over the subnets; the loop steps the optimizer.
+        """
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Sandwich:
     """The sandwich rule with in-place distillation (Yu and Huang, "Universally Slimmable Networks", ICCV 2019).
 
     Every batch trains the largest subnet on the labels; the smallest and ``randoms`` random ones on the largest's
-    own predictions. Gradients add up over them.
+    own predictions.
     """
 
-    def step(model: nn.Module, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
-        assert isinstance(model, Supernet)
-        model.activate(model.largest)
-        logits = model(resize(images, model.input_shape[-1]))
-        loss = F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
+    randoms: Annotated[int, Meta(ge=0, le=64)] = 2
+
+    def step(
+        self, supernet: Supernet, images: Tensor, labels: Tensor, rng: np.random.Generator, recipe: Recipe
+    ) -> Tensor:
+        logits = _logits(supernet, supernet.largest, images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         loss.backward()
         soft = logits.detach().softmax(1)
-        for arch in [model.smallest, *model.space.sample(randoms, rng)]:
-            model.activate(arch)
-            F.cross_entropy(model(resize(images, model.input_shape[-1])), soft).backward()
+        for arch in [supernet.smallest, *supernet.space.sample(self.randoms, rng)]:
+            F.cross_entropy(_logits(supernet, arch, images), soft).backward()
         return loss.detach()
 
-    return step
 
-
-def single_path(*, label_smoothing: float = 0.1) -> Step:
+@checked
+@dataclass(frozen=True, kw_only=True)
+class SinglePath:
     """One random subnet per batch on the labels (Guo et al., "Single Path One-Shot NAS", ECCV 2020)."""
 
-    def step(model: nn.Module, images: Tensor, labels: Tensor, rng: np.random.Generator) -> Tensor:
-        assert isinstance(model, Supernet)
-        model.activate(model.space.sample(1, rng)[0])
-        loss = F.cross_entropy(model(resize(images, model.input_shape[-1])), labels, label_smoothing=label_smoothing)
+    def step(
+        self, supernet: Supernet, images: Tensor, labels: Tensor, rng: np.random.Generator, recipe: Recipe
+    ) -> Tensor:
+        logits = _logits(supernet, supernet.space.sample(1, rng)[0], images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         loss.backward()
         return loss.detach()
 
-    return step
+
+def _logits(supernet: Supernet, arch: np.ndarray, images: Tensor) -> Tensor:
+    supernet.activate(arch)
+    return supernet(resize(images, supernet.input_shape[-1]))

@@ -4,94 +4,90 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 
+from nas.checks import Count, Seed, checked
 from nas.data.images import ImageData
+from nas.data.inputs import batches, fixed_choice
 from nas.errors import BadInput
+from nas.files import folder_of, write_text
 from nas.space import Archs, SearchSpace
 from nas.supernet.recalibrate import recalibrate
-from nas.supernet.strategies import sandwich
+from nas.supernet.strategies import Sandwich, Strategy
 from nas.supernet.supernet import Supernet
-from nas.training.loop import (
-    Augment,
-    Recipe,
-    Step,
-    batches,
-    describe_recipe,
-    fit,
-    load_weights,
-    save_weights,
-    validation_accuracy,
-)
+from nas.training.augment import Augment
+from nas.training.evaluate import device_of, input_size, validation_accuracy
+from nas.training.loop import Hook, fit
+from nas.training.recipe import Recipe, precision_of, torch_device
+from nas.training.weights import Identity, load_weights, save_weights
 
-CALIBRATION_IMAGES = 512
+RECALIBRATION_IMAGES = 512
 """Training images that batch-norm recalibration of a subnet looks at."""
 
 
+@checked
 def train_supernet(
     space: SearchSpace,
     data: ImageData,
     *,
-    epochs: int,
+    epochs: Count | None = None,
     run_dir: str | os.PathLike[str],
     recipe: Recipe | None = None,
     augment: Augment | None = None,
-    step: Step | None = None,
-    seed: int = 0,
+    strategy: Strategy | None = None,
+    seed: Seed = 0,
     device: str = "cpu",
-    resume: bool = False,
-    progress: Callable[[dict[str, float]], None] | None = None,
+    resume: bool | Literal["auto"] = "auto",
+    on_epoch: Hook | None = None,
+    on_step: Hook | None = None,
+    progress: bool | None = None,
 ) -> Supernet:
-    """The trained supernet of ``space`` on ``data``, by the sandwich rule unless ``step`` says otherwise.
+    """The trained supernet of ``space`` on ``data``, by the sandwich rule unless ``strategy`` says otherwise.
 
     Writes ``supernet.safetensors`` and ``training.csv`` into ``run_dir``; a checkpoint lies beside them while it
-    trains. With ``resume``, finished weights are loaded and an interrupted training goes on where it stopped, to the
-    same result. Raises BadInput when the data do not fit the space, when ``run_dir`` holds a training already and
-    ``resume`` is not given, or when it holds one with other settings.
+    trains. The same call again loads finished weights, or goes on where an interrupted training stopped, to the same
+    result; with ``resume=False`` a folder that holds a training is refused. ``epochs`` or ``recipe`` says how long.
+    ``on_epoch``, ``on_step`` and ``progress`` as for ``nas.training.loop.fit``.
+    Raises BadInput when the data do not fit the space, the device is not there, or ``run_dir`` holds a training with
+    other settings, which are named; NasError when the loss is no longer finite.
     """
     check_fit(space, data)
-    recipe = recipe or Recipe(epochs=epochs)
-    augment = augment or Augment.suited_to(data)
-    folder = Path(run_dir)
+    recipe, augment, strategy = recipe_of(epochs, recipe), augment or Augment.suited_to(data), strategy or Sandwich()
+    place, folder = torch_device(device), folder_of(run_dir)
     weights, checkpoint = folder / "supernet.safetensors", folder / "supernet.checkpoint.pt"
-    identity = describe_recipe(recipe, augment, seed=seed, space=space.fingerprint, data=data.fingerprint)
-    supernet = Supernet(space, seed=seed).to(device)
     if not resume and (weights.exists() or checkpoint.exists()):
         raise BadInput(f"{folder} already holds a training; pass resume (--resume) to go on with it, or another folder")
+    identity = _identity(space, data, recipe, augment, strategy, seed, place)
+    supernet = Supernet(space, seed=seed).to(place)
     if weights.exists():
         load_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
         return supernet
-    folder.mkdir(parents=True, exist_ok=True)
-    size = max(_resolutions(space))
-
-    def evaluate(epoch: int) -> dict[str, float]:
-        if epoch % max(1, recipe.epochs // 10) and epoch != recipe.epochs:
-            return {"accuracy_largest": np.nan, "accuracy_smallest": np.nan}
-        return {
-            "accuracy_largest": subnet_accuracy(supernet, supernet.largest, data),
-            "accuracy_smallest": subnet_accuracy(supernet, supernet.smallest, data),
-        }
-
-    history = fit(
-        supernet,
-        data,
-        recipe,
-        step or sandwich(label_smoothing=recipe.label_smoothing),
-        size=size,
-        augment=augment,
-        seed=seed,
-        device=device,
-        checkpoint=checkpoint,
-        identity=identity,
-        resume=resume,
-        evaluate=evaluate,
-        progress=progress,
-    )
-    _write_csv(folder / "training.csv", history)
+    try:
+        history = fit(
+            supernet,
+            data,
+            recipe,
+            lambda model, images, labels, rng: strategy.step(supernet, images, labels, rng, recipe),
+            size=max(block.size for block in space.slot_options(0)),
+            augment=augment,
+            seed=seed,
+            device=place,
+            checkpoint=checkpoint,
+            identity=identity,
+            resume=bool(resume),
+            evaluate=_evaluation(supernet, data, recipe.epochs),
+            on_epoch=on_epoch,
+            on_step=on_step,
+            progress=progress,
+        )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"finished epochs are kept in {folder}; the same call (--resume) goes on") from None
+    write_text(folder / "training.csv", history.to_csv(index=False))
     save_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
     checkpoint.unlink(missing_ok=True)
     return supernet
@@ -100,11 +96,11 @@ def train_supernet(
 def load_supernet(space: SearchSpace, path: str | os.PathLike[str], device: str = "cpu") -> Supernet:
     """A supernet from the weights file that ``train_supernet`` wrote.
 
-    Raises BadInput when the file is missing, damaged or was made for another space.
+    Raises BadInput when the file is missing, damaged or was made for another space, or the device is not there.
     """
-    if not Path(path).exists():
+    if not Path(path).is_file():
         raise BadInput(f"{path} does not exist; train a supernet first (nas train)")
-    supernet = Supernet(space).to(device)
+    supernet = Supernet(space).to(torch_device(device))
     load_weights(Path(path), supernet, {"space": space.fingerprint})
     return supernet
 
@@ -112,19 +108,14 @@ def load_supernet(space: SearchSpace, path: str | os.PathLike[str], device: str 
 def calibrated(supernet: Supernet, arch: Archs, data: ImageData) -> torch.nn.Module:
     """``arch (genes,)`` cut out of the supernet, its batch norm recalibrated on training images."""
     network = supernet.extract(arch).eval()
-    images = data.train.take(calibration_rows(len(data.train)))
-    recalibrate(network, batches(images, data, network.input_shape[-1], device=next(network.parameters()).device))
+    images = fixed_choice(data, RECALIBRATION_IMAGES)
+    recalibrate(network, batches(images, data, input_size(network), device=device_of(network)))
     return network
 
 
 def subnet_accuracy(supernet: Supernet, arch: Archs, data: ImageData) -> float:
     """Validation accuracy of ``arch (genes,)`` with the supernet's weights, batch norm recalibrated."""
     return validation_accuracy(calibrated(supernet, arch, data), data)
-
-
-def calibration_rows(n: int, most: int = CALIBRATION_IMAGES) -> np.ndarray:
-    """A fixed random choice of training images, the same for every architecture."""
-    return np.sort(np.random.default_rng(0).permutation(n)[:most])
 
 
 def check_fit(space: SearchSpace, data: ImageData) -> None:
@@ -135,11 +126,43 @@ def check_fit(space: SearchSpace, data: ImageData) -> None:
         raise BadInput(f"{space.name} has {space.classes} classes, {data.name} has {len(data.classes)}")
 
 
-def _resolutions(space: SearchSpace) -> set[int]:
-    return {block.size for block in space.slot_options(0)}
+def recipe_of(epochs: int | None, recipe: Recipe | None) -> Recipe:
+    """``recipe``, or the default one for ``epochs``. Raises BadInput when neither is given, or both and they differ."""
+    if recipe is None and epochs is None:
+        raise BadInput("say how long to train: epochs=50, or recipe=Recipe(epochs=50, ...)")
+    if recipe is not None and epochs not in (None, recipe.epochs):
+        raise BadInput(f"epochs is {epochs} but recipe.epochs is {recipe.epochs}; give one of them")
+    return recipe or Recipe(epochs=epochs or 0)
 
 
-def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    temporary = path.with_suffix(".tmp")
-    table.to_csv(temporary, index=False)
-    os.replace(temporary, path)
+def _identity(
+    space: SearchSpace,
+    data: ImageData,
+    recipe: Recipe,
+    augment: Augment,
+    strategy: Strategy,
+    seed: int,
+    device: torch.device,
+) -> Identity:
+    """Everything that decides the trained weights."""
+    return asdict(recipe) | {
+        "augment": asdict(augment),
+        "strategy": repr(strategy),
+        "seed": seed,
+        "space": space.fingerprint,
+        "data": data.fingerprint,
+        "precision": precision_of(device),
+    }
+
+
+def _evaluation(supernet: Supernet, data: ImageData, epochs: int) -> Callable[[int], dict[str, Any]]:
+    """Accuracy of the largest and the smallest subnet, ten times in a training: it costs as much as some steps."""
+
+    def evaluate(epoch: int) -> dict[str, float]:
+        now = not epoch % max(1, epochs // 10) or epoch == epochs
+        return {
+            f"accuracy_{name}": subnet_accuracy(supernet, arch, data) if now else np.nan
+            for name, arch in (("largest", supernet.largest), ("smallest", supernet.smallest))
+        }
+
+    return evaluate

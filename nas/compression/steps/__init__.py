@@ -1,0 +1,1 @@
+"""One compression step per file (see ``nas.compression.step``)."""

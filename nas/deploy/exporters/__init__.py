@@ -1,0 +1,1 @@
+"""One exporter per file (see ``nas.deploy.exporter``)."""
