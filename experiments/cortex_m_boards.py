@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas.tables.fit.boards import FILE, OPERATORS
+from nas.tables.features import OPERATORS
+from nas.tables.fit.boards import FILE
 
 Array = NDArray[np.float64]
 

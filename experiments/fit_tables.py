@@ -12,7 +12,7 @@ from scipy.stats import spearmanr
 
 from nas.device import Device
 from nas.space import Archs, SearchSpace
-from nas.tables.fit.prior import loads
+from nas.tables.features import block_counts
 from nas.tables.fit.whole_network import fit_blocks
 from search_spaces import FBNet, OnceForAll
 
@@ -109,7 +109,7 @@ def device_of(column: str) -> Device:
 
 def about(space: SearchSpace, archs: Archs, ms: Any, column: str, name: str) -> dict[str, Any]:
     """What a user of the table should know: what latency follows on this device, and what the source leaves open."""
-    depth = loads(space, archs)[:, :-1].sum(axis=1)
+    depth = block_counts(space, archs)[:, :-1].sum(axis=1)
     macs = space.scorer(space.per_block(lambda b: b.macs))(archs)
     follows = {"depth": spearmanr(depth, ms).statistic, "MACs": spearmanr(macs, ms).statistic}
     regime = ", ".join(f"{corr:.2f} with {what}" for what, corr in follows.items())

@@ -19,7 +19,8 @@ from nas.device import Device
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
 from nas.tables.fit.few_shot import BEYOND, adapt, error_bound
-from nas.tables.fit.prior import belief, loads
+from nas.tables.features import block_counts
+from nas.tables.fit.prior import cost_prior
 from nas.tables.fit.whole_network import fit_blocks, solve_blocks
 from nas.tables.table import LatencyTable
 from search_spaces import FBNet, OnceForAll
@@ -41,8 +42,8 @@ def judged(
     device: Device, space: SearchSpace, archs: Archs, ms: Any, tables: Sequence[LatencyTable]
 ) -> list[dict[str, Any]]:
     """One row per network."""
-    counts = loads(space, archs)
-    factor, typical = belief(space, counts, tables, own=BEYOND if tables else 1.0)
+    counts = block_counts(space, archs)
+    factor, typical = cost_prior(space, counts, tables, own=BEYOND if tables else 1.0)
     _, _, held_out = solve_blocks(counts, ms, factor, typical, np.arange(len(ms)), NOISE)
     try:
         if tables:

@@ -34,7 +34,9 @@ from .objectives.objective import (
 from .objectives.predicted import predicted as predicted
 from .objectives.tabular import TabularBenchmark as TabularBenchmark
 from .report.page import write_report as write_report
-from .runs.folder import Run as Run, Settings as Settings
+from .runs.folder import Run as Run
+from .runs.settings import Settings as Settings
+from .runs.stages import run as run
 from .runtimes.runtime import Runtime as Runtime
 from .searchers.evolution import RegularizedEvolution as RegularizedEvolution
 from .searchers.exact import exact_best as exact_best, exact_front as exact_front
@@ -42,9 +44,9 @@ from .searchers.guided import Guided as Guided
 from .searchers.local_search import LocalSearch as LocalSearch
 from .searchers.nsga2 import NSGA2 as NSGA2
 from .searchers.nsga3 import NSGA3 as NSGA3
-from .searchers.optuna_search import OptunaSearch as OptunaSearch
-from .searchers.policy import PolicySearch as PolicySearch
-from .searchers.random_search import RandomSearch as RandomSearch
+from .searchers.optuna_tpe import OptunaSearch as OptunaSearch
+from .searchers.ppo import PolicySearch as PolicySearch
+from .searchers.random import RandomSearch as RandomSearch
 from .searchers.searcher import Searcher as Searcher
 from .space import Choice as Choice, SearchSpace as SearchSpace, Slot as Slot
 from .supernet.strategies import Sandwich as Sandwich, SinglePath as SinglePath, Strategy as Strategy

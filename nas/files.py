@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
+import stat
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,6 +20,7 @@ from nas.errors import BadInput
 T = TypeVar("T")
 
 _LONGEST = 100  # characters of a name, so that endings and temporary names still fit into 255 bytes
+_SHOWN = 200  # characters of a path in an error message
 _held: dict[str, int] = {}  # folders that this process has locked, and how often
 _guard = threading.Lock()
 
@@ -27,7 +30,7 @@ _guard = threading.Lock()
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write a text file atomically. Raises BadInput, and leaves what was there, when it cannot be written."""
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
@@ -40,41 +43,59 @@ def write_bytes(path: str | os.PathLike[str], content: bytes) -> None:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path beside ``path`` that becomes it when the block ends well, and is removed when it does not.
 
-    It has the ending of ``path``, since libraries look at that. Missing folders are made. Raises BadInput for an
-    operating system's refusal in the block.
+    It has the ending of ``path``, since libraries look at that. Missing folders are made, and removed when nothing
+    came of it. Raises BadInput for an operating system's refusal in the block.
     """
-    path = Path(path)
-    temporary: Path | None = None
+    path = writable(path)
+    with _folders(path.parent):
+        temporary: Path | None = None
+        try:
+            # the start of the name only: the whole of a long one and the random part would be too long together
+            handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=f".tmp{path.suffix}", dir=path.parent)
+            os.close(handle)
+            temporary = Path(name)
+            temporary.chmod(0o666 & ~_umask())
+            yield temporary
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError as error:
+            raise BadInput(f"cannot write {_short(path)}: {error.strerror or first_line(error)}") from None
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+
+def writable(path: str | os.PathLike[str], what: str = "file") -> Path:
+    """``path``, when a file can be written there: asked before the work whose result it is to hold.
+
+    Raises BadInput for "", a folder, a place below a file, a name too long, a folder without permission.
+    """
+    text = _path_text(path, what)
+    if not text.isprintable() and not _encodable(text):
+        raise BadInput(f"cannot write {_short(text)!a}: that is not a file name")
+    target = Path(text)
     try:
-        if path.is_dir():
-            raise BadInput(f"cannot write {path}: it is a folder; name a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # the start of the name only: the whole of a long one and the random part would be too long together
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem[:40]}.", suffix=f".tmp{path.suffix}", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        temporary.chmod(0o666 & ~_umask())
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if target.is_dir() or text.endswith(os.sep):
+            raise BadInput(f"cannot write {_short(text)}: it is a folder; name a file")
+        if os.path.lexists(target) and not target.is_file():
+            raise BadInput(f"cannot write {_short(text)}: it is not a file")
+        _check_parent(target)
     except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror or first_line(error)}") from None
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        raise BadInput(f"cannot write {_short(text)}: {error.strerror}") from None
+    return target
 
 
 def append_text(path: Path, text: str) -> None:
     """Add to a file so that it survives a power cut. Raises BadInput when it cannot be written."""
     try:
-        with path.open("a") as file:
+        with path.open("a", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise BadInput(
-            f"cannot write {path}: {error.strerror}; what is finished is kept, go on with --resume"
+            f"cannot write {_short(path)}: {error.strerror}; what is finished is kept, go on with --resume"
         ) from None
 
 
@@ -82,21 +103,28 @@ def append_text(path: Path, text: str) -> None:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """A text file. Raises BadInput when it cannot be read."""
+    """A text file. Raises BadInput when it cannot be read: not there, a folder, a device, not UTF-8."""
+    text = _path_text(path, "file")
     try:
-        return Path(path).read_text()
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a name with a zero byte
-        raise BadInput(f"cannot read {path}: {getattr(error, 'strerror', None) or first_line(error)}") from None
+        if not stat.S_ISREG(os.stat(text).st_mode):  # reading a device or a pipe may never end
+            raise BadInput(f"cannot read {_short(text)}: it is not a file")
+        return Path(text).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise BadInput(f"cannot read {_short(text)}: {getattr(error, 'strerror', None) or first_line(error)}") from None
 
 
 def read_json(path: str | os.PathLike[str], schema: type[T]) -> T:
     """A JSON file as ``schema`` (a dataclass, or any type msgspec knows). Raises BadInput naming the field that is wrong."""
     try:
         return msgspec.json.decode(read_text(path), type=schema)
-    except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:
-        raise BadInput(f"{path} is damaged: {first_line(error)}") from None
-    except (TypeError, ValueError) as error:  # a dataclass' own check
-        raise BadInput(f"{path} is damaged: {first_line(error)}") from None
+    except BadInput as error:  # of the file, or a dataclass' own check
+        raise error if str(error).startswith("cannot read") else _damaged(path, error) from None
+    except (msgspec.MsgspecError, RecursionError, TypeError, ValueError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: str | os.PathLike[str], error: Exception) -> BadInput:
+    return BadInput(f"{_short(path)} is damaged: {first_line(error)}")
 
 
 # ---- names -----------------------------------------------------------------------------------------------------
@@ -104,36 +132,62 @@ def read_json(path: str | os.PathLike[str], schema: type[T]) -> T:
 
 def file_name(text: str, what: str) -> str:
     """``text``, when it may become (part of) one file name. Raises BadInput for separators, dots at the start and the like."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]*", text) or len(text) > _LONGEST:
+    if not isinstance(text, str) or not re.fullmatch(rf"[A-Za-z0-9_][A-Za-z0-9_.+=,@-]{{0,{_LONGEST - 1}}}", text):
         raise BadInput(
             f"{what} becomes a file name: up to {_LONGEST} letters, digits, '.', '_', '+', '=', ',', '@' and '-', "
-            f"got {' '.join(text[:60].split())!r}"
+            f"got {' '.join(str(text)[:60].split())!r}"
         )
     return text
 
 
 def folder_of(path: str | os.PathLike[str], what: str = "run folder") -> Path:
     """``path``, when a folder is there or could be made. Raises BadInput for "", a file, a loop of links, a name too long."""
-    text = os.fspath(path)
-    if not text or "\0" in text:
-        raise BadInput(f"the {what} is a path, got {text!r}")
+    text = _path_text(path, what)
+    if not _encodable(text):
+        raise BadInput(f"the {what} {_short(text)!a} is not a path")
     folder = Path(text)
     try:
         if folder.exists() and not folder.is_dir():
-            raise BadInput(f"the {what} {folder} is a file; name a folder")
+            raise BadInput(f"the {what} {_short(text)} is a file; name a folder")
         if not folder.exists() and folder.is_symlink():
-            raise BadInput(f"the {what} {folder} is a link that leads nowhere")
-        there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-        if not there.is_dir():
-            raise BadInput(f"the {what} {folder} lies below a file, {there}; name a folder")
-        os.stat(there / folder.name)  # a name that is too long for this file system
-    except FileNotFoundError:
-        pass
+            raise BadInput(f"the {what} {_short(text)} is a link that leads nowhere")
+        _check_parent(folder)
+    except NotADirectoryError:
+        raise BadInput(f"the {what} {_short(text)} lies below a file; name a folder") from None
     except OSError as error:
-        raise BadInput(
-            f"the {what} {text[:60]}{'...' if len(text) > 60 else ''} cannot be used: {error.strerror}"
-        ) from None
+        raise BadInput(f"the {what} {_short(text)} cannot be used: {error.strerror}") from None
     return folder
+
+
+def _check_parent(path: Path) -> None:
+    """Raises OSError when nothing can be made at ``path``: its nearest folder that is there takes no files."""
+    if any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    there = next((p for p in path.absolute().parents if os.path.lexists(p)), path)
+    if not there.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, "it lies below a file")
+    if not path.exists() and not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no permission to write there")
+
+
+def _path_text(path: str | os.PathLike[str], what: str) -> str:
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise BadInput(f"the {what} is a path, got {_short(repr(text))}")
+    return text
+
+
+def _encodable(text: str) -> bool:
+    try:
+        return bool(os.fsencode(text))
+    except UnicodeError:
+        return False
+
+
+def _short(path: str | os.PathLike[str]) -> str:
+    """A path in an error message: on one line, cut where it is long."""
+    text = " ".join(os.fspath(path).split()) if os.fspath(path).strip() else repr(os.fspath(path))
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def first_line(error: BaseException | str, longest: int = 200) -> str:
@@ -172,24 +226,44 @@ def _flock(folder: Path) -> Iterator[None]:
         yield
         return
     path = folder / ".lock"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a+")  # noqa: SIM115
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
-    with file:
+    with _folders(folder), contextlib.ExitStack() as stack:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            while True:
+                file = open(path, "a+")  # noqa: SIM115
+                stack.callback(file.close)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                    break  # else its last owner removed it meanwhile
+        except BlockingIOError:
             file.seek(0)
             pid = file.read().strip() or "unknown"
             raise BadInput(
-                f"another process (pid {pid}) is at work in {folder}; wait for it, or choose another run folder"
+                f"another process (pid {pid}) is at work in {_short(folder)}; wait for it, or choose another run folder"
             ) from None
+        except OSError as error:
+            raise BadInput(f"cannot write {_short(path)}: {error.strerror}") from None
+        stack.callback(path.unlink, missing_ok=True)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
         yield
+
+
+@contextlib.contextmanager
+def _folders(folder: Path) -> Iterator[None]:
+    """Makes ``folder`` and its parents; takes away those that are empty in the end. Raises BadInput when it cannot."""
+    missing = [p for p in (folder, *folder.parents) if not p.exists()]
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BadInput(f"cannot write {_short(folder)}: {error.strerror}") from None
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # not empty: something came of it
+            for made in missing:
+                if made.exists():
+                    made.rmdir()
 
 
 def _umask() -> int:

@@ -1,26 +1,25 @@
-"""One ``nn.Module`` per block kind, and ``Network``, a sequence of them.
+"""Blocks as ``nn.Module``s, and ``Network``, a sequence of them.
 
-A module's forward is written once over named parts. Which class a part becomes is a parameter: plain layers here,
-elastic ones in ``nas.supernet.elastic``. So the supernet and the extracted network run the same code.
+How a block computes is written once, in its kind (``nas.blocks``); here it runs on tensors and named layers. Which class
+a layer has is a parameter: plain ones here, elastic ones in ``nas.supernet.elastic``. So the supernet and the extracted
+network run the same code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from nas.blocks import Block, Conv, DepthwiseSeparable, Head, InvertedResidual, Linear, Norm, Part, Stem, chain_error
+from nas.blocks import ACTIVATIONS, Block, Conv, Linear, Norm, Part, chain_error, norm_of
 from nas.errors import BadInput
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "relu6": F.relu6,
-    "hswish": F.hardswish,
-    "silu": F.silu,
+ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    name: operator.attrgetter(activation.torch)(torch) for name, activation in ACTIVATIONS.items()
 }
 
 
@@ -44,7 +43,7 @@ def static_part(part: Part) -> nn.Module:
 
 
 class BlockModule(nn.Module):
-    """Base of the modules: holds the block and its parts as submodules of the same names."""
+    """The module of any block: holds it, and its parts as submodules of the same names."""
 
     block: Any
     if TYPE_CHECKING:  # parts are known by name only
@@ -57,54 +56,47 @@ class BlockModule(nn.Module):
         for name, part in parts.items():
             self.add_module(name, part)
 
-    def _bottleneck(self, x: Tensor) -> Tensor:
-        """Depthwise convolution, squeeze-excite, projection: the tail that both MobileNet blocks share."""
-        block = self.block
-        x = _ACTIVATIONS[block.act](self.depthwise_norm(self.depthwise(x)))
-        if block.se:
-            squeezed = F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))
-            gate = torch.sigmoid if block.act == "silu" else F.hardsigmoid
-            x = x * gate(self.excite(squeezed))
-        return self.project_norm(self.project(x))
-
-
-class StemModule(BlockModule):
     def forward(self, x: Tensor) -> Tensor:
-        return _ACTIVATIONS[self.block.act](self.norm(self.conv(x)))
+        """``(n, *in_shape)`` to ``(n, *out_shape)``, or ``(n, classes)`` of a head."""
+        y: Tensor = self.block.compute(_Layers(self._modules), x)
+        return y
 
 
-class DepthwiseSeparableModule(BlockModule):
-    def forward(self, x: Tensor) -> Tensor:
-        y = self._bottleneck(x)
-        return x + y if self.block.residual else y
+class _Layers:
+    """``Operators`` on tensors. The layers know their sizes, which an elastic one changes from call to call."""
+
+    def __init__(self, layers: Mapping[str, Any]) -> None:
+        self.layers = layers
+
+    def conv(self, name: str, x: Tensor, out_ch: int, *, norm: bool = True, act: str = "", **sizes: Any) -> Tensor:
+        x = self.layers[name](x)
+        return _activated(self.layers[norm_of(name)](x) if norm else x, act)
+
+    def linear(self, name: str, x: Tensor, out_ch: int, *, act: str = "") -> Tensor:
+        return _activated(self.layers[name](x), act)
+
+    def pool(self, x: Tensor, *, flat: bool = False) -> Tensor:
+        pooled = F.adaptive_avg_pool2d(x, 1)
+        return pooled.flatten(1) if flat else pooled
+
+    def scale(self, x: Tensor, gate: Tensor) -> Tensor:
+        return x * gate
+
+    def add(self, x: Tensor, y: Tensor, *, act: str = "") -> Tensor:
+        return _activated(x + y, act)
+
+    def shuffle(self, x: Tensor, groups: int) -> Tensor:
+        # F.channel_shuffle has no ONNX export
+        return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+    def custom(
+        self, name: str, xs: Sequence[Tensor], torch: Callable[..., Tensor], *, channels: int, size: int
+    ) -> Tensor:
+        return torch(*xs)
 
 
-class InvertedResidualModule(BlockModule):
-    def forward(self, x: Tensor) -> Tensor:
-        wide = _ACTIVATIONS[self.block.act](self.expand_norm(self.expand(x)))
-        if self.block.groups > 1:
-            # a channel shuffle; F.channel_shuffle has no ONNX export
-            wide = wide.unflatten(1, (self.block.groups, -1)).transpose(1, 2).flatten(1, 2)
-        y = self._bottleneck(wide)
-        return x + y if self.block.residual else y
-
-
-class HeadModule(BlockModule):
-    def forward(self, x: Tensor) -> Tensor:
-        act = _ACTIVATIONS[self.block.act]
-        x = act(self.norm(self.conv(x)))
-        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
-        if self.block.features:
-            x = act(self.features(x))
-        return self.classify(x)
-
-
-_MODULES: dict[type[Block], type[BlockModule]] = {
-    Stem: StemModule,
-    DepthwiseSeparable: DepthwiseSeparableModule,
-    InvertedResidual: InvertedResidualModule,
-    Head: HeadModule,
-}
+def _activated(x: Tensor, act: str) -> Tensor:
+    return ACTIVATION_FUNCTIONS[act](x) if act else x
 
 
 def build(block: Block, parts: Mapping[str, nn.Module] | None = None) -> BlockModule:
@@ -114,7 +106,7 @@ def build(block: Block, parts: Mapping[str, nn.Module] | None = None) -> BlockMo
     """
     if parts is None:
         parts = {name: static_part(part) for name, part in block.parts().items()}
-    return _initialise(_MODULES[type(block)](block, parts))
+    return _initialise(BlockModule(block, parts))
 
 
 def describe(module: BlockModule) -> Block:
@@ -124,10 +116,13 @@ def describe(module: BlockModule) -> Block:
     """
     planned = module.block.parts()
     seen = {name: _seen(module.get_submodule(name), part) for name, part in planned.items()}
-    block = module.block.resized(seen)
-    if block.parts() != seen:
-        raise BadInput(f"the layers of [{module.block.key}] no longer form a {module.block.kind}: {seen}")
-    return block
+    try:
+        block: Block = module.block.resized(seen)
+        if block.parts() == seen:
+            return block
+    except BadInput:  # no block of this kind has such sizes
+        pass
+    raise BadInput(f"the layers of [{module.block.key}] no longer form a {module.block.kind}: {seen}")
 
 
 class Network(nn.Sequential):

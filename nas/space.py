@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block, chain_error
+from nas.checks import shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
@@ -41,6 +42,14 @@ class Choice:
     name: str
     values: tuple[Value, ...]
     only_if: tuple[str, tuple[Value, ...]] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, tuple | list) or not 1 <= len(self.values) <= 255:
+            raise BadInput(f"choice {self.name} takes a tuple of 1 to 255 values, got {shown(self.values)}")
+        if any(not isinstance(v, Value) for v in self.values) or len(set(self.values)) != len(self.values):
+            raise BadInput(
+                f"choice {self.name} takes different numbers, texts or truth values, got {shown(self.values)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -439,8 +448,6 @@ class SearchSpace:
         if len(self._position) != len(self.choices):
             raise BadInput(f"{self.name}: two choices have the same name")
         for i, choice in enumerate(self.choices):
-            if not 1 <= len(choice.values) <= 255 or len(set(choice.values)) != len(choice.values):
-                raise BadInput(f"choice {choice.name} needs 1 to 255 different values, got {choice.values}")
             if choice.only_if and self._position.get(choice.only_if[0], i) >= i:
                 raise BadInput(
                     f"choice {choice.name} depends on {choice.only_if[0]!r}, which must be an earlier choice"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nas.blocks import round_channels
+from nas.blocks import Channels, round_channels
+from nas.checks import checked
 from nas.space import SearchSpace
 from search_spaces.stages import Family, Stage, build_space
 
@@ -19,7 +20,8 @@ class EfficientNet:
     """Constructors of the family's spaces, by the size of image they are made for."""
 
     @staticmethod
-    def digits(*, classes: int = 10, in_channels: int = 1) -> SearchSpace:
+    @checked
+    def digits(*, classes: Channels = 10, in_channels: Channels = 1) -> SearchSpace:
         """16 to 32 px, 0.1 to 4 million MACs."""
         family = Family(stem=16, first=16, hidden=96, squeeze=_squeeze)
         shared = {"kernels": (3, 5), "expansions": (4, 6), "acts": ACTS, "se": SE}
@@ -38,7 +40,8 @@ class EfficientNet:
         )
 
     @staticmethod
-    def imagenet(*, classes: int = 1000, in_channels: int = 3) -> SearchSpace:
+    @checked
+    def imagenet(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """128 to 240 px, B0's stages with elastic depth, widths 0.75 to 1.1."""
         family = Family(stem=32, first=16, hidden=1280, squeeze=_squeeze)
         shared = {"kernels": (3, 5), "acts": ACTS, "se": SE}

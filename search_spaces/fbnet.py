@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from nas.blocks import Block, Head, InvertedResidual, Stem
+from nas.blocks import Block, Channels, Head, InvertedResidual, Pixels, Stem
+from nas.checks import checked
 from nas.space import Choice, SearchSpace, Slot
 
 CANDIDATES = ("k3_e1", "k3_e1_g2", "k3_e3", "k3_e6", "k5_e1", "k5_e1_g2", "k5_e3", "k5_e6", "skip")
@@ -19,7 +20,8 @@ class FBNet:
     """Constructors of the space."""
 
     @staticmethod
-    def cifar100(*, classes: int = 100, in_channels: int = 3, resolution: int = 32) -> SearchSpace:
+    @checked
+    def cifar100(*, classes: Channels = 100, in_channels: Channels = 3, resolution: Pixels = 32) -> SearchSpace:
         """The variant of HW-NAS-Bench (Li et al., ICLR 2021), 9^22 networks of 32 px: stem without stride, head 1504."""
         choices: list[Choice] = []
         slots = [Slot("stem", (), lambda: Stem(in_ch=in_channels, out_ch=STEM, size=resolution, stride=1))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from nas.blocks import Channels
+from nas.checks import checked
 from nas.space import SearchSpace
 from search_spaces.stages import Family, Stage, build_space
 
@@ -16,7 +18,8 @@ class MobileNetV2:
     """Constructors of the family's spaces, by the size of image they are made for."""
 
     @staticmethod
-    def digits(*, classes: int = 10, in_channels: int = 1) -> SearchSpace:
+    @checked
+    def digits(*, classes: Channels = 10, in_channels: Channels = 1) -> SearchSpace:
         """16 to 32 px, 0.05 to 3 million MACs."""
         family = Family(stem=16, hidden=64, squeeze=_no_squeeze)
         shared = {"kernels": (3, 5), "expansions": (2, 4), "acts": ACTS}
@@ -36,7 +39,8 @@ class MobileNetV2:
         )
 
     @staticmethod
-    def imagenet(*, classes: int = 1000, in_channels: int = 3) -> SearchSpace:
+    @checked
+    def imagenet(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """128 to 224 px, six stages, widths 0.75 to 1.3."""
         family = Family(stem=32, first=16, hidden=1280, squeeze=_no_squeeze)
         stages = [

@@ -6,7 +6,8 @@ h-swish and squeeze-excite cost more than the whole gain of quantization, so the
 
 from __future__ import annotations
 
-from nas.blocks import round_channels
+from nas.blocks import Channels, round_channels
+from nas.checks import checked
 from nas.space import SearchSpace
 from search_spaces.stages import Family, Stage, build_space
 
@@ -22,7 +23,8 @@ class MobileNetV3:
     """Constructors of the family's spaces, by the size of image they are made for."""
 
     @staticmethod
-    def digits(*, classes: int = 10, in_channels: int = 1) -> SearchSpace:
+    @checked
+    def digits(*, classes: Channels = 10, in_channels: Channels = 1) -> SearchSpace:
         """16 to 24 px, 0.3 to 3.6 million MACs: microcontroller size, trains in minutes on a laptop.
 
         Few pixels and many channels: that is where int8 arithmetic pays on a network this small.
@@ -44,7 +46,8 @@ class MobileNetV3:
         )
 
     @staticmethod
-    def cifar(*, classes: int = 10, in_channels: int = 3) -> SearchSpace:
+    @checked
+    def cifar(*, classes: Channels = 10, in_channels: Channels = 3) -> SearchSpace:
         """24 to 40 px, a stem without stride, 2 to 60 million MACs."""
         family = Family(stem=16, stem_stride=1, first=16, hidden=384, squeeze=_squeeze)
         shared = {"expansions": (3, 4, 6), "acts": ACTS, "se": SE}
@@ -65,7 +68,8 @@ class MobileNetV3:
         )
 
     @staticmethod
-    def imagenet(*, classes: int = 1000, in_channels: int = 3) -> SearchSpace:
+    @checked
+    def imagenet(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """128 to 224 px, five stages of two to four blocks as in once-for-all, widths 0.75 to 1.25."""
         family = Family(stem=16, first=16, hidden=960, features=1280, squeeze=_squeeze)
         shared = {"depths": (2, 3, 4), "acts": ACTS, "se": SE}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from nas.blocks import round_channels
+from nas.blocks import Channels, round_channels
+from nas.checks import Positive, checked
 from nas.space import SearchSpace
 from search_spaces.stages import Family, Stage, build_space
 
@@ -14,8 +15,13 @@ class OnceForAll:
     """Constructors of the published spaces."""
 
     @staticmethod
+    @checked
     def mobilenet_v3(
-        *, width: float = 1.2, resolutions: tuple[int, ...] = RESOLUTIONS, classes: int = 1000, in_channels: int = 3
+        *,
+        width: Positive = 1.2,
+        resolutions: tuple[int, ...] = RESOLUTIONS,
+        classes: Channels = 1000,
+        in_channels: Channels = 3,
     ) -> SearchSpace:
         """Five stages of two to four blocks. ``width`` 1.2 is that of the published table and accuracy predictor."""
         family = Family(
@@ -48,7 +54,8 @@ class OnceForAll:
         )
 
     @staticmethod
-    def proxyless_nas(*, classes: int = 1000, in_channels: int = 3) -> SearchSpace:
+    @checked
+    def proxyless_nas(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """ProxylessNAS's mobile space (Cai et al., ICLR 2019) at 224 px: six stages, blocks may be left out but the first."""
         family = Family(stem=32, first=16, hidden=1280, squeeze=lambda before, mid: 0)
         shared = {"kernels": (3, 5, 7), "expansions": (3, 6), "acts": ("relu6",)}

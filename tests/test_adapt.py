@@ -14,7 +14,7 @@ from nas.device import Device
 from nas.errors import BadInput
 from nas.tables.fit.calibration import Calibration
 from nas.tables.fit.few_shot import adapt, choose_timed, choose_to_adapt, error_bound, rehearse, transfer
-from nas.tables.fit.prior import loads
+from nas.tables.features import block_counts
 from nas.tables.table import LatencyTable
 from nas.tables.validation import distinct_archs
 from search_spaces import FBNet
@@ -55,7 +55,7 @@ def truth(fbnet, known):
 
 
 def time_on(space, truth, archs, noise=0.01, seed=0):
-    return loads(space, archs) @ truth * np.random.default_rng(seed).lognormal(0, noise, len(archs))
+    return block_counts(space, archs) @ truth * np.random.default_rng(seed).lognormal(0, noise, len(archs))
 
 
 def mape(predicted, ms):
@@ -66,7 +66,7 @@ def test_ten_timings_make_a_table_that_knows_its_error(fbnet, known, truth):
     archs = choose_to_adapt(fbnet, known, 10)
     table = adapt(fbnet, known, archs, time_on(fbnet, truth, archs), device=BOARD)
     unseen = distinct_archs(fbnet, 500, 7)
-    exact = loads(fbnet, unseen) @ truth
+    exact = block_counts(fbnet, unseen) @ truth
     error = mape(nas.latency(fbnet, table)(unseen), exact)
     assert error < 0.02
     scaled = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 
@@ -17,8 +18,9 @@ from experiments import cortex_m_boards
 from nas.blocks import DepthwiseSeparable, Head, InvertedResidual, Stem
 from nas.errors import BadInput
 from nas.modules import Network
+from nas.tables.features import OPERATORS, macs_by_operator
 from nas.tables.fit import boards as cortex_m
-from nas.tables.fit.boards import OPERATORS, board_table, boards, operator_macs
+from nas.tables.fit.boards import board_table, boards
 from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV2, MobileNetV3
 
@@ -60,7 +62,7 @@ def test_macs_by_operator_are_those_that_torch_executes():
     with torch.no_grad():
         network.eval()(torch.zeros(1, *network.input_shape))
     blocks = network.describe()
-    assert dict(zip(OPERATORS, np.sum([operator_macs(b) for b in blocks], axis=0), strict=True)) == counted
+    assert dict(zip(OPERATORS, macs_by_operator(blocks).sum(axis=0), strict=True)) == counted
     assert sum(counted.values()) == sum(b.macs for b in blocks)
 
 
@@ -76,7 +78,7 @@ def test_mobilenet_as_blocks_has_the_same_macs_by_operator():
     for out, stride in sizes:
         before = blocks[-1]
         blocks.append(DepthwiseSeparable(in_ch=before.out_ch, out_ch=out, size=before.out_size, stride=stride))
-    total = np.sum([operator_macs(b) for b in blocks], axis=0)
+    total = macs_by_operator(blocks).sum(axis=0)
     total[3] += 256 * 2  # the classifier; a Head would add a convolution
     assert total.tolist() == cortex_m_boards.network_macs().loc["vww"].tolist()
 
@@ -178,9 +180,13 @@ def test_a_search_takes_it_and_it_saves_and_loads(digits_v2, tmp_path):
     objective = nas.latency(digits_v2, again)
     archs = digits_v2.sample(5, np.random.default_rng(0))
     expected = [
-        sum(np.dot(operator_macs(b), _costs()) for b in blocks) + table.fixed_ms for blocks in digits_v2.networks(archs)
+        (macs_by_operator(blocks) @ _costs()).sum() + table.fixed_ms for blocks in digits_v2.networks(archs)
     ]
     assert objective(archs) == pytest.approx(expected, rel=1e-4)
+
+
+def shipped_load(network):
+    return np.array([*cortex_m._file().network_macs[network].values(), 1.0])
 
 
 def _costs():
@@ -209,18 +215,20 @@ def test_boards_that_the_data_cannot_support_are_refused_in_one_line(board, mess
     assert "\n" not in str(caught.value)
 
 
-def test_a_board_with_too_few_networks_is_refused(entries, digits_v2, monkeypatch):
-    few = {**entries[BOARD], "networks": dict(itertools.islice(entries[BOARD]["networks"].items(), 3))}
-    monkeypatch.setattr(cortex_m, "_known", lambda: [few])
+def test_a_board_with_too_few_networks_is_refused(digits_v2, monkeypatch):
+    shipped = cortex_m._file()
+    whole = next(b for b in shipped.boards if b.name == BOARD)
+    few = dataclasses.replace(whole, networks=dict(itertools.islice(whole.networks.items(), 3)))
+    monkeypatch.setattr(cortex_m, "_file", lambda: dataclasses.replace(shipped, boards=(few,)))
     with pytest.raises(BadInput, match="only 3 of MLPerf Tiny's 4"):
         board_table(BOARD, digits_v2)
 
 
 def test_squeeze_excite_and_heads_are_matrix_times_vector():
     gated = InvertedResidual(in_ch=16, out_ch=16, size=8, mid=32, se=8)
-    assert operator_macs(gated)[3] == 2 * 32 * 8
+    assert macs_by_operator([gated])[0, 3] == 2 * 32 * 8
     head = Head(in_ch=16, out_ch=10, size=4, hidden=64)
-    assert operator_macs(head) == (0, 16 * 64 * 16, 0, 640)
+    assert macs_by_operator([head])[0].tolist() == [0, 16 * 64 * 16, 0, 640]
 
 
 @pytest.fixture
@@ -230,7 +238,8 @@ def without_board(monkeypatch):
     shipped = cortex_m._file()
 
     def forget(board):
-        file = {**shipped, "new_boards": cortex_m_boards.new_boards(ms[ms["board"] != board])}
+        known = {c: cortex_m.Prior(**p) for c, p in cortex_m_boards.new_boards(ms[ms["board"] != board]).items()}
+        file = dataclasses.replace(shipped, new_boards=known)
         monkeypatch.setattr(cortex_m, "_file", lambda: file)
 
     return forget
@@ -245,7 +254,7 @@ def test_one_timing_makes_an_unknown_board_known(without_board, digits_v2, entri
         measured = {n: v["measured_ms"] for n, v in entry["networks"].items()}
         for ms, found in (({"vww": measured["vww"]}, errors), ({}, blind)):
             costs, _ = cortex_m._learn(entry["core"], entry["mhz"], ms)
-            found += [abs(np.log(cortex_m._network_ms(n, costs) / measured[n])) for n in ("ic", "kws", "ad")]
+            found += [abs(np.log(shipped_load(n) @ costs / measured[n])) for n in ("ic", "kws", "ad")]
     assert len(errors) == 3 * len(entries)
     assert np.mean(errors) < 0.25
     assert np.mean(blind) > 1.3 * np.mean(errors)  # a core and a clock are not enough: why unknown boards are refused
@@ -259,9 +268,9 @@ def test_the_interval_of_a_new_board_holds_the_truth(without_board, entries):
         measured = {n: v["measured_ms"] for n, v in entry["networks"].items()}
         costs, covariance = cortex_m._learn(entry["core"], entry["mhz"], {"ic": measured["ic"]})
         for n in ("vww", "kws"):
-            part = costs * [*cortex_m._file()["network_macs"][n].values(), 1.0]
+            part = costs * shipped_load(n)
             share = part / part.sum()
-            deviation = np.sqrt(share @ covariance @ share + cortex_m._file()["timing_log_sd"] ** 2)
+            deviation = np.sqrt(share @ covariance @ share + cortex_m._file().timing_log_sd ** 2)
             inside.append(abs(np.log(part.sum() / measured[n])) < 1.2816 * deviation)
     assert np.mean(inside) >= 0.7
 
@@ -286,9 +295,9 @@ def test_your_own_board(digits_v2):
     [
         ({}, 100.0, r"timings of MLPerf Tiny's networks \(ic, kws, vww, ad\) are needed, got none"),
         ({"resnet": 3.0}, 100.0, "got resnet"),
-        ({"ic": 0.0}, 100.0, "positive"),
-        ({"ic": float("nan")}, 100.0, "positive"),
-        ({"ic": 3.0}, -1.0, "positive"),
+        ({"ic": 0.0}, 100.0, "ic in ms is a number above 0"),
+        ({"ic": float("nan")}, 100.0, "ic in ms"),
+        ({"ic": 3.0}, -1.0, "mhz is a number above 0"),
     ],
 )
 def test_timings_that_cannot_be_are_refused(ms, mhz, message, digits_v2):

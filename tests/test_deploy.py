@@ -129,9 +129,9 @@ def test_wrong_outputs_and_unwritable_places_leave_no_file(family, tmp_path):
 
 
 def test_runtimes_refuse_what_they_cannot_do():
-    with pytest.raises(BadInput, match="fp32 or int8"):
+    with pytest.raises(BadInput, match="one of fp32, int8"):
         OnnxRuntime(precision="int4")
-    with pytest.raises(BadInput, match="at least 1"):
+    with pytest.raises(BadInput, match="threads is a whole number from 1"):
         OnnxRuntime(threads=0)
     assert OnnxRuntime(precision="int8").device.key.endswith("_onnxruntime_int8_b1_t1")
 

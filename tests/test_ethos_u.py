@@ -111,7 +111,7 @@ def test_a_campaign_makes_a_simulated_table(tiny, tmp_path, capfd):
 def test_identities_differ_where_figures_do():
     default, named = EthosU("ethos-u55-128"), EthosU("ethos-u55-128", "Ethos_U55_High_End_Embedded", "Shared_Sram")
     assert default.device == named.device
-    other = EthosU("ethos-u55-128", memory="Sram_Only")
+    other = EthosU("ethos-u55-128", memory_mode="Sram_Only")
     assert other.device.key != default.device.key
     assert other.device.chip == "ethos-u55-128, Ethos_U55_High_End_Embedded, Sram_Only"
 
@@ -123,14 +123,14 @@ def test_unknown_configurations_list_the_known_ones(tmp_path):
         EthosU("ethos-u75-128")
     assert "\n" not in str(e.value)
     with pytest.raises(BadInput, match=r"has no System_Config 'Mine'; it has Ethos_U55_Deep_Embedded, "):
-        EthosU(system="Mine")
+        EthosU(system_config="Mine")
     with pytest.raises(BadInput, match=r"has no Memory_Mode 'Mine'; it has Sram_Only, "):
-        EthosU(memory="Mine")
+        EthosU(memory_mode="Mine")
     with pytest.raises(BadInput, match="cannot read the configuration file"):
-        EthosU(config=str(tmp_path / "absent.ini"))
+        EthosU(vela_config=str(tmp_path / "absent.ini"))
     (tmp_path / "bad.ini").write_text("clock = fast\n")
     with pytest.raises(BadInput, match="is not a configuration file of vela"):
-        EthosU(config=str(tmp_path / "bad.ini"))
+        EthosU(vela_config=str(tmp_path / "bad.ini"))
 
 
 def test_what_vela_cannot_compile_is_an_error_of_that_network_alone(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from nas.objectives import Objective
 from nas.report import write_report
 from nas.report.explain import diversity, gene_columns, importance
 from nas.runs.stages import write_search
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.random import RandomSearch
 from nas.space import Choice, SearchSpace
 
 SPACE = SearchSpace(

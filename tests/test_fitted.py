@@ -16,8 +16,8 @@ from sklearn.linear_model import Ridge
 import nas
 from nas.device import Device
 from nas.errors import BadInput
-from nas.tables.fit.gaussian import most_telling, non_negative, solve
-from nas.tables.fit.prior import loads
+from nas.tables.fit.gaussian import i_optimal, non_negative, solve
+from nas.tables.features import block_counts
 from nas.tables.fit.whole_network import choose_among, choose_networks, fit_blocks
 from nas.tables.table import LatencyTable
 from nas.tables.validation import distinct_archs
@@ -121,7 +121,7 @@ def test_no_cost_is_negative_and_the_interval_holds_the_cost(fbnet, timed, truth
     archs, _ = timed
     free = truth.copy()
     free[:40] = 1e-9  # unconstrained least squares would go below zero for half of these
-    noisy = loads(fbnet, archs) @ free * np.random.default_rng(0).lognormal(0, 0.03, len(archs))
+    noisy = block_counts(fbnet, archs) @ free * np.random.default_rng(0).lognormal(0, 0.03, len(archs))
     table = fit_blocks(fbnet, archs[:150], noisy[:150], device=DEVICE)
     rows = table.rows
     assert (rows["latency_ms"] > 0).all()
@@ -133,7 +133,7 @@ def test_no_cost_is_negative_and_the_interval_holds_the_cost(fbnet, timed, truth
 def test_blocks_of_no_timed_network_are_counted(fbnet, timed, truth):
     archs = timed[0].copy()
     archs[archs == 7] = 3  # nobody timed a k5_e6
-    ms = loads(fbnet, archs) @ truth
+    ms = block_counts(fbnet, archs) @ truth
     table = fit_blocks(fbnet, archs[:300], ms[:300], device=DEVICE)
     missing = [b for b in fbnet.blocks if getattr(b, "mid", 0) == 6 * b.in_ch and b.kernel == 5]
     unseen = table.rows.set_index("block").loc[[b.key for b in missing]]
@@ -158,7 +158,7 @@ def test_a_table_survives_the_disk(tiny, tmp_path):
 def test_counts_are_those_of_the_networks(fbnet, tiny):
     for space in (fbnet, tiny):
         archs = space.sample(50, np.random.default_rng(0))
-        for row, network in zip(loads(space, archs), space.networks(archs), strict=True):
+        for row, network in zip(block_counts(space, archs), space.networks(archs), strict=True):
             assert {space.blocks[i]: n for i, n in enumerate(row[:-1]) if n} == Counter(network)
             assert row[-1] == 1
 
@@ -245,7 +245,7 @@ def test_each_pick_lowers_the_mean_variance_most():
         precision = np.eye(6) + sum(np.outer(rows[i], rows[i]) for i in chosen) / noise**2
         return np.einsum("ij,jk,ik->", rows, np.linalg.inv(precision), rows)
 
-    picks = most_telling(rows, 5, noise).tolist()
+    picks = i_optimal(rows, 5, noise).tolist()
     for k, pick in enumerate(picks):
         others = set(range(12)) - set(picks[:k])
         assert pick == min(others, key=lambda i: mean_variance([*picks[:k], i]))

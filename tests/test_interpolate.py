@@ -12,7 +12,8 @@ import nas
 from nas.blocks import Head, InvertedResidual, Stem
 from nas.errors import BadInput
 from nas.tables.fit.boards import board_table
-from nas.tables.interpolate import PRUNED, estimate, make_of
+from nas.tables.features import make
+from nas.tables.interpolate import PRUNED, estimate
 from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV3
 
@@ -46,9 +47,9 @@ def interior(table):
     ends: dict = {}
     for b in blocks:
         for s in sizes:
-            ends.setdefault((make_of(b), s), set()).add(getattr(b, s))
+            ends.setdefault((make(b), s), set()).add(getattr(b, s))
     return [
-        b for b in blocks if all(min(v := ends[make_of(b), s]) < getattr(b, s) < max(v) or len(v) == 1 for s in sizes)
+        b for b in blocks if all(min(v := ends[make(b), s]) < getattr(b, s) < max(v) or len(v) == 1 for s in sizes)
     ]
 
 
@@ -118,7 +119,7 @@ def test_outside_the_measured_range_is_refused_unless_asked_for():
     assert 0.7 < ms[0] / table.lookup([widest])[0] < 1.5
     with pytest.raises(BadInput, match="more than the factor 2"):
         estimate(table, [dataclasses.replace(widest, mid=3 * widest.mid)], beyond=2)
-    with pytest.raises(BadInput, match="factor of at least 1"):
+    with pytest.raises(BadInput, match="beyond is a number from 1"):
         estimate(table, [wider], beyond=0.5)
 
 

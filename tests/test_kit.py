@@ -24,9 +24,9 @@ import pytest
 
 from nas.errors import BadInput
 from nas.measuring.kit import RUN, export_kit, import_kit
-from nas.measuring.on_device import campaign, device, outputs
-from nas.measuring.on_device.outputs import Broken
 from nas.measuring.timing import time_networks
+from nas.on_device import device, outputs, runner as campaign
+from nas.on_device.outputs import Broken
 from nas.runtimes import OnnxRuntime
 
 FEW = {"calibrate": 8, "validate": 2}

@@ -203,13 +203,13 @@ def test_interpolation_refuses_what_was_not_measured(tmp_path):
     ("damage", "message"),
     [
         (lambda s: s.with_suffix(".json").unlink(), "does not exist"),
-        (lambda s: s.with_suffix(".json").write_text("{"), "not a readable"),
+        (lambda s: s.with_suffix(".json").write_text("{"), "json is damaged"),
         (lambda s: s.with_suffix(".csv").write_text("a,b\n1,2\n"), "damaged|columns"),
         (
             lambda s: s.with_suffix(".csv").write_text("\n".join(s.with_suffix(".csv").read_text().splitlines()[:-5])),
             "rows",
         ),
-        (lambda s: _edit(s, kind="guessed"), "kind is one of"),
+        (lambda s: _edit(s, kind="guessed"), r"'guessed'.*\$.kind"),
         (lambda s: s.with_suffix(".csv").write_text(_first_value(s, "-0.5")), "positive"),
     ],
 )

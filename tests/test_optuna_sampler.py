@@ -14,8 +14,8 @@ from nas.engine.loop import search
 from nas.engine.optuna_study import to_optuna
 from nas.errors import BadInput, MissingPackage
 from nas.objectives import Objective
-from nas.searchers.optuna_search import OptunaSearch
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.optuna_tpe import OptunaSearch
+from nas.searchers.random import RandomSearch
 from nas.space import Choice, SearchSpace
 from search_spaces import MobileNetV3
 

@@ -19,7 +19,7 @@ from nas.engine.ray_workers import RayWorkers, crew
 from nas.errors import BadInput, MissingPackage
 from nas.objectives import Objective, macs
 from nas.objectives.accuracy import accuracy
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.random import RandomSearch
 
 ray = pytest.importorskip("ray")
 

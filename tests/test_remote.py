@@ -285,7 +285,7 @@ def test_lost_for_good(server, measure, device, tmp_path, monkeypatch):
     call = remote._Ssh.call
 
     def gone(ssh, function, **arguments):
-        if function is remote.far_end.state and files_there(tmp_path):
+        if function is remote.agent.state and files_there(tmp_path):
             ssh.options[:0] = ["-o", "Port=1", "-o", "ControlPath=none"]
         return call(ssh, function, **arguments)
 

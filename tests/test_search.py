@@ -18,7 +18,7 @@ from nas.errors import BadInput, Infeasible
 from nas.objectives import Objective, flash, macs, params, peak_memory
 from nas.objectives.objective import additive
 from nas.searchers.nsga2 import NSGA2
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.random import RandomSearch
 from nas.space import SearchSpace
 from search_spaces import MobileNetV3
 

@@ -17,9 +17,9 @@ from nas.searchers.guided import Guided
 from nas.searchers.local_search import LocalSearch, neighbours
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.nsga3 import NSGA3, reference_directions
-from nas.searchers.optuna_search import OptunaSearch
-from nas.searchers.policy import PolicySearch
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.optuna_tpe import OptunaSearch
+from nas.searchers.ppo import PolicySearch
+from nas.searchers.random import RandomSearch
 from nas.space import Choice, SearchSpace
 from search_spaces import MobileNetV3
 

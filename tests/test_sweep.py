@@ -25,7 +25,7 @@ from nas.objectives import Objective, macs
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
 from nas.report.sweep_page import write_sweep_report
 from nas.runs.folder import Run, Settings, open_run
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.random import RandomSearch
 from nas.supernet import Supernet
 from nas.sweeps.folder import read_sweep, trial_name
 from nas.sweeps.sweep import sweep

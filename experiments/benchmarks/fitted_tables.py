@@ -29,7 +29,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from fit_tables import PHONES, SHARED, device_of, fbnet_timings, ofa_timings
 
 import nas
-from nas.tables.fit.prior import loads
+from nas.tables.features import block_counts
 from nas.tables.fit.whole_network import choose_among, fit_blocks
 
 TARGETS = [
@@ -55,7 +55,7 @@ def measure(quick: bool) -> Measured:
     for name, (space, archs, timings) in {"fbnet": fbnet_timings(), "ofa": ofa_timings()}.items():
         if quick and name == "ofa":
             continue
-        counts = loads(space, archs)
+        counts = block_counts(space, archs)
         for seed in seeds:
             order = np.random.default_rng(seed).permutation(len(archs))
             pool, held = order[:4000], order[4000:]

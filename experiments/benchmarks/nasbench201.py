@@ -32,8 +32,8 @@ from nas.searchers.evolution import RegularizedEvolution
 from nas.searchers.guided import Guided
 from nas.searchers.local_search import LocalSearch
 from nas.searchers.nsga2 import NSGA2
-from nas.searchers.policy import PolicySearch
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.ppo import PolicySearch
+from nas.searchers.random import RandomSearch
 from search_spaces.nasbench201 import NasBench201
 
 try:

@@ -32,9 +32,9 @@ from nas.searchers.guided import Guided
 from nas.searchers.local_search import LocalSearch
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.nsga3 import NSGA3
-from nas.searchers.optuna_search import OptunaSearch
-from nas.searchers.policy import PolicySearch
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.optuna_tpe import OptunaSearch
+from nas.searchers.ppo import PolicySearch
+from nas.searchers.random import RandomSearch
 from search_spaces import MobileNetV3, OnceForAll
 
 TABLES = Path(__file__).parents[2] / "latency_tables"

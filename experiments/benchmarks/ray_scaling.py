@@ -38,7 +38,7 @@ from nas.objectives import Objective
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
 from nas.searchers.evolution import RegularizedEvolution
 from nas.searchers.nsga2 import NSGA2
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.random import RandomSearch
 from nas.space import Archs
 from nas.sweeps.sweep import sweep
 from search_spaces import MobileNetV3, NasBench201

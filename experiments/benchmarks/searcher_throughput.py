@@ -24,7 +24,7 @@ from nas.searchers.evolution import RegularizedEvolution
 from nas.searchers.local_search import LocalSearch
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.nsga3 import NSGA3
-from nas.searchers.random_search import RandomSearch
+from nas.searchers.random import RandomSearch
 from nas.space import Choice, SearchSpace
 
 try:

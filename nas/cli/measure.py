@@ -3,232 +3,190 @@
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from nas.checks import FilePath, Text, checked
+from nas.cli.flags import add_flag, add_flags, given, option, parameters
+from nas.cli import names
+from nas.cli.names import Resume, RunDir, meter, one_of
+from nas.cli.printing import print_table
 from nas.errors import BadInput
+from nas.files import file_name, folder_of
 
 if TYPE_CHECKING:
-    from nas.measuring.energy import Meter
     from nas.runtimes import Runtime
     from nas.space import SearchSpace
     from nas.tables.table import LatencyTable
 
-_PRECISIONS = ("fp32", "int8", "fp16")
-_KIT_TOOLS = ("onnxruntime", "trtexec", "benchmark_model")
+Precision = Literal["fp32", "int8", "fp16"]
+_NETWORKS = ("calibrate", "validate", "seed")  # the parameters of a campaign that every way to measure has
+_EVERYWHERE = ("threads", "batch")
 
 
-def run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Path, LatencyTable], None]) -> None:
-    """Measure, or write or read a kit, as the parsed arguments say."""
-    _check_combination(args)
-    if args.energy_log:
-        from nas.measuring.campaign import add_energy
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What is measured, and with what."""
 
-        stem = _stem(args, _precisions(args)[0])
-        return show(stem, add_energy(stem, args.energy_log))
-    if args.import_kit:
-        from nas.measuring.kit import import_kit
+    run_dir: RunDir = "runs/tables"
+    resume: Resume = False
+    runtime: Annotated[Text, "what executes the networks on this machine; a wrong name lists them"] = "onnxruntime"
+    precision: Annotated[list[Precision] | None, "one table each (default: all that the runtime has)"] = None
+    name: Annotated[Text | None, "of the table's files (default: table_<precision>, with the runtime)"] = None
+    energy: Annotated[
+        Text | None, "also the energy of every block: rapl, nvml, jetson, later (see --energy-log), or a file of µW"
+    ] = None
+    energy_log: Annotated[FilePath | None, "add the energies from your meter's log (time, watts) to a table"] = None
 
-        table = import_kit(args.import_kit, run_dir=args.run_dir, name=args.name, allow_failed=args.leave_out_failed)
-        return show(Path(args.run_dir) / (args.name or f"table_{table.device.precision}"), table)
-    for precision in _precisions(args):
-        stem = _stem(args, precision)
-        if args.kit:
-            from nas.measuring.kit import export_kit
-
-            folder = export_kit(
-                space,
-                Path(args.kit),
-                runtime=args.tool,
-                precision=precision,
-                batch=args.batch,
-                threads=args.threads,
-                seed=args.seed,
-                calibrate=args.calibrate,
-                validate=args.validate,
-                progress=_tty(),
-            )
-            print(f"{folder}: copy it to the device and run: python3 run.py")
-            continue
-        if args.remote:
-            from nas.measuring.ssh import measure_remote
-
-            table = measure_remote(
-                space,
-                args.remote,
-                run_dir=args.run_dir,
-                name=stem.name,
-                runtime=args.tool,
-                precision=precision,
-                batch=args.batch,
-                threads=args.threads,
-                resume=args.resume,
-                seed=args.seed,
-                calibrate=args.calibrate,
-                validate=args.validate,
-                ssh_options=args.ssh_option,
-                python=args.remote_python,
-                tool_path=args.tool_path,
-                say=_say,
-            )
-        else:
-            from nas.measuring.campaign import measure
-
-            table = measure(
-                space,
-                runtimes()[args.runtime](args, precision),
-                run_dir=args.run_dir,
-                name=stem.name,
-                resume=args.resume,
-                seed=args.seed,
-                calibrate=args.calibrate,
-                validate=args.validate,
-                isolate=True,
-                meter=_meter(args),
-                progress=_tty(),
-                say=_say,
-            )
-        show(stem, table)
-    return None
+    def __post_init__(self) -> None:
+        if self.name:
+            file_name(self.name, "name")
 
 
-def runtimes() -> dict[str, Callable[[Any, str], Runtime]]:
-    """Name on the command line -> runtime of (arguments, precision)."""
-    from nas.runtimes import EthosU, LiteRT, OnnxRuntime, OpenVINO, TorchCPU, TorchCUDA
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """A device that this machine reaches by cable, card or network."""
 
-    def only(wanted: str, runtime: str, precision: str) -> None:
-        if precision != wanted:
-            raise BadInput(f"{runtime} measures {wanted}, not {precision}; pass --precision {wanted}")
+    kit: Annotated[FilePath | None, "write a measuring kit: models and one script to run on the device"] = None
+    import_kit: Annotated[FilePath | None, "make the table from a kit that has run"] = None
+    remote: Annotated[Text | None, "user@host: measure over SSH: copy a kit, run it, fetch the results"] = None
+    tool: Annotated[
+        Literal["onnxruntime", "trtexec", "benchmark_model"], "what runs the kit's models there"
+    ] = "onnxruntime"
+    tool_path: Annotated[Text | None, "with --remote: where trtexec or benchmark_model is there"] = None
+    remote_python: Annotated[Text, "with --remote: its Python there"] = "python3"
+    leave_out_failed: Annotated[bool, "with --import-kit: a table without the blocks that failed"] = False
+    ssh_option: Annotated[list[Text], "Key=Value, passed to ssh as -o; repeatable"] = dataclasses.field(
+        default_factory=list
+    )
 
-    def torch_cpu(args: Any, precision: str, compiled: bool) -> Runtime:
-        only("fp32", "torch", precision)
-        return TorchCPU(compiled=compiled, threads=args.threads, batch=args.batch)
-
-    def ethos_u(args: Any, precision: str) -> Runtime:
-        only("int8", "ethos-u", precision)
-        return EthosU(args.accelerator, args.system_config, args.memory_mode, args.vela_config)
-
-    return {
-        "onnxruntime": lambda a, p: OnnxRuntime(precision=p, threads=a.threads, batch=a.batch),
-        "openvino": lambda a, p: OpenVINO(precision=p, threads=a.threads, batch=a.batch),
-        "litert": lambda a, p: LiteRT(precision=p, threads=a.threads, batch=a.batch),
-        "torch": lambda a, p: torch_cpu(a, p, compiled=False),
-        "torch-compiled": lambda a, p: torch_cpu(a, p, compiled=True),
-        "cuda": lambda a, p: TorchCUDA(precision=p, batch=a.batch),
-        "ethos-u": ethos_u,
-    }
+    @property
+    def way(self) -> str:
+        """The flag that says how the device is reached; '' for this machine. Raises BadInput for two."""
+        ways = [option(name) for name in ("kit", "import_kit", "remote") if getattr(self, name)]
+        if len(ways) > 1:
+            raise BadInput(f"{' and '.join(ways)} are different ways to measure; give one of them")
+        return ways[0] if ways else ""
 
 
-def add_flags(sub: argparse.ArgumentParser, seed: Callable[[str], int]) -> None:
+def add_measure(sub: argparse.ArgumentParser) -> None:
     """The flags of ``nas measure``."""
-    sub.add_argument("--space", default="mobilenet_v3.digits", help="search space (default %(default)s)")
-    sub.add_argument("--classes", type=int, help="number of classes (default: the space's own)")
-    sub.add_argument("--channels", type=int, help="input channels (default: the space's own)")
-    sub.add_argument(
-        "--runtime",
-        default="onnxruntime",
-        choices=["onnxruntime", "openvino", "litert", "torch", "torch-compiled", "cuda", "ethos-u"],
-        help="what executes the networks on this machine (default %(default)s); ethos-u: Arm's compiler, simulated",
-    )
-    sub.add_argument(
-        "--precision", nargs="+", choices=_PRECISIONS, help="default: fp32 int8 (fp32 for torch, int8 for ethos-u)"
-    )
-    sub.add_argument("--threads", type=int, default=1, help="default %(default)s")
-    sub.add_argument("--batch", type=int, default=1, help="images per run (default %(default)s)")
-    sub.add_argument("--accelerator", default="ethos-u55-128", help="Ethos-U configuration (default %(default)s)")
-    npu = sub.add_argument_group("an Ethos-U other than a microcontroller with flash and SRAM")
-    npu.add_argument("--system-config", metavar="NAME", help="System_Config of vela's configuration file")
-    npu.add_argument("--memory-mode", metavar="NAME", help="Memory_Mode of vela's configuration file")
-    npu.add_argument("--vela-config", metavar="INI", help="a configuration file of yours (default: vela's)")
-    sub.add_argument(
-        "--name", help="file name of the table (default: table_<precision>, with the runtime if not onnxruntime)"
-    )
-    sub.add_argument(
-        "--calibrate", type=int, default=60, metavar="N", help="networks timed to fit (default %(default)s)"
-    )
-    sub.add_argument("--validate", type=int, default=20, metavar="N", help="others, to judge by (default %(default)s)")
-    sub.add_argument("--seed", type=seed, default=0, help="default 0")
-    sub.add_argument(
-        "--energy",
-        metavar="METER",
-        help="also the energy of every block: rapl, nvml, jetson, later (see --energy-log), or a file that holds µW",
-    )
-    sub.add_argument(
-        "--energy-log", metavar="CSV", help="add the energies from your meter's log (time, watts) to a table"
-    )
-    device = sub.add_argument_group("a device that this machine reaches by cable, card or network")
-    device.add_argument(
-        "--kit", metavar="DIR", help="write a measuring kit: models and one script to run on the device"
-    )
-    device.add_argument("--import-kit", metavar="DIR", help="make the table from a kit that has run")
-    device.add_argument("--remote", metavar="USER@HOST", help="measure over SSH: copy a kit, run it, fetch the results")
-    device.add_argument(
-        "--tool",
-        default="onnxruntime",
-        choices=_KIT_TOOLS,
-        help="what runs the kit's models there (default %(default)s)",
-    )
-    device.add_argument("--tool-path", help="with --remote: where trtexec or benchmark_model is there")
-    device.add_argument(
-        "--remote-python", default="python3", help="with --remote: its Python there (default %(default)s)"
-    )
-    device.add_argument(
-        "--leave-out-failed", action="store_true", help="with --import-kit: a table without the blocks that failed"
-    )
-    device.add_argument(
-        "--ssh-option", action="append", default=[], metavar="KEY=VALUE", help="passed to ssh as -o; repeatable"
+    from nas.measuring.campaign import measure
+    from nas.runtimes import named
+
+    add_flags(sub, names.space)
+    add_flags(sub, Measured)
+    add_flags(sub, measure, *_NETWORKS)
+    settings: dict[str, list[str]] = {}
+    for runtime, cls in named().items():
+        for name in parameters(cls):
+            settings.setdefault(name, []).append(runtime)
+    groups = {r: sub.add_argument_group(f"with --runtime {r}") for (r, *others) in settings.values() if not others}
+    for name, of in settings.items():
+        if name not in vars(Measured):
+            add_flag(groups[of[0]] if len(of) == 1 else sub, name, *parameters(named()[of[0]])[name])
+    add_flags(sub.add_argument_group("a device that this machine reaches by cable, card or network"), Device)
+
+
+def run_measure(args: argparse.Namespace) -> None:
+    """Measure, or write or read a kit, as the parsed arguments say."""
+    from nas.measuring.campaign import add_energy
+
+    what, device = Measured(**given(args, Measured)), Device(**given(args, Device))
+    precisions = _precisions(what, device)
+    runtimes = [_runtime(args, what, precision) for precision in precisions]
+    folder_of(what.run_dir)
+    stems = [_stem(what, device, runtime, p) for p, runtime in zip(precisions, runtimes, strict=True)]
+    if what.energy_log:
+        print_table(stems[0], add_energy(stems[0], what.energy_log))
+    elif device.import_kit:
+        print_table(*_imported(what, device))
+    elif device.kit:
+        print(f"{_kit(args, device, precisions[0])}: copy it to the device and run: python3 run.py")
+    else:
+        for precision, runtime, stem in zip(precisions, runtimes, stems, strict=True):
+            shared: dict[str, Any] = {"run_dir": what.run_dir, "name": stem.name, "resume": what.resume}
+            if device.remote:
+                print_table(stem, _remotely(args, device, precision, shared))
+            else:
+                print_table(stem, _here(args, what, runtime, shared))
+
+
+def _imported(what: Measured, device: Device) -> tuple[Path, LatencyTable]:
+    from nas.measuring.kit import import_kit
+
+    assert device.import_kit is not None
+    table = import_kit(device.import_kit, run_dir=what.run_dir, name=what.name, allow_failed=device.leave_out_failed)
+    return Path(what.run_dir) / (what.name or f"table_{table.device.precision}"), table
+
+
+def _kit(args: argparse.Namespace, device: Device, precision: str) -> Path:
+    from nas.measuring.kit import export_kit
+
+    assert device.kit is not None
+    shared = given(args, export_kit, *_NETWORKS, *_EVERYWHERE)
+    return export_kit(_space(args), device.kit, runtime=device.tool, precision=precision, **shared)
+
+
+def _remotely(args: argparse.Namespace, device: Device, precision: str, shared: dict[str, Any]) -> LatencyTable:
+    from nas.measuring.ssh import measure_remote
+
+    assert device.remote is not None
+    return measure_remote(
+        _space(args),
+        device.remote,
+        runtime=device.tool,
+        precision=precision,
+        ssh_options=device.ssh_option,
+        python=device.remote_python,
+        tool_path=device.tool_path,
+        **given(args, measure_remote, *_NETWORKS, *_EVERYWHERE),
+        **shared,
     )
 
 
-def _check_combination(args: argparse.Namespace) -> None:
-    ways = [f"--{name.replace('_', '-')}" for name in ("kit", "import_kit", "remote") if getattr(args, name)]
-    if len(ways) > 1:
-        raise BadInput(f"{' and '.join(ways)} are different ways to measure; give one of them")
-    if ways and args.runtime != "onnxruntime":
-        raise BadInput(f"with {ways[0]} the device's tool runs the models: pass --tool, not --runtime {args.runtime}")
-    if args.kit and len(_precisions(args)) > 1:
+def _here(args: argparse.Namespace, what: Measured, runtime: Runtime, shared: dict[str, Any]) -> LatencyTable:
+    from nas.measuring.campaign import measure
+
+    settings = given(args, measure, *_NETWORKS)
+    return measure(_space(args), runtime, isolate=True, meter=meter(what.energy), **settings, **shared)
+
+
+def _space(args: argparse.Namespace) -> SearchSpace:
+    return names.space(**given(args, names.space))
+
+
+def _runtime(args: argparse.Namespace, what: Measured, precision: str) -> Runtime:
+    from nas.runtimes import made, named
+
+    settings = {k: v for cls in named().values() for k, v in given(args, cls).items() if k != "precision"}
+    return made(what.runtime, precision, **settings)
+
+
+def _precisions(what: Measured, device: Device) -> list[str]:
+    """Of the tables that are made. Raises BadInput for flags that do not go together."""
+    from nas.runtimes import named
+
+    way, runtimes = device.way, named()
+    one_of("runtime", what.runtime, runtimes)
+    if way and what.runtime != "onnxruntime":
+        raise BadInput(f"with {way} the device's tool runs the models: pass --tool, not --runtime {what.runtime}")
+    precisions = list(dict.fromkeys(what.precision or runtimes[what.runtime].precisions))
+    if device.kit and len(precisions) > 1:
         raise BadInput("a kit is for one precision; pass --precision fp32, fp16 or int8")
-    if args.name and len(_precisions(args)) > 1:
+    if what.name and len(precisions) > 1:
         raise BadInput("--name names one table; pass one --precision with it")
+    return precisions
 
 
-def _precisions(args: argparse.Namespace) -> list[str]:
-    if args.precision:
-        return list(args.precision)
-    return {"torch": ["fp32"], "torch-compiled": ["fp32"], "cuda": ["fp32", "fp16"], "ethos-u": ["int8"]}.get(
-        args.runtime, ["fp32", "int8"]
-    )
-
-
-def _stem(args: argparse.Namespace, precision: str) -> Path:
-    if args.name:
-        return Path(args.run_dir) / args.name
-    where = args.remote.rpartition("@")[2] if args.remote else ""
-    runtime = args.tool if args.remote else args.runtime
-    if args.runtime == "ethos-u":
-        runtime = args.accelerator
-    parts = ["table", where, runtime if where or runtime != "onnxruntime" else "", precision]
-    return Path(args.run_dir) / "_".join(p for p in parts if p)
-
-
-def _meter(args: argparse.Namespace) -> Meter | None:
-    from nas.measuring.energy import Later, Nvml, Rapl, SysfsPower, jetson_power
-
-    if not args.energy:
-        return None
-    known: dict[str, Callable[[], Meter]] = {"rapl": Rapl, "nvml": Nvml, "jetson": jetson_power, "later": Later}
-    if args.energy in known:
-        return known[args.energy]()
-    if not Path(args.energy).exists():
-        raise BadInput(f"there is no meter {args.energy!r}; there are {', '.join(known)}, or a file that holds µW")
-    return SysfsPower(Path(args.energy))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _tty() -> bool:
-    return sys.stderr.isatty()
+def _stem(what: Measured, device: Device, runtime: Runtime, precision: str) -> Path:
+    if what.name:
+        return Path(what.run_dir) / what.name
+    where = device.remote.rpartition("@")[2] if device.remote else ""
+    with_what = device.tool if device.remote else getattr(runtime, "accelerator", what.runtime)
+    parts = ["table", where, with_what if where or with_what != "onnxruntime" else "", precision]
+    return Path(what.run_dir) / "_".join(p for p in parts if p)

@@ -4,26 +4,53 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from msgspec import Meta
+
+from nas.checks import Count, FilePath, Text, checked
+from nas.cli.flags import add_flag, add_flags, given
+from nas.cli.names import Resume, RunDir, one_of
 from nas.errors import BadInput
 
 if TYPE_CHECKING:
     from nas.engine.result import SearchResult
-    from nas.objectives import Objective
     from nas.objectives.tabular import TabularBenchmark
-    from nas.runs.folder import Settings
-    from nas.searchers.searcher import Searcher
-    from nas.space import SearchSpace
 
 _DEVICES = ("raspi4", "pixel2", "gold_6240")
-_SEARCHERS = ("guided", "nsga2", "random")
-SEARCHERS = ("guided", "nsga2", "nsga3", "evolution", "local_search", "ppo", "reinforce", "optuna_tpe", "random")
-_SEEDS = 3
-_BUDGET = 200
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Swept:
+    """What is swept; of a sweep that is resumed, what is not given stays as it was."""
+
+    space: Annotated[Literal["nasbench201"], "a tabular space"] = "nasbench201"
+    run: Annotated[FilePath | None, "instead: a run folder with tables and a supernet; its tables are the devices"] = None
+    devices: Annotated[Text | None, f"comma-separated (default: all of the run folder; {','.join(_DEVICES)})"] = None
+    searchers: Annotated[Text, "comma-separated"] = "guided,nsga2,random"
+    seeds: Annotated[int, Meta(ge=1, le=10_000), "repetitions"] = 3
+    budget: Annotated[Count, "networks evaluated per search"] = 200
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Cluster:
+    """Where a sweep runs."""
+
+    max_concurrent: Annotated[int | None, Meta(ge=1, le=10_000), "trials at a time (default: one per core)"] = None
+    address: Annotated[Text | None, "of a running Ray cluster (default: this machine)"] = None
+
+
+def add_sweep(sub: argparse.ArgumentParser) -> None:
+    """The flags of ``nas sweep``."""
+    add_flag(sub, "run_dir", RunDir)
+    add_flag(sub, "resume", Resume, False)
+    add_flags(sub, Swept)
+    add_flags(sub, Cluster)
 
 
 def run_sweep(args: argparse.Namespace) -> None:
@@ -32,104 +59,47 @@ def run_sweep(args: argparse.Namespace) -> None:
     from nas.sweeps.folder import read_settings
     from nas.sweeps.sweep import sweep
 
-    settings = _settings(args, read_settings(args.run_dir) if args.resume else {})
-    frame = sweep(
-        _on_run if "run" in settings else _on_table,
-        settings,
-        run_dir=args.run_dir,
-        resume=args.resume,
-        max_concurrent=args.max_concurrent,
-        address=args.address,
-        progress=sys.stderr.isatty(),
-    )
+    resume = bool(given(args, sweep, "resume"))
+    settings = _settings(given(args, Swept), read_settings(args.run_dir) if resume else {}, args.run_dir)
+    trial = _on_run if "run" in settings else _on_table
+    frame = sweep(trial, settings, run_dir=args.run_dir, resume=resume, **given(args, Cluster))
     print(frame.drop(columns=[c for c in ("trial", "run") if c in frame]).to_string(index=False))
     print(f"\nreport: {write_sweep_report(args.run_dir)}")
 
 
-def make_searcher(space: SearchSpace, objectives: Sequence[Objective], settings: Settings) -> Searcher:
-    """The searcher that a run's settings name."""
-    from nas.searchers.nsga2 import NSGA2
+def _settings(chosen: Mapping[str, Any], before: Mapping[str, Any], folder: str) -> dict[str, Any]:
+    """The settings of the trials: as ``chosen``, else what the sweep that is resumed had ``before``, else the defaults."""
+    from nas.searchers import names as searcher_names
 
-    if settings.searcher == "nsga2":
-        return NSGA2(space, seed=settings.seed, population=settings.population)
-    return searchers()[settings.searcher](space, objectives, settings.seed)
-
-
-def searchers() -> dict[str, Callable[..., Searcher]]:
-    """Name on the command line -> searcher of (space, objectives, seed)."""
-    from nas.searchers.evolution import RegularizedEvolution
-    from nas.searchers.guided import Guided
-    from nas.searchers.local_search import LocalSearch
-    from nas.searchers.nsga2 import NSGA2
-    from nas.searchers.nsga3 import NSGA3
-    from nas.searchers.optuna_search import OptunaSearch
-    from nas.searchers.policy import PolicySearch
-    from nas.searchers.random_search import RandomSearch
-
-    return {
-        "guided": lambda space, objectives, seed: Guided(space, objectives, seed=seed),
-        "nsga2": lambda space, objectives, seed: NSGA2(space, seed=seed),
-        "nsga3": lambda space, objectives, seed: NSGA3(space, seed=seed),
-        "evolution": lambda space, objectives, seed: RegularizedEvolution(space, seed=seed),
-        "local_search": lambda space, objectives, seed: LocalSearch(space, seed=seed),
-        "ppo": lambda space, objectives, seed: PolicySearch(space, seed=seed, algorithm="ppo"),
-        "reinforce": lambda space, objectives, seed: PolicySearch(space, seed=seed, algorithm="reinforce"),
-        "optuna_tpe": lambda space, objectives, seed: OptunaSearch(space, seed=seed),
-        "random": lambda space, objectives, seed: RandomSearch(space, seed=seed),
-    }
-
-
-def add_flags(sub: argparse.ArgumentParser) -> None:
-    """The flags of ``nas sweep`` besides --run-dir and --resume."""
-    sub.add_argument(
-        "--space", default="nasbench201", choices=["nasbench201"], help="a tabular space (default %(default)s)"
-    )
-    sub.add_argument(
-        "--run", dest="source", help="instead: a run folder with tables and a supernet; its tables are the devices"
-    )
-    sub.add_argument("--devices", help=f"comma-separated (default: all of the run folder; {','.join(_DEVICES)})")
-    sub.add_argument("--searchers", help=f"comma-separated (default {','.join(_SEARCHERS)})")
-    sub.add_argument("--seeds", type=int, help=f"repetitions (default {_SEEDS})")
-    sub.add_argument("--budget", type=int, help=f"networks evaluated per search (default {_BUDGET})")
-    sub.add_argument("--max-concurrent", type=int, help="trials at a time (default: one per core)")
-    sub.add_argument("--address", help="of a running Ray cluster (default: this machine)")
-
-
-def _settings(args: argparse.Namespace, before: Mapping[str, Any]) -> dict[str, Any]:
-    """What is swept: the flags given, else what the sweep that is resumed had ``before``, else the defaults."""
-    run = args.source and os.path.abspath(args.source)
-    if before and run not in (None, before.get("run")):
-        raise BadInput(f"{args.run_dir} is a sweep of {before.get('run', 'a table')}, not of {args.source}")
-    run = run or before.get("run")
+    swept, run = Swept(**chosen), before.get("run")
+    if swept.run is not None:
+        run = os.path.abspath(swept.run)
+        if before and run != before.get("run"):
+            raise BadInput(f"{folder} is a sweep of {before.get('run', 'a table')}, not of {swept.run}")
     known = _devices(run)
-    devices = _names(args.devices, known, "device") or before.get("device") or (known if run else list(_DEVICES))
-    names = _names(args.searchers, searchers(), "searcher") or before.get("searcher") or list(_SEARCHERS)
-    seeds = len(before.get("seed", range(_SEEDS))) if args.seeds is None else args.seeds
-    budget = before.get("budget", _BUDGET) if args.budget is None else args.budget
-    for flag, value in (("seeds", seeds), ("budget", budget), ("max-concurrent", args.max_concurrent or 1)):
-        if value < 1:
-            raise BadInput(f"--{flag} is at least 1, got {value}")
-    settings = {"device": devices, "searcher": names, "seed": list(range(seeds)), "budget": budget}
-    return settings | ({"run": run} if run else {})
+    devices = _listed("device", swept.devices, known) or before.get("device") or (known if run else list(_DEVICES))
+    searchers = _listed("searcher", swept.searchers, searcher_names())
+    settings = {"searcher": searchers, "seed": list(range(swept.seeds)), "budget": swept.budget}
+    kept = {k: before[k] for k, flag in (("searcher", "searchers"), ("seed", "seeds"), ("budget", "budget"))
+            if k in before and flag not in chosen}
+    return {"device": devices, **settings, **kept, **({"run": run} if run else {})}
 
 
-def _names(given: str | None, known: Collection[str], what: str) -> list[str]:
-    names = [name.strip() for name in (given or "").split(",") if name.strip()]
-    for name in names:
-        if name not in known:
-            raise BadInput(f"there is no {what} {name!r} here; there are {', '.join(known)}")
-    return list(dict.fromkeys(names))
+def _listed(what: str, text: str | None, known: Collection[str]) -> list[str]:
+    listed = [name.strip() for name in (text or "").split(",") if name.strip()]
+    return list(dict.fromkeys(one_of(what, name, known) for name in listed))
 
 
 def _devices(run: str | None) -> list[str]:
     """Those of a run folder (its tables), or of the tabular space."""
     if run is None:
         return list(_benchmark().devices)
-    from nas.runs.folder import read_config
+    from nas.runs.artefacts import SUPERNET, read_config
+    from nas.tables.names import tables_in
 
-    read_config(Path(run))
-    tables = [p.stem.removeprefix("table_") for p in sorted(Path(run).glob("table_*.json"))]
-    if not tables or not (Path(run) / "supernet.safetensors").exists():
+    read_config(run)
+    tables = list(tables_in(Path(run)))
+    if not tables or not (Path(run) / SUPERNET).exists():
         raise BadInput(f"{run} has no {'supernet' if tables else 'tables'} yet (nas quickstart makes a whole run)")
     return tables
 
@@ -147,10 +117,10 @@ def _on_table(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping
 
 
 def _on_run(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[str, float]], None]) -> SearchResult:
-    from nas.cli.app import open_folder
-    from nas.runs import stages as stages
+    from nas.runs import stages
+    from nas.runs.folder import reopen
 
-    run = open_folder(Path(settings["run"]))
+    run = reopen(settings["run"])
     tables = stages.load_tables(run)
     objectives, _ = stages.objectives_of(run, stages.load_trained(run), tables[settings["device"]])
     return _search(objectives, run.space, settings, run_dir)
@@ -158,6 +128,7 @@ def _on_run(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[s
 
 def _search(objectives: list[Any], space: Any, settings: dict[str, Any], run_dir: Path) -> SearchResult:
     from nas.engine.loop import search
+    from nas.searchers import make
 
-    searcher = searchers()[settings["searcher"]](space, objectives, settings["seed"])
+    searcher = make(settings["searcher"], space, objectives, seed=settings["seed"])
     return search(space, objectives, searcher, budget=settings["budget"], run_dir=run_dir, resume=True)

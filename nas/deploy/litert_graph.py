@@ -13,10 +13,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.blocks import Block, Conv, DepthwiseSeparable, Head, InvertedResidual, Linear, Stem
-
-FUSED = {"relu": "RELU", "relu6": "RELU6"}
-"""Activations that LiteRT runs inside a convolution; hard-swish and SiLU are operators of their own."""
+from nas.blocks import ACTIVATIONS, Block, Conv, Linear
+from nas.errors import BadInput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,7 @@ def lowered(blocks: Sequence[Block], batch: int = 1) -> Graph:
 
 
 class _Building:
-    """A graph while it grows. Every method adds operators and returns the tensor that they end in."""
+    """A graph while it grows: ``Operators`` on positions of tensors."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
@@ -101,76 +99,87 @@ class _Building:
         return output
 
     def block(self, position: int, block: Block, x: int) -> int:
-        match block:
-            case Stem():
-                return self.conv(position, block, "conv", x, block.act)
-            case DepthwiseSeparable():
-                return self.bottleneck(position, block, x, x)
-            case InvertedResidual():
-                wide = self.conv(position, block, "expand", x, block.act)
-                if block.groups > 1:
-                    wide = self.shuffle(wide, block.groups)
-                return self.bottleneck(position, block, wide, x)
-            case Head():
-                return self.head(position, block, x)
-        raise TypeError(f"no LiteRT operators for {block}")
+        self.position, self.kind, self.parts = position, block.kind, block.parts()
+        return block.compute(self, x)
 
-    def bottleneck(self, position: int, block: DepthwiseSeparable | InvertedResidual, wide: int, x: int) -> int:
-        y = self.conv(position, block, "depthwise", wide, block.act)
-        if block.se:
-            y = self.squeeze_excite(position, block, y)
-        y = self.conv(position, block, "project", y)
-        return self.op("ADD", (x, y), self.tensors[y].shape) if block.residual else y
-
-    def squeeze_excite(self, position: int, block: DepthwiseSeparable | InvertedResidual, x: int) -> int:
-        n, _, _, channels = self.tensors[x].shape
-        pooled = self.mean(x, (n, 1, 1, channels))
-        squeezed = self.conv(position, block, "squeeze", pooled, "relu")
-        if block.act == "silu":
-            gate = self.conv(position, block, "excite", squeezed)
-            gate = self.op("LOGISTIC", (gate,), self.tensors[gate].shape)
-        else:
-            gate = self.conv(position, block, "excite", squeezed, "relu6", shift=3.0)
-            gate = self.op("MUL", (gate, self.literal(np.array(1 / 6, np.float32))), self.tensors[gate].shape)
-        return self.op("MUL", (x, gate), self.tensors[x].shape)
-
-    def head(self, position: int, block: Head, x: int) -> int:
-        x = self.conv(position, block, "conv", x, block.act)
-        x = self.mean(x, (self.batch, block.hidden))
-        if block.features:
-            x = self.linear(position, block, "features", x, block.act)
-        return self.linear(position, block, "classify", x)
-
-    def mean(self, x: int, shape: tuple[int, ...]) -> int:
-        return self.op("MEAN", (x, self.literal(np.array([1, 2], np.int32))), shape, keepDims=len(shape) == 4)
-
-    def conv(self, position: int, block: Block, name: str, x: int, act: str | None = None, shift: float = 0.0) -> int:
-        part = block.parts()[name]
+    def conv(self, name: str, x: int, out_ch: int, *, act: str = "", **sizes: object) -> int:
+        part = self.parts[name]
         assert isinstance(part, Conv)
         n, height, _, channels = self.tensors[x].shape
         x, padding = self.padded(x, part, height)
         # a convolution of one channel (a grey image) is the depthwise one with as many outputs per input
         depthwise = part.depthwise or part.in_ch == 1
         if depthwise:
-            shape = (1, part.kernel, part.kernel, part.out_ch)
-            weight = self.tensor(shape, Weight(block=position, part=name, layout="1HWO"))
-            extra = {"depthMultiplier": part.out_ch // channels}
+            shape, layout = (1, part.kernel, part.kernel, part.out_ch), "1HWO"
         else:
-            shape = (part.out_ch, part.kernel, part.kernel, part.in_ch // part.groups)
-            weight = self.tensor(shape, Weight(block=position, part=name, layout="OHWI"))
-            extra = {}
-        bias = self.tensor((part.out_ch,), Weight(block=position, part=name, layout="O", shift=shift))
+            shape, layout = (part.out_ch, part.kernel, part.kernel, part.in_ch // part.groups), "OHWI"
         y = self.op(
             "DEPTHWISE_CONV_2D" if depthwise else "CONV_2D",
-            (x, weight, bias),
+            (x, *self.weights(name, shape, layout, act)),
             (n, part.size, part.size, part.out_ch),
             padding=padding,
             strideW=part.stride,
             strideH=part.stride,
-            fusedActivationFunction=FUSED.get(act or "", "NONE"),
-            **extra,
+            fusedActivationFunction=_fused(act),
+            **({"depthMultiplier": part.out_ch // channels} if depthwise else {}),
         )
         return self.activation(y, act)
+
+    def linear(self, name: str, x: int, out_ch: int, *, act: str = "") -> int:
+        part = self.parts[name]
+        assert isinstance(part, Linear)
+        y = self.op(
+            "FULLY_CONNECTED",
+            (x, *self.weights(name, (part.out_ch, part.in_ch), "OI", act)),
+            (self.batch, part.out_ch),
+            fusedActivationFunction=_fused(act),
+            keepNumDims=True,
+        )
+        return self.activation(y, act)
+
+    def pool(self, x: int, *, flat: bool = False) -> int:
+        n, _, _, channels = self.tensors[x].shape
+        shape = (n, channels) if flat else (n, 1, 1, channels)
+        return self.op("MEAN", (x, self.literal(np.array([1, 2], np.int32))), shape, keepDims=not flat)
+
+    def scale(self, x: int, gate: int) -> int:
+        return self.op("MUL", (x, gate), self.tensors[x].shape)
+
+    def add(self, x: int, y: int, *, act: str = "") -> int:
+        if act and ACTIVATIONS[act].shift:
+            raise BadInput(f"blocks of kind {self.kind!r} have no LiteRT form: {act} after a sum")
+        options = {"fusedActivationFunction": _fused(act)} if act else {}
+        return self.activation(self.op("ADD", (x, y), self.tensors[y].shape, **options), act)
+
+    def shuffle(self, x: int, groups: int) -> int:
+        """One transposition, since NHWC keeps channels innermost."""
+        n, height, width, channels = self.tensors[x].shape
+        apart = self.reshape(x, (n * height * width, groups, channels // groups))
+        shape = (n * height * width, channels // groups, groups)
+        turned = self.op("TRANSPOSE", (apart, self.literal(np.array([0, 2, 1], np.int32))), shape)
+        return self.reshape(turned, (n, height, width, channels))
+
+    def custom(self, name: str, xs: Sequence[int], torch: object, *, channels: int, size: int) -> int:
+        raise BadInput(f"blocks of kind {self.kind!r} have no LiteRT form: their operator {name!r} is not LiteRT's")
+
+    def activation(self, x: int, act: str) -> int:
+        """What of an activation the operator before could not do."""
+        if not act:
+            return x
+        how, shape = ACTIVATIONS[act], self.tensors[x].shape
+        y = self.op(how.operator, (x,), shape) if how.operator else x
+        if how.by_input:
+            y = self.op("MUL", (x, y), shape)
+        if how.factor != 1:
+            y = self.op("MUL", (y, self.literal(np.array(how.factor, np.float32))), shape)
+        return y
+
+    def weights(self, name: str, shape: tuple[int, ...], layout: str, act: str) -> tuple[int, int]:
+        """Weight and bias of a part."""
+        weight = self.tensor(shape, Weight(block=self.position, part=name, layout=layout))
+        shift = ACTIVATIONS[act].shift if act else 0.0
+        channels = (shape[-1] if layout == "1HWO" else shape[0],)
+        return weight, self.tensor(channels, Weight(block=self.position, part=name, layout="O", shift=shift))
 
     def padded(self, x: int, part: Conv, height: int) -> tuple[int, str]:
         """The input and the padding scheme that give torch's padding, kernel // 2 on every side.
@@ -188,36 +197,9 @@ class _Building:
         size = height + 2 * pad
         return self.op("PAD", (x, self.literal(amounts)), (n, size, size, channels)), "VALID"
 
-    def linear(self, position: int, block: Block, name: str, x: int, act: str | None = None) -> int:
-        part = block.parts()[name]
-        assert isinstance(part, Linear)
-        weight = self.tensor((part.out_ch, part.in_ch), Weight(block=position, part=name, layout="OI"))
-        bias = self.tensor((part.out_ch,), Weight(block=position, part=name, layout="O"))
-        fused = FUSED.get(act or "", "NONE")
-        y = self.op(
-            "FULLY_CONNECTED",
-            (x, weight, bias),
-            (self.batch, part.out_ch),
-            fusedActivationFunction=fused,
-            keepNumDims=True,
-        )
-        return self.activation(y, act)
-
-    def activation(self, x: int, act: str | None) -> int:
-        shape = self.tensors[x].shape
-        if act == "hswish":
-            return self.op("HARD_SWISH", (x,), shape)
-        if act == "silu":
-            return self.op("MUL", (x, self.op("LOGISTIC", (x,), shape)), shape)
-        return x
-
-    def shuffle(self, x: int, groups: int) -> int:
-        """Channels (groups, n) become (n, groups): one transposition, since NHWC keeps channels innermost."""
-        n, height, width, channels = self.tensors[x].shape
-        apart = self.reshape(x, (n * height * width, groups, channels // groups))
-        shape = (n * height * width, channels // groups, groups)
-        turned = self.op("TRANSPOSE", (apart, self.literal(np.array([0, 2, 1], np.int32))), shape)
-        return self.reshape(turned, (n, height, width, channels))
-
     def reshape(self, x: int, shape: tuple[int, ...]) -> int:
         return self.op("RESHAPE", (x, self.literal(np.array(shape, np.int32))), shape)
+
+
+def _fused(act: str) -> str:
+    return ACTIVATIONS[act].fused if act else "NONE"

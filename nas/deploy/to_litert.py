@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nas.blocks import norm_of
 from nas.checks import Batch, checked
 from nas.deploy.litert_file import flatbuffer, inlined, quantized, run_litert, silent
 from nas.deploy.litert_graph import Weight, lowered
@@ -127,8 +128,7 @@ def _folded(module: BlockModule, name: str) -> tuple[torch.Tensor, torch.Tensor]
     layer: Any = module.get_submodule(name)
     kernel = layer.weight.detach().cpu().double()
     bias = torch.zeros(len(kernel), dtype=torch.double) if layer.bias is None else layer.bias.detach().cpu().double()
-    norm_name = "norm" if name == "conv" else f"{name}_norm"
-    norm: Any = getattr(module, norm_name, None)
+    norm: Any = getattr(module, norm_of(name), None)
     if norm is None:
         return kernel, bias
     scale = norm.weight.detach().cpu().double() / torch.sqrt(norm.running_var.cpu().double() + norm.eps)

@@ -90,12 +90,12 @@ def search(
     searcher = searcher or _default(space, objectives)
     rows = batch or int(getattr(searcher, "batch", BATCH if costly else CHEAP_BATCH))
     if seed is not None:
-        searcher.restart(seed)
+        searcher.reset(seed)
     identity = {
         "space": f"{space.name} {space.fingerprint}",
         "objectives": [[o.name, o.identity, o.maximize] for o in objectives],
         "constraints": [f"{c} {c.objective.identity}" for c in constraints],
-        "searcher": searcher.describe(),
+        "searcher": _described(searcher),
         "batch": rows,
         "told": "one by one" if parallel else "in batches",
     }
@@ -113,6 +113,34 @@ def search(
         bar.close()
         ledger.close()
     return proposals.result(evaluated, budget)
+
+
+def _described(searcher: Searcher) -> dict[str, Any]:
+    """What tells one searcher from another, for the ledger: its class and its public plain attributes."""
+    own = {k: _plain(v) for k, v in vars(searcher).items() if not k.startswith("_")}
+    return {
+        "searcher": type(searcher).__name__,
+        **{k: v for k, v in own.items() if v is not _OTHER},
+        "known": getattr(searcher, "known", 0),
+    }
+
+
+_OTHER = object()
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON takes it; ``_OTHER`` for what is no number, text or collection of such."""
+    if isinstance(value, Objective):
+        return [value.name, value.cheap]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        items = [_plain(v) for v in value]
+        return _OTHER if _OTHER in items else items
+    if isinstance(value, dict):
+        items = {str(k): _plain(v) for k, v in value.items()}
+        return _OTHER if _OTHER in items.values() else items
+    return value if value is None or isinstance(value, bool | int | float | str) else _OTHER
 
 
 def _default(space: SearchSpace, objectives: Sequence[Objective]) -> Searcher:

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
+from sqlalchemy.exc import SQLAlchemyError  # Optuna brings it
 
 from nas.engine.result import SearchResult
 from nas.errors import BadInput
-from nas.searchers.optuna_search import VIOLATION, import_optuna, quiet
+from nas.searchers.optuna_tpe import VIOLATION, quiet
 
 
 def to_optuna(result: SearchResult, path: str | os.PathLike[str], *, name: str = "search") -> Path:
@@ -23,7 +25,6 @@ def to_optuna(result: SearchResult, path: str | os.PathLike[str], *, name: str =
     with the text of what went wrong, and violations are constraints. The file is made when it does not exist and is
     replaced as a whole. Raises BadInput when it has a study of that name or cannot be written.
     """
-    optuna = import_optuna()
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -36,7 +37,7 @@ def to_optuna(result: SearchResult, path: str | os.PathLike[str], *, name: str =
         os.replace(partial, path)
     except optuna.exceptions.DuplicatedStudyError:
         raise BadInput(f"{path} already has a study called {name!r}; choose another file or name") from None
-    except (OSError, RuntimeError, optuna.exceptions.StorageInternalError, _database_error()) as error:
+    except (OSError, RuntimeError, optuna.exceptions.StorageInternalError, SQLAlchemyError) as error:
         raise BadInput(f"cannot write an Optuna study to {path}: {str(error).splitlines()[0]}") from None
     finally:
         with contextlib.suppress(OSError):
@@ -45,7 +46,6 @@ def to_optuna(result: SearchResult, path: str | os.PathLike[str], *, name: str =
 
 
 def _write(result: SearchResult, path: Path, name: str) -> None:
-    optuna = import_optuna()
     values = {c.name: optuna.distributions.CategoricalDistribution(c.values) for c in result.space.choices}
     missed = np.where(result.violation > 0, result.violation, 0.0)
     trials = [
@@ -80,7 +80,6 @@ def _finished(
     error: str = "",
 ) -> Any:
     """A trial that is over; failed when a value is missing."""
-    optuna = import_optuna()
     fine = bool(np.isfinite(values).all())
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.COMPLETE if fine else optuna.trial.TrialState.FAIL,
@@ -90,9 +89,3 @@ def _finished(
         user_attrs={"error": error} if error else {},
         constraints=constraints,
     )
-
-
-def _database_error() -> type[Exception]:
-    from sqlalchemy.exc import SQLAlchemyError  # Optuna brings it
-
-    return SQLAlchemyError

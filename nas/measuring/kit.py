@@ -1,6 +1,6 @@
 """Measuring kits: models and a runner script for a device that this framework cannot run on, and the table they make.
 
-``export_kit`` writes a folder; ``python3 run.py`` in it on the device (``nas.measuring.on_device``) writes
+``export_kit`` writes a folder; ``python3 run.py`` in it on the device (``nas.on_device``) writes
 ``results.jsonl``; ``import_kit`` makes the table. ``nas.measuring.ssh`` does all three over SSH.
 """
 
@@ -25,10 +25,10 @@ from nas.blocks import Block
 from nas.errors import BadInput
 from nas.files import write_bytes, write_text
 from nas.measuring.kit_results import Results, table_of
-from nas.measuring.on_device import campaign as runner, device as runner_device
-from nas.measuring.on_device.outputs import Problem
 from nas.measuring.plan import Plan, plan
 from nas.modules import Network, build
+from nas.on_device import device as runner_device, runner
+from nas.on_device.outputs import Problem
 from nas.runtimes.timing_model import onnx_bytes, randomised
 from nas.space import SearchSpace
 from nas.tables.table import LatencyTable
@@ -49,7 +49,7 @@ Every finished model is one line of results.jsonl; copy that file back and impor
 import os
 import sys
 
-from kit_runner.campaign import main
+from kit_runner.runner import main
 
 if __name__ == "__main__":
     sys.exit(main(os.path.dirname(os.path.abspath(__file__))))

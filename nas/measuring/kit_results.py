@@ -17,8 +17,8 @@ from nas.errors import BadInput
 from nas.measuring.assemble import assemble
 from nas.measuring.conditions import warnings
 from nas.measuring.energy import with_energy
-from nas.measuring.on_device.campaign import DISTURBED
 from nas.measuring.plan import Plan
+from nas.on_device.runner import DISTURBED
 from nas.space import Archs, SearchSpace
 from nas.tables.table import LatencyTable
 from nas.tables.validation import repeatability

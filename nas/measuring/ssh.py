@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from nas.errors import BadInput
 from nas.measuring.kit import export_kit, import_kit
-from nas.measuring.on_device import far_end
+from nas.on_device import agent
 from nas.space import SearchSpace
 from nas.tables.table import LatencyTable
 
@@ -91,7 +91,7 @@ def measure_remote(
         for line in table.notes["doubts"]:
             say(f"note: {line}")
         with contextlib.suppress(_Lost, BadInput):
-            ssh.call(far_end.remove, folder=folder)
+            ssh.call(agent.remove, folder=folder)
     for models in ("blocks", "networks"):
         shutil.rmtree(kit / models, ignore_errors=True)
     return table
@@ -112,7 +112,7 @@ def _check_names(host: str, ssh_options: Sequence[str], remote_dir: str) -> None
 
 def _check_machine(ssh: _Ssh) -> None:
     try:
-        there = ssh.call(far_end.look, folder=".", files={})
+        there = ssh.call(agent.look, folder=".", files={})
     except _Lost as error:
         raise BadInput(f"cannot reach {ssh.host}: {error}") from None
     if there["python"] < [3, 8]:
@@ -124,7 +124,7 @@ def _copy(ssh: _Ssh, kit: Path, folder: str, say: Callable[[str], None]) -> None
     """Send what is missing there; results too, should the device have lost them."""
     paths = ["manifest.json", "run.py", *_below(kit, "kit_runner"), *_below(kit, "blocks"), *_below(kit, "networks")]
     files = {path: hashlib.sha256((kit / path).read_bytes()).hexdigest() for path in paths}
-    there = ssh.call(far_end.look, folder=folder, files=files)
+    there = ssh.call(agent.look, folder=folder, files=files)
     missing = there["missing"]
     results = kit / "results.jsonl"
     if results.exists() and results.stat().st_size > there["size"] and not there["running"]:
@@ -149,7 +149,7 @@ def _follow(
     starts, said, pause = 0, "", 0.25
     while True:
         offset = results.stat().st_size if results.exists() else 0
-        state = patient(lambda: ssh.call(far_end.state, folder=folder, offset=offset))  # noqa: B023 - called at once
+        state = patient(lambda: ssh.call(agent.state, folder=folder, offset=offset))  # noqa: B023 - called at once
         try:
             with open(results, "a") as file:
                 file.write(state["lines"])
@@ -168,7 +168,7 @@ def _follow(
                 return
             if starts == _STARTS:
                 raise BadInput(f"{ssh.host}: run.py ended {starts} times without a result: {state['said'] or 'silent'}")
-            patient(lambda: ssh.call(far_end.start, folder=folder, arguments=arguments))
+            patient(lambda: ssh.call(agent.start, folder=folder, arguments=arguments))
             starts += 1
         starts = max(starts, 1)
         time.sleep(pause)
@@ -215,8 +215,8 @@ class _Ssh:
     options: list[str] = field(default_factory=list)
 
     def call(self, function: Callable[..., Mapping[str, Any]], **arguments: Any) -> dict[str, Any]:
-        """What a function of ``far_end`` returns there. Raises _Lost, or BadInput."""
-        source = Path(far_end.__file__).read_text()
+        """What a function of ``agent`` returns there. Raises _Lost, or BadInput."""
+        source = Path(agent.__file__).read_text()
         sent = f"{source}\n\nanswer({function.__name__}(**{arguments!r}))\n".encode()
         # ssh joins its arguments to one line for the shell there
         output = self._run(f"{shlex.quote(self.python)} -", sent)

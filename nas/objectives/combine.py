@@ -23,8 +23,8 @@ def weighted(weights: Mapping[str, float], objectives: Sequence[Objective], *, n
         raise BadInput(f"a positive weight for each of {', '.join(names)} is needed, got {dict(weights)}")
 
     def total(archs: Archs) -> NDArray[np.float64]:
-        terms = [weights[o.name] * (1.0 if o.maximize else -1.0) * o(archs) for o in objectives]
-        return np.sum(terms, axis=0)
+        added: NDArray[np.float64] = -np.sum([weights[o.name] * o.cost(o(archs)) for o in objectives], axis=0)
+        return added
 
     return Objective(
         name=name,
@@ -41,12 +41,10 @@ def penalized(objective: Objective, *constraints: Constraint, weight: float = 1.
         raise BadInput("penalized needs at least one constraint, such as latency <= 5.0")
     if not weight > 0:
         raise BadInput(f"weight is positive, got {weight}")
-    sign = -1.0 if objective.maximize else 1.0
 
     def penalty(archs: Archs) -> NDArray[np.float64]:
         missed = np.sum([c.violation(c.objective(archs)) for c in constraints], axis=0)
-        result: NDArray[np.float64] = objective(archs) + sign * weight * missed
-        return result
+        return objective(archs) + objective.cost(weight * missed)
 
     bounds = " ".join(f"{c} {c.objective.identity}" for c in constraints)
     return Objective(

@@ -54,6 +54,13 @@ class Objective:
             )
         return values
 
+    def cost(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``values`` in the direction in which smaller is better, whatever their shape; its own inverse.
+
+        The sign of an objective is flipped here and nowhere else.
+        """
+        return -values if self.maximize else values
+
     def __le__(self, bound: float) -> Constraint:
         return Constraint(objective=self, sense="<=", bound=float(bound))
 

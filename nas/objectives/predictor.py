@@ -75,12 +75,12 @@ class Predictor:
         return posterior.mean, posterior.std
 
     def posterior(self, archs: Archs) -> Posterior:
-        """What is believed of ``archs``; it can be conditioned on some of them (see there)."""
+        """Of ``archs (n, genes)``; it can be conditioned on some of them."""
         return Posterior(self, archs)
 
 
 class Posterior:
-    """Beliefs about a fixed set of architectures: ``mean (n,)``, ``std (n,)``."""
+    """Of the values of a fixed set of architectures: ``mean (n,)``, ``std (n,)``."""
 
     def __init__(self, predictor: Predictor, archs: Archs) -> None:
         self._predictor = predictor

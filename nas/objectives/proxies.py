@@ -20,16 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from nas.blocks import ACTIVATIONS
 from nas.data.images import ImageData
 from nas.data.inputs import batches
 from nas.errors import BadInput
-from nas.modules import Network
+from nas.modules import ACTIVATION_FUNCTIONS, Network
 from nas.objectives.objective import Objective
 from nas.space import Archs, SearchSpace
 
 Proxy = Callable[[nn.Module, Tensor, Tensor], float]
 
-_ACTIVATIONS = (F.relu, F.relu6, F.hardswish, F.silu)
+_ACTIVATIONS = tuple(ACTIVATION_FUNCTIONS[name] for name, a in ACTIVATIONS.items() if not a.gate)
 
 
 def proxy(

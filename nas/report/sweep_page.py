@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,240 +12,257 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from nas.errors import BadInput
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
-from nas.report.pieces import document, escape, figure, table
-from nas.report.svg import Chart
+from nas.report.chart import Area, Chart, Line, Points
+from nas.report.document import Cell, Section, Table, write_page
+from nas.report.tradeoff import label, pairs, staircase
+from nas.report.units import scale, title_of, unit_of
+from nas.runs.artefacts import EVALUATIONS, ObjectiveRecord, read_run
 from nas.sweeps.folder import read_sweep
 
-_COLOURS = 8
+_COLOURS = 8  # that the style sheet has
 _FEWEST_SHARED = 20  # architectures evaluated on two devices, below which their rank correlation says nothing
-_POINTS = 200  # of a curve
+_CURVE_POINTS = 200
+REPORT = "sweep.html"
+
+Floats = NDArray[np.float64]
 
 
 def write_sweep_report(run_dir: str | os.PathLike[str]) -> Path:
     """Write ``sweep.html`` into a sweep's folder; returns its path.
 
     Trials are grouped by their settings ``device`` and ``searcher`` where they have such; all other settings (seeds, say)
-    are repetitions. Raises BadInput when the folder holds no sweep or cannot be written.
+    are repetitions. Raises BadInput when the folder holds no sweep or a damaged file, or cannot be written.
     """
     folder = Path(run_dir)
     trials = read_sweep(folder)
+    sections = [_trials(trials)]
     searches = _searches(folder, trials)
-    sections = [("Trials", _trials(trials))]
     if searches:
-        sections += [
-            ("Pareto fronts", _fronts(searches)),
-            ("Hypervolume over evaluations", _histories(searches)),
-            ("Hypervolume at the end", _final(searches)),
-            ("Rank correlation between devices", _correlation(searches)),
-        ]
-    path = folder / "sweep.html"
-    temporary = folder / ".sweep.html.tmp"
-    try:
-        temporary.write_text(document(f"Sweep: {folder.name}", sections), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
-    return path
+        sweep = _Sweep(searches=tuple(searches))
+        sections += [_fronts(sweep), _histories(sweep), _final(sweep), _correlation(sweep)]
+    return write_page(folder / REPORT, f"Sweep: {folder.absolute().name}", sections)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _Search:
-    """One finished trial that was a search. ``costs (n, 2)``: of its first two objectives, NaN where not good."""
+    """One finished trial that was a search. ``costs (n, k)``: smaller is better, NaN where a row is not good."""
 
     trial: str
     device: str
     searcher: str
-    names: tuple[str, str]
-    sign: NDArray[np.float64]
+    objectives: tuple[ObjectiveRecord, ...]
     architectures: tuple[str, ...]
-    costs: NDArray[np.float64]
+    costs: Floats
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Sweep:
+    """The searches of a sweep that have the objectives of the first."""
+
+    searches: tuple[_Search, ...]
+
+    @property
+    def objectives(self) -> tuple[ObjectiveRecord, ...]:
+        return self.searches[0].objectives
+
+    @property
+    def devices(self) -> list[str]:
+        return list(dict.fromkeys(s.device for s in self.searches))
+
+    @property
+    def colours(self) -> dict[str, str]:
+        """Of the searchers."""
+        return {name: f"s{i % _COLOURS}" for i, name in enumerate(dict.fromkeys(s.searcher for s in self.searches))}
+
+    def of(self, device: str, searcher: str | None = None) -> list[_Search]:
+        return [s for s in self.searches if s.device == device and searcher in (None, s.searcher)]
+
+    def front(self, searches: list[_Search], x: ObjectiveRecord, y: ObjectiveRecord) -> Floats:
+        """The staircase of several searches in two objectives, ``(n, 2)``, in their own direction and unit."""
+        columns = [self.objectives.index(o) for o in (x, y)]
+        costs = np.vstack([np.empty((0, 2)), *(s.costs[:, columns] for s in searches)])
+        return costs[staircase(costs)] * _signs((x, y))
 
 
 def _searches(folder: Path, trials: pd.DataFrame) -> list[_Search]:
-    found = []
+    found: list[_Search] = []
     for row in trials[trials["error"] == ""].to_dict("records"):
         place = folder / "trials" / str(row["trial"])
-        if not (place / "evaluations.csv").exists():
+        if not (place / EVALUATIONS).exists():
             continue
-        objectives = json.loads((place / "objectives.json").read_text())
-        if len(objectives) < 2:
+        contents = read_run(place)
+        frame = contents.evaluations
+        if frame is None or contents.search is None or len(contents.search.objectives) < 2:
             continue
-        frame = pd.read_csv(place / "evaluations.csv", keep_default_na=True)
-        sign = np.array([-1.0 if o["maximize"] else 1.0 for o in objectives[:2]])
-        names = (objectives[0]["name"], objectives[1]["name"])
-        good = (frame["violation"] <= 0) & frame["error"].isna()
-        costs = np.where(good.to_numpy()[:, None], frame[list(names)].to_numpy(float) * sign, np.nan)
+        objectives = contents.search.objectives
+        if found and objectives != found[0].objectives:
+            continue
+        good = ((frame["violation"] <= 0) & frame["error"].isna()).to_numpy()
+        values = frame[[o.name for o in objectives]].to_numpy(float)
         found.append(
             _Search(
                 trial=str(row["trial"]),
                 device=str(row.get("device", "all")),
                 searcher=str(row.get("searcher", "all")),
-                names=names,
-                sign=sign,
+                objectives=objectives,
                 architectures=tuple(frame["architecture"]),
-                costs=costs,
+                costs=np.where(good[:, None], values * _signs(objectives), np.nan),
             )
         )
     return found
 
 
-def _trials(trials: pd.DataFrame) -> str:
+# ---- sections --------------------------------------------------------------------------------------------------
+
+
+def _trials(trials: pd.DataFrame) -> Section:
     failed = trials[trials["error"] != ""]
-    text = f"<p>{len(trials)} trials, {len(trials) - len(failed)} finished.</p>"
-    if len(failed):
-        rows = [[(t, str(t)), (e, str(e))] for t, e in failed[["trial", "error"]].itertuples(index=False)]
-        text += table(["failed", "why"], rows)
     shown = trials.drop(columns=["error"])
-    rows = [[(v, f"{v:.6g}" if isinstance(v, float) else str(v)) for v in row] for row in shown.itertuples(index=False)]
-    return text + f"<details><summary>all trials</summary>{table([str(c) for c in shown], rows)}</details>"
+    rows = [
+        [Cell(text=f"{v:.6g}", value=v) if isinstance(v, float) else str(v) for v in row]
+        for row in shown.itertuples(index=False)
+    ]
+    tables = [Table(head=[str(c) for c in shown], rows=rows, folded="all trials")]
+    if len(failed):
+        why = [[str(trial), str(error)] for trial, error in failed[["trial", "error"]].itertuples(index=False)]
+        tables.insert(0, Table(head=["failed", "why"], rows=why))
+    return Section(title="Trials", text=[f"{len(trials)} trials, {len(trials) - len(failed)} finished."], tables=tables)
 
 
-def _fronts(searches: list[_Search]) -> str:
-    figures = []
-    colours = _colours(searches)
-    for device in _devices(searches):
-        here = [s for s in searches if s.device == device]
-        first, second = here[0].names
-        points = {name: _front([s for s in here if s.searcher == name]) for name in colours}
-        drawn = {name: p * here[0].sign for name, p in points.items() if len(p)}
-        if not drawn:
-            continue
-        everything = np.vstack(list(drawn.values()))
-        # accuracy upwards, the resource along x
-        chart = Chart(second, first, _range(everything[:, 1]), _range(everything[:, 0]), title=device)
-        for name, front in drawn.items():
-            front = front[np.argsort(front[:, 1])]
-            chart.line(front[:, 1], front[:, 0], colours[name], step=True)
-            tips = [f"{name}: {first} {y:.4g}, {second} {x:.4g}" for y, x in front]
-            chart.points(front[:, 1], front[:, 0], colours[name], tips=tips, radius=3.2, legend=name)
-        figures.append(figure(chart))
-    figures.append(_overlaid(searches))
-    return f"<div class='pair'>{''.join(figures)}</div><p class='note'>Fronts over all repetitions.</p>"
+def _fronts(sweep: _Sweep) -> Section:
+    charts = []
+    for x, y in pairs(sweep.objectives):
+        for device in sweep.devices:
+            fronts = {name: sweep.front(sweep.of(device, name), x, y) for name in sweep.colours}
+            charts += _front_chart(fronts, sweep.colours, x, y, device)
+    charts += _overlaid(sweep)
+    return Section(title="Pareto fronts", charts=charts, notes=["Fronts over all repetitions."])
 
 
-def _overlaid(searches: list[_Search]) -> str:
-    """The fronts of all devices in one chart, latency relative to the slowest network on each device's front."""
-    devices = _devices(searches)
-    if len(devices) < 2 or searches[0].sign[1] < 0:
-        return ""
-    fronts = {d: _front([s for s in searches if s.device == d]) for d in devices}
-    fronts = {d: f for d, f in fronts.items() if len(f) and f[:, 1].min() > 0}
-    if len(fronts) < 2:
-        return ""
-    sign = searches[0].sign
-    relative = {d: np.column_stack([f[:, 0] * sign[0], f[:, 1] / f[:, 1].max()]) for d, f in fronts.items()}
-    everything = np.vstack(list(relative.values()))
-    first, second = searches[0].names
-    chart = Chart(
-        f"{second}, share of the slowest on the front", first, (0.0, 1.0), _range(everything[:, 0]), title="all devices"
-    )
-    for i, (device, front) in enumerate(relative.items()):
-        front = front[np.argsort(front[:, 1])]
-        chart.line(front[:, 1], front[:, 0], f"s{i % _COLOURS}", step=True)
-        chart.points(front[:, 1], front[:, 0], f"s{i % _COLOURS}", radius=2.6, legend=device)
-    return figure(chart)
+def _front_chart(
+    fronts: Mapping[str, Floats], colours: Mapping[str, str], x: ObjectiveRecord, y: ObjectiveRecord, title: str
+) -> list[Chart]:
+    """One chart of several fronts ``(n, 2)``; none when all are empty."""
+    fronts = {name: front for name, front in fronts.items() if len(front)}
+    if not fronts:
+        return []
+    everything = np.vstack(list(fronts.values()))
+    x_scale, y_scale = scale(unit_of(x), everything[:, 0]), scale(unit_of(y), everything[:, 1])
+    layers: list[Line | Points] = []
+    for name, front in fronts.items():
+        xs, ys = list(front[:, 0] * x_scale.factor), list(front[:, 1] * y_scale.factor)
+        tips = [f"{name}: {title_of(y.name)} {y_scale.text(b)}, {title_of(x.name)} {x_scale.text(a)}" for a, b in front]
+        layers.append(Line(xs=xs, ys=ys, css=colours[name], step=True))
+        layers.append(Points(xs=xs, ys=ys, css=colours[name], tips=tips, radius=3.2, legend=name))
+    return [Chart(x_label=label(x, x_scale.unit), y_label=label(y, y_scale.unit), layers=layers, title=title)]
 
 
-def _histories(searches: list[_Search]) -> str:
-    figures = []
-    colours = _colours(searches)
-    for device in _devices(searches):
-        here = [s for s in searches if s.device == device]
-        curves = _normalised_histories(here)
-        longest = max(len(c) for c in curves.values())
-        lowest = min(float(c[len(c) // 10]) for c in curves.values())
-        chart = Chart("evaluations", "hypervolume (share of the best known)", (0, longest), (lowest, 1.0), title=device)
-        for name, css in colours.items():
-            runs = [curves[s.trial] for s in here if s.searcher == name]
+def _overlaid(sweep: _Sweep) -> list[Chart]:
+    """The fronts of all devices in one chart, x relative to the largest on each device's front."""
+    x, y = pairs(sweep.objectives)[0]
+    fronts = {d: sweep.front(sweep.of(d), x, y) for d in sweep.devices}
+    fronts = {
+        d: front / [front[:, 0].max(), 1.0] for d, front in fronts.items() if len(front) and front[:, 0].min() > 0
+    }
+    if len(fronts) < 2 or x.maximize:
+        return []
+    colours = {d: f"s{i % _COLOURS}" for i, d in enumerate(fronts)}
+    share = ObjectiveRecord(name=f"{title_of(x.name)}, share of the most on the front", unit="fraction")
+    return _front_chart(fronts, colours, share, y, "all devices")
+
+
+def _histories(sweep: _Sweep) -> Section:
+    charts = []
+    for device in sweep.devices:
+        curves = _normalised_histories(sweep.of(device))
+        layers: list[Area | Line] = []
+        for name, css in sweep.colours.items():
+            runs = [curves[s.trial] for s in sweep.of(device, name)]
             if not runs:
                 continue
             length = min(len(r) for r in runs)
-            at = np.unique(np.linspace(0, length - 1, min(length, _POINTS)).astype(int))
-            stacked = np.array([r[at] for r in runs])
+            at = np.unique(np.linspace(0, length - 1, min(length, _CURVE_POINTS)).astype(int))
+            stacked = np.array([r[at] for r in runs])  # (runs, points)
             xs = list((at + 1).astype(float))
-            chart.area(xs, list(stacked.min(axis=0)), list(stacked.max(axis=0)), css)
-            chart.line(xs, np.median(stacked, axis=0), css, legend=f"{name} ({len(runs)})")
-        figures.append(figure(chart))
+            layers.insert(0, Area(xs=xs, lows=list(stacked.min(axis=0)), highs=list(stacked.max(axis=0)), css=css))
+            layers.append(Line(xs=xs, ys=list(np.median(stacked, axis=0)), css=css, legend=f"{name} ({len(runs)})"))
+        charts.append(
+            Chart(
+                x_label="evaluations",
+                y_label="hypervolume (share of the best known)",
+                layers=layers,
+                title=device,
+                # the first evaluations find nothing, and would flatten the rest
+                y_range=(min(float(c[len(c) // 10]) for c in curves.values()), 1.0),
+            )
+        )
     note = "Lines: medians over the repetitions (their number in brackets); areas: from the worst to the best of them."
-    return f"<div class='pair'>{''.join(figures)}</div><p class='note'>{note}</p>"
+    return Section(title="Hypervolume over evaluations", charts=charts, notes=[note])
 
 
-def _final(searches: list[_Search]) -> str:
-    rows = []
-    names = list(_colours(searches))
-    for device in _devices(searches):
-        here = [s for s in searches if s.device == device]
-        curves = _normalised_histories(here)
-        cells: list[tuple[object, str]] = [(device, device)]
-        for name in names:
-            last = np.array([curves[s.trial][-1] for s in here if s.searcher == name])
+def _final(sweep: _Sweep) -> Section:
+    rows: list[list[Cell | str]] = []
+    for device in sweep.devices:
+        curves = _normalised_histories(sweep.of(device))
+        row: list[Cell | str] = [device]
+        for name in sweep.colours:
+            last = np.array([curves[s.trial][-1] for s in sweep.of(device, name)])
             spread = f" ± {last.std(ddof=1):.4f}" if len(last) > 1 else ""
-            cells.append((last.mean() if len(last) else 0, f"{last.mean():.4f}{spread}" if len(last) else "-"))
-        rows.append(cells)
+            row.append(
+                Cell(text=f"{last.mean():.4f}{spread}", value=last.mean()) if len(last) else Cell(text="-", value=0)
+            )
+        rows.append(row)
     note = "Mean and standard deviation over repetitions; 1 is the front of all trials on the device together."
-    return table(["device", *names], rows) + f"<p class='note'>{note}</p>"
+    table = Table(head=["device", *sweep.colours], rows=rows)
+    return Section(title="Hypervolume at the end", tables=[table], notes=[note])
 
 
-def _correlation(searches: list[_Search]) -> str:
+def _correlation(sweep: _Sweep) -> Section:
     from scipy.stats import kendalltau
 
-    devices = _devices(searches)
-    values: Mapping[str, dict[str, float]] = {d: {} for d in devices}
-    for s in searches:
-        values[s.device].update(zip(s.architectures, s.costs[:, 1], strict=True))
-    taus = {}
-    for a, b in combinations(devices, 2):
+    title = "Rank correlation between devices"
+    x, _ = pairs(sweep.objectives)[0]
+    column = sweep.objectives.index(x)
+    values: dict[str, dict[str, float]] = {d: {} for d in sweep.devices}
+    for s in sweep.searches:
+        values[s.device].update(zip(s.architectures, s.costs[:, column], strict=True))
+    taus: dict[tuple[str, str], float] = {}
+    for a, b in combinations(sweep.devices, 2):
         shared = [k for k in values[a].keys() & values[b].keys() if np.isfinite(values[a][k] + values[b][k])]
         if len(shared) >= _FEWEST_SHARED:
             tau = kendalltau([values[a][k] for k in shared], [values[b][k] for k in shared]).statistic
             taus[a, b] = taus[b, a] = float(tau)
     if not taus:
-        return "<p class='missing'>No two devices share enough evaluated architectures.</p>"
-    rows = []
-    for a in devices:
-        cells = "".join(_heat(1.0 if a == b else taus.get((a, b))) for b in devices)
-        rows.append(f"<tr><td>{escape(a)}</td>{cells}</tr>")
-    head = "".join(f"<th>{escape(d)}</th>" for d in devices)
+        return Section(title=title, notes=["No two devices share enough evaluated architectures."])
+    rows: list[list[Cell | str]] = [
+        [a, *(_heat(1.0 if a == b else taus.get((a, b))) for b in sweep.devices)] for a in sweep.devices
+    ]
     note = (
-        f"Kendall tau of {escape(searches[0].names[1])} over the architectures that were evaluated on both devices: "
-        "where it is low, a network that is fast on one is not on the other."
+        f"Kendall tau of {title_of(x.name)} over the architectures that were evaluated on both devices: where it is low, a "
+        "network that is good on one is not on the other."
     )
-    return (
-        f"<div class='scroll'><table><thead><tr><th></th>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        f"<p class='note'>{note}</p>"
-    )
+    return Section(title=title, tables=[Table(head=["", *sweep.devices], rows=rows)], notes=[note])
 
 
-def _heat(tau: float | None) -> str:
+def _heat(tau: float | None) -> Cell:
     if tau is None or not np.isfinite(tau):
-        return "<td>-</td>"
-    share = round(100 * max(tau, 0) * 0.6)
-    return f"<td style='background:color-mix(in srgb,var(--blue) {share}%,transparent)'>{tau:.2f}</td>"
+        return Cell(text="-", value=-2)
+    return Cell(text=f"{tau:.2f}", value=tau, shade=0.6 * max(tau, 0.0))
 
 
-def _normalised_histories(here: list[_Search]) -> dict[str, NDArray[np.float64]]:
+def _normalised_histories(searches: list[_Search]) -> dict[str, Floats]:
     """Per trial of one device the hypervolume after each evaluation, 1 being that of all trials together."""
-    front = _front(here)
+    costs = np.vstack([s.costs for s in searches])
+    front = costs[non_dominated(costs)]
+    if not len(front):
+        return {s.trial: np.zeros(len(s.costs)) for s in searches}
     low, span = front.min(axis=0), np.ptp(front, axis=0)
     span[span == 0] = 1.0
-    whole = hypervolume((front - low) / span, (1.1, 1.1))
-    return {s.trial: hypervolume_history((s.costs - low) / span, (1.1, 1.1)) / whole for s in here}
+    reference = np.full(costs.shape[1], 1.1)
+    whole = hypervolume((front - low) / span, reference)
+    return {s.trial: hypervolume_history((s.costs - low) / span, reference) / whole for s in searches}
 
 
-def _front(searches: list[_Search]) -> NDArray[np.float64]:
-    costs = np.vstack([s.costs for s in searches]) if searches else np.empty((0, 2))
-    return np.unique(costs[non_dominated(costs)], axis=0) if len(costs) else costs
-
-
-def _devices(searches: list[_Search]) -> list[str]:
-    return list(dict.fromkeys(s.device for s in searches))
-
-
-def _colours(searches: list[_Search]) -> dict[str, str]:
-    return {name: f"s{i % _COLOURS}" for i, name in enumerate(dict.fromkeys(s.searcher for s in searches))}
-
-
-def _range(values: NDArray[np.float64]) -> tuple[float, float]:
-    return float(values.min()), float(values.max())
+def _signs(objectives: tuple[ObjectiveRecord, ...]) -> Floats:
+    return np.array([-1.0 if o.maximize else 1.0 for o in objectives])

@@ -1,296 +1,203 @@
-"""Candidates: networks of the front that are cut out, compressed, exported, and timed again as files."""
+"""Candidates: networks of the front that are cut out, compressed and exported, each in ``candidates/<id>/``."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
+from torch import nn
 
 from nas.blocks import from_key
-from nas.compression.int8_network import Int8Network, OnnxNetwork
+from nas.compression.int8_network import Int8Network
 from nas.compression.pipeline import Compressed, compress
 from nas.compression.step import Step
 from nas.compression.steps.fine_tune import FineTune
 from nas.compression.steps.prune import Prune
 from nas.compression.steps.quantize import Quantize
-from nas.data.images import ImageData
-from nas.deploy.arena import FILE, MemoryModel
 from nas.deploy.bundle import export_bundle
 from nas.deploy.to_onnx import export_onnx
-from nas.errors import BadInput
-from nas.tables.table import LatencyTable
-from nas.tables.interpolate import estimate
-from nas.tables.interpolate import PRUNED
-from nas.files import write_text
-from nas.measuring.timing import time_interleaved
+from nas.files import file_name
 from nas.modules import Network
-from nas.runs.folder import PRECISIONS, Run, stage
-from nas.engine.result import SearchResult
-from nas.pareto import non_dominated
+from nas.runs.artefacts import (
+    CANDIDATES,
+    FP32,
+    INT8,
+    SUMMARY,
+    WEIGHTS,
+    Candidate,
+    MadeFrom,
+    StepRecord,
+    read_candidate,
+    read_candidates,
+    write_record,
+)
+from nas.runs.folder import Run, log
+from nas.runs.names import reads_onnx, runtimes_of
+from nas.runs.search import front_of, load_trained
+from nas.runs.settings import Settings
+from nas.runs.tables import local_tables
 from nas.space import Archs
-from nas.supernet import Supernet
 from nas.supernet.training import calibrated
-from nas.training.evaluate import accuracy
 from nas.training.weights import load_weights, save_weights
 
 
-def candidates_stage(
-    run: Run, supernet: Supernet, tables: dict[str, LatencyTable], result: SearchResult
-) -> list[dict[str, Any]]:
-    """Networks of the front cut out, fine-tuned, pruned, quantized and exported: ``candidates/<id>/``."""
-    s = run.settings
-    teacher = calibrated(supernet, supernet.largest, run.data).to("cpu")
-    chosen = spread_over_front(result, s.candidates)
-    if not run.resume and (run.folder / "candidates").exists():
-        raise BadInput(
-            f"{run.folder} already holds candidates; pass resume (--resume) to go on with them, or another folder"
-        )
-    summaries = []
-    with stage(run, "candidates"):
-        for i, arch in enumerate(chosen, 1):
-            whole = run.folder / "candidates" / f"c{i:02d}"
-            folders = [whole]
-            if not _is_done(run, whole, arch):
-                network = calibrated(supernet, arch, run.data).to("cpu")
-                assert isinstance(network, Network)
-                _deploy_whole(run, network, arch, whole, tables, teacher)
-            if s.prune:
-                folders.append(whole.with_name(f"{whole.name}p"))
-                if not _is_done(run, folders[1], arch):
-                    _deploy_pruned(run, whole, arch, folders[1], tables, teacher)
-            for folder in folders:
-                summary = json.loads((folder / "summary.json").read_text())
-                summaries.append(summary)
-                last = summary["steps"][-1]
-                run.say(
-                    f"{summary['id']}: {last['macs'] / 1e6:.2f} MMACs, int8 validation accuracy {last['accuracy']:.1%}, "
-                    f"{_ms(last['predicted_ms'])} predicted, {_ms(last['measured_ms'])} measured"
-                )
-    return summaries
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What is done to a network of the front. The last step quantizes; the network before it is the float one.
+
+    ``after``: the variant whose float network it starts from; None: from the network as the supernet has it.
+    """
+
+    steps: tuple[Step, ...]
+    after: str | None = None
+    pruned: float = 0.0
 
 
-def final_stage(run: Run) -> pd.DataFrame:
-    """All deployed networks timed again, side by side, and the test images looked at once: ``final.csv``."""
-    path = run.folder / "final.csv"
-    summaries = [json.loads(p.read_text()) for p in sorted((run.folder / "candidates").glob("*/summary.json"))]
-    if not summaries:
-        raise BadInput(f"{run.folder} has no candidates yet (nas compress)")
-    if path.exists() and run.resume:
-        final = pd.read_csv(path)
-        if set(final["id"]) == {x["id"] for x in summaries}:
-            return final
-    with stage(run, "final"):
-        files = {
-            (x["id"], p): run.folder / "candidates" / x["id"] / x["files"][p] for x in summaries for p in PRECISIONS
-        }
-        prepared = [
-            run.runtimes[p].prepare(f, tuple(_by_id(summaries, i)["input_shape"])) for (i, p), f in files.items()
+def variants(settings: Settings) -> Mapping[str, Variant]:
+    """Ending of a candidate's id -> what is done to it, in order."""
+    tune, quantize = FineTune(epochs=settings.finetune_epochs), Quantize(qat_epochs=settings.qat_epochs)
+    found = {"": Variant(steps=(tune, quantize))}
+    if settings.prune:
+        recover = FineTune(epochs=settings.finetune_epochs, name="recover")
+        steps = (Prune(ratio=settings.prune), recover, quantize)
+        found["p"] = Variant(steps=steps, after="", pruned=settings.prune)
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Todo:
+    """A candidate that is not there yet: variant ``ending`` of the network ``arch (genes,)``, called ``name``."""
+
+    name: str
+    ending: str
+    arch: Archs
+
+
+def missing_candidates(run: Run) -> list[Todo]:
+    """The candidates that the run still lacks, those first that others start from.
+
+    A network that is there keeps its id, also when the front has changed around it.
+    """
+    chosen = spread_over_front(front_of(run), run.settings.candidates)
+    there = {c.id: c for c in read_candidates(run.folder)}
+    recipe = {c.id for c in there.values() if c.made_from == _made_from(run, c.made_from.genes)}
+    names = {there[i].made_from.genes: i for i in sorted(recipe, reverse=True) if not there[i].pruned}
+    taken = {i.rstrip("p") for i in there}
+    free = (f"c{n:02d}" for n in range(1, 10**6) if f"c{n:02d}" not in taken)
+    todo = []
+    for arch in chosen:
+        name = names.get(tuple(int(g) for g in arch)) or next(free)
+        todo += [
+            Todo(name=name, ending=ending, arch=arch)
+            for ending in variants(run.settings)
+            if f"{name}{ending}" not in recipe
         ]
-        timed = {
-            key: float(np.median(ms))
-            for key, ms in zip(
-                files, time_interleaved(run.runtimes["fp32"], prepared, min_rounds=20, max_rounds=60), strict=True
-            )
-        }
-        rows = [_final_row(run, summary, timed) for summary in summaries]
-        if run.settings.table is not None:
-            target = LatencyTable.load(run.folder / "table_target")
-            for row, summary in zip(rows, summaries, strict=True):
-                row["predicted_target_ms"] = _on_target(target, summary)
-        if run.settings.max_sram is not None or run.settings.max_flash is not None:
-            for row, summary in zip(rows, summaries, strict=True):
-                row |= _on_microcontroller(summary)
-        final = pd.DataFrame(rows)
-        costs = np.column_stack([-final["int8_val_accuracy"], final["measured_int8_ms"]])
-        final["on_final_front"] = non_dominated(costs)
-        final = final.sort_values("measured_int8_ms", ignore_index=True)
-        bundle_candidate(run, best_of(final))
-        write_text(path, final.to_csv(index=False))
-    return final
+    return todo
 
 
-def spread_over_front(result: SearchResult, n: int) -> Archs:
-    """``n`` architectures of the front, evenly spaced along it, both ends included (all of a smaller front)."""
-    front = result.front
-    if not len(front):
-        raise BadInput(f"the search found no network that meets the constraints; {result.stopped}")
-    rows = np.unique(np.linspace(0, len(front) - 1, min(n, len(front))).round().astype(int))
-    return front.archs[rows]
+def compress_stage(run: Run) -> list[Candidate]:
+    """Networks of the front cut out, fine-tuned, pruned, quantized and exported."""
+    todo = missing_candidates(run)
+    if todo:
+        supernet = load_trained(run)
+        teacher = calibrated(supernet, supernet.largest, run.data).to("cpu")
+        for one in todo:
+            network = calibrated(supernet, one.arch, run.data).to("cpu")
+            candidate = _deploy(run, one, network, teacher)
+            last = candidate.steps[-1]
+            log.info(
+                "%s: %.2f MMACs, int8 validation accuracy %.1f%%, %s predicted, %s measured",
+                candidate.id, last.macs / 1e6, 100 * last.accuracy, _ms(last.predicted_ms), _ms(last.measured_ms),
+            )  # fmt: skip
+            if run.on_candidate is not None:
+                run.on_candidate(candidate)
+    return read_candidates(run.folder)
 
 
-def best_of(final: pd.DataFrame) -> str:
-    """The id of the deployed network with the best int8 validation accuracy, the fastest of equals."""
-    return str(final.sort_values(["int8_val_accuracy", "measured_int8_ms"], ascending=[False, True])["id"].iloc[0])
+def spread_over_front(front: Archs, n: int) -> Archs:
+    """``n`` architectures of a front ``(m, genes)``, evenly spaced along it, both ends included (all of a smaller one)."""
+    return front[np.unique(np.linspace(0, len(front) - 1, min(n, len(front))).round().astype(int))]
 
 
 def load_candidate(folder: Path) -> Network:
     """The float network of a candidate. Raises BadInput when the folder holds none."""
-    try:
-        summary = json.loads((folder / "summary.json").read_text())
-        network = Network(from_key(key) for key in summary["blocks"])
-    except (OSError, ValueError, KeyError):
-        there = sorted(p.parent.name for p in folder.parent.glob("*/summary.json"))
-        raise BadInput(f"{folder} is not a finished candidate; there are {', '.join(there) or 'none'}") from None
-    load_weights(folder / summary["files"]["weights"], network, {})
+    network = Network(from_key(key) for key in read_candidate(folder).blocks)
+    load_weights(folder / WEIGHTS, network, {})
     return network.eval()
+
+
+def candidate_folder(run_dir: Path, candidate: str) -> Path:
+    """Where a candidate lies. Raises BadInput when ``candidate`` is no id, or none that is there."""
+    folder = run_dir / CANDIDATES / file_name(candidate, "the id of a candidate")
+    read_candidate(folder)
+    return folder
 
 
 def bundle_candidate(run: Run, candidate: str, path: Path | None = None) -> Path:
     """A self-contained bundle of a candidate's float network, by default beside its other files."""
-    folder = run.folder / "candidates" / candidate
+    folder = candidate_folder(run.folder, candidate)
     network = load_candidate(folder)
     preprocessing = run.data.preprocessing(network.input_shape[-1])
     return export_bundle(network, path or folder / "bundle", classes=run.data.classes, preprocessing=preprocessing)
 
 
-def _recipe_of(run: Run, arch: Archs) -> dict[str, Any]:
-    """What decides a candidate besides the supernet: its genes and the settings of compression."""
-    s = run.settings
-    return {
-        "genes": [int(g) for g in arch],
-        "finetune_epochs": s.finetune_epochs,
-        "qat_epochs": s.qat_epochs,
-        "prune": s.prune,
-        "seed": s.seed,
-    }
-
-
-def _is_done(run: Run, folder: Path, arch: Archs) -> bool:
-    """Whether a candidate is finished. Raises BadInput when what is there was made from something else."""
-    try:
-        there = json.loads((folder / "summary.json").read_text())["made_from"]
-    except OSError:
-        return False
-    except (ValueError, KeyError) as error:
-        raise BadInput(f"{folder / 'summary.json'} is damaged ({error}); delete {folder}") from None
-    here = _recipe_of(run, arch)
-    differing = [k for k in here if there.get(k) != here[k]]
-    if differing:
-        raise BadInput(
-            f"{folder} was made with other {', '.join(differing)}; delete {folder.parent}, or choose another run folder"
-        )
-    return True
-
-
-def _deploy_whole(
-    run: Run, network: Network, arch: Archs, folder: Path, tables: dict[str, LatencyTable], teacher: torch.nn.Module
-) -> None:
-    """Fine-tune and quantize a network of the front."""
-    s = run.settings
-    steps: list[Step] = [FineTune(epochs=s.finetune_epochs), Quantize(qat_epochs=s.qat_epochs)]
+def _deploy(run: Run, one: Todo, network: nn.Module, teacher: nn.Module) -> Candidate:
+    """Compress a network and write it; ``summary.json`` last: with it the candidate is done."""
+    variant = variants(run.settings)[one.ending]
+    earlier: tuple[StepRecord, ...] = ()
+    if variant.after is not None:
+        folder = run.folder / CANDIDATES / f"{one.name}{variant.after}"
+        before = read_candidate(folder)
+        network, earlier = load_candidate(folder), before.steps[: before.steps.index(before.float_step) + 1]
+    assert isinstance(network, Network)
     result = compress(
-        network, steps, run.data, tables.values(), runtime=run.runtimes.values(), teacher=teacher, seed=s.seed
+        network,
+        variant.steps,
+        run.data,
+        local_tables(run),
+        runtime=[r for r in runtimes_of(run.settings).values() if reads_onnx(r)],
+        teacher=teacher,
+        seed=run.settings.seed,
+        progress=run.progress,
     )
-    _write_candidate(run, folder, arch, result, [asdict(r) for r in result.records], "fine-tune", pruned=0.0)
+    return _write(run, one, variant, result, earlier)
 
 
-def _deploy_pruned(
-    run: Run, whole: Path, arch: Archs, folder: Path, tables: dict[str, LatencyTable], teacher: torch.nn.Module
-) -> None:
-    """Prune the fine-tuned network of a finished candidate, fine-tune again and quantize."""
-    s = run.settings
-    steps: list[Step] = [
-        Prune(ratio=s.prune),
-        FineTune(epochs=s.finetune_epochs, name="recover"),
-        Quantize(qat_epochs=s.qat_epochs),
-    ]
-    network = load_candidate(whole)
-    result = compress(
-        network, steps, run.data, tables.values(), runtime=run.runtimes.values(), teacher=teacher, seed=s.seed
-    )
-    before = json.loads((whole / "summary.json").read_text())["steps"][:-1]
-    records = [*before, *(asdict(r) for r in result.records[1:])]
-    _write_candidate(run, folder, arch, result, records, "recover", pruned=s.prune)
-
-
-def _write_candidate(
-    run: Run,
-    folder: Path,
-    arch: Archs,
-    result: Compressed,
-    records: Sequence[dict[str, Any]],
-    last_float: str,
-    pruned: float,
-) -> None:
-    """The files first, ``summary.json`` last: with it the candidate is done."""
-    network, int8 = result.stages[last_float], result.network
+def _write(run: Run, one: Todo, variant: Variant, result: Compressed, earlier: tuple[StepRecord, ...]) -> Candidate:
+    float_step = variant.steps[-2].name
+    network, int8 = result.stages[float_step], result.network
     assert isinstance(network, Network)
     assert isinstance(int8, Int8Network)
-    export_onnx(network, folder / "fp32.onnx")
-    int8.save(folder / "int8.onnx")
-    save_weights(folder / "weights.safetensors", network, {})
-    summary = {
-        "id": folder.name,
-        "architecture": run.space.describe(arch[None])[0],
-        "made_from": _recipe_of(run, arch),
-        "input_shape": list(network.input_shape),
-        "pruned": pruned,
-        "quantization": int8.how,
-        "fp32_step": last_float,
-        "blocks": [b.key for b in network.describe()],
-        "steps": list(records),
-        "files": {"fp32": "fp32.onnx", "int8": "int8.onnx", "weights": "weights.safetensors"},
-    }
-    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    folder = run.folder / CANDIDATES / f"{one.name}{one.ending}"
+    export_onnx(network, folder / FP32)
+    int8.save(folder / INT8)
+    save_weights(folder / WEIGHTS, network, {})
+    records = tuple(StepRecord(**asdict(r)) for r in result.records)
+    candidate = Candidate(
+        id=folder.name,
+        architecture=run.space.describe(one.arch[None])[0],
+        made_from=_made_from(run, one.arch),
+        input_shape=network.input_shape,
+        pruned=variant.pruned,
+        fp32_step=float_step,
+        blocks=tuple(b.key for b in network.describe()),
+        steps=earlier + (records[1:] if earlier else records),
+    )
+    write_record(folder / SUMMARY, candidate)
+    return candidate
 
 
-def _final_row(run: Run, summary: dict[str, Any], timed: dict[tuple[str, str], float]) -> dict[str, Any]:
-    folder = run.folder / "candidates" / summary["id"]
-    steps = {step["step"]: step for step in summary["steps"]}
-    first, float_step, int8_step = summary["steps"][0], steps[summary["fp32_step"]], summary["steps"][-1]
-    fp32_ms, int8_ms = timed[summary["id"], "fp32"], timed[summary["id"], "int8"]
-    return {
-        "id": summary["id"],
-        "architecture": summary["architecture"],
-        "supernet_accuracy": first["accuracy"],
-        "fp32_val_accuracy": float_step["accuracy"],
-        "int8_val_accuracy": int8_step["accuracy"],
-        "fp32_test_accuracy": _file_accuracy(folder / "fp32.onnx", run.data, summary["input_shape"]),
-        "int8_test_accuracy": _file_accuracy(folder / "int8.onnx", run.data, summary["input_shape"]),
-        "macs": int8_step["macs"],
-        "params": int8_step["params"],
-        "fp32_bytes": (folder / "fp32.onnx").stat().st_size,
-        "int8_bytes": (folder / "int8.onnx").stat().st_size,
-        "predicted_fp32_ms": float_step["predicted_ms"],
-        "measured_fp32_ms": fp32_ms,
-        "predicted_int8_ms": int8_step["predicted_ms"],
-        "measured_int8_ms": int8_ms,
-        "speedup_int8": fp32_ms / int8_ms,
-        "pruned": summary["pruned"],
-        "quantization": summary["quantization"],
-    }
-
-
-def _on_target(table: LatencyTable, summary: dict[str, Any]) -> float:
-    """Predicted ms of a deployed network on the device that was searched for; NaN where its table cannot tell."""
-    try:
-        ms, _ = estimate(table, [from_key(key) for key in summary["blocks"]], beyond=PRUNED)
-    except BadInput:
-        return float("nan")
-    return float(ms.sum()) + table.fixed_ms
-
-
-def _on_microcontroller(summary: dict[str, Any]) -> dict[str, int]:
-    """Memory of a deployed network's int8 .tflite, as limited by ``--max-sram`` and ``--max-flash``."""
-    model = MemoryModel([from_key(key) for key in summary["blocks"]])
-    ids = np.arange(1, len(summary["blocks"]) + 1)[None]
-    return {"peak_sram": int(model.arena(ids)[0]), "flash_size": int(model.flash.sum()) + FILE}
-
-
-def _file_accuracy(path: Path, data: ImageData, input_shape: Sequence[int]) -> float:
-    """Test accuracy of an exported file, as it is."""
-    network = OnnxNetwork(path.read_bytes(), (input_shape[0], input_shape[1], input_shape[2]))
-    return accuracy(network, data.test, data)
-
-
-def _by_id(summaries: Sequence[dict[str, Any]], wanted: str) -> dict[str, Any]:
-    return next(x for x in summaries if x["id"] == wanted)
+def _made_from(run: Run, genes: Archs | tuple[int, ...]) -> MadeFrom:
+    s = run.settings
+    return MadeFrom(
+        genes=tuple(int(g) for g in genes),
+        finetune_epochs=s.finetune_epochs,
+        qat_epochs=s.qat_epochs,
+        prune=s.prune,
+        seed=s.seed,
+    )
 
 
 def _ms(value: float | None) -> str:

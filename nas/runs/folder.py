@@ -1,190 +1,251 @@
-"""The run folder: what a run is made of, its settings, its config.json, and the time its stages took."""
+"""A run: a folder, and what its stages work on. Opened, checked and locked here; nothing is written before it is right."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
-import json
+import logging
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from nas.data.images import ImageData
-from nas.errors import BadInput
-from nas.files import write_text
-from nas.objectives import Objective
-from nas.runtimes import OnnxRuntime, Runtime
 from nas.device import cores, cpu_name
-from nas.searchers.guided import Guided
-from nas.searchers.searcher import Searcher
+from nas.errors import BadInput
+from nas.files import folder_of, locked
+from nas.runs.artefacts import (
+    CANDIDATES,
+    CONFIG,
+    SECONDS,
+    SUPERNET,
+    VERSION,
+    Call,
+    Candidate,
+    Config,
+    DataRecord,
+    Environment,
+    SpaceRecord,
+    read_config,
+    read_seconds,
+    write_record,
+)
+from nas.runs.made_by import check_inputs, made, make
+from nas.runs.names import PRECISIONS, check_names
+from nas.runs.settings import SETTINGS_OF, Settings
 from nas.space import SearchSpace
 from nas.supernet.training import check_fit
+from nas.tables.names import table_stem
 
-PRECISIONS = ("fp32", "int8")
-Say = Callable[[str], None]
-MakeSearcher = Callable[[SearchSpace, "Sequence[Objective]", "Settings"], Searcher]
+log = logging.getLogger("nas")
 
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything that decides a run besides its space, data and device.
-
-    ``candidates``: networks of the front that are deployed, each as it is and pruned by ``prune`` (0: not pruned).
-    ``table``: latency table of the device that the search is for, as a path; None: this machine's, measured in the run.
-    ``max_latency_ms``, ``max_sram``, ``max_flash``: hard limits (ms; bytes of the int8 network), or none.
-    ``searcher``: its name, for the record; what makes it is ``Run.make_searcher``.
-    """
-
-    precision: str = "int8"
-    threads: int = 1
-    epochs: int = 50
-    lr: float = 0.1
-    batch_size: int = 128
-    budget: int = 400
-    population: int = 48
-    max_latency_ms: float | None = None
-    max_sram: int | None = None
-    max_flash: int | None = None
-    table: str | None = None
-    unvalidated_table: bool = False
-    searcher: str = "guided"
-    candidates: int = 10
-    finetune_epochs: int = 12
-    prune: float = 0.25
-    qat_epochs: int = 8
-    seed: int = 0
-    device: str = "cpu"
+_CHECKPOINT = "supernet.checkpoint.pt"
+_LEDGER = "evaluations.db"
+_ANY_TIME = ("candidates", "device")
+_GROWS = {"budget": None, "epochs": "search"}
+"""Settings that may grow after their stage has begun, until another one has."""
+_PACKAGES = ("numpy", "onnx", "onnxruntime", "pandas", "scikit-learn", "torch", "torch-pruning")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A run folder with what its stages work on.
 
-    ``inputs``: the names from which space and data were made, kept so that the folder can be opened again.
-    ``say`` gets one line per step.
+    ``space_by``, ``data_by``: how both are made again in another process; None where only this one can.
+    ``resume``: go on with what the folder holds. ``progress``: bars (None: on a terminal or in a notebook).
+    ``on_epoch``, ``on_result``, ``on_candidate``: called with every epoch of the supernet's training (a dict), evaluated
+    network and finished candidate, for TensorBoard, W&B or MLflow. ``command``: what is noted in config.json.
     """
 
     folder: Path
     space: SearchSpace
     data: ImageData
-    settings: Settings
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = Settings()  # noqa: RUF009 (frozen)
+    space_by: Call | None = None
+    data_by: Call | None = None
     resume: bool = False
-    progress: bool = False
-    say: Say = lambda line: None
-    make_searcher: MakeSearcher = lambda space, objectives, settings: Guided(space, objectives, seed=settings.seed)
-
-    @property
-    def runtimes(self) -> dict[str, Runtime]:
-        return {p: OnnxRuntime(precision=p, threads=self.settings.threads) for p in PRECISIONS}
+    progress: bool | None = None
+    on_epoch: Callable[[dict[str, float]], None] | None = None
+    on_result: Callable[[Any], None] | None = None
+    on_candidate: Callable[[Candidate], None] | None = None
+    command: str = "nas.run(...)"
 
 
-def open_run(run: Run, command: str) -> None:
-    """Create the folder and its ``config.json``, or check that they belong to this space and data.
+def new_run(
+    space: SearchSpace | Callable[[], SearchSpace],
+    data: ImageData | Callable[[], ImageData],
+    *,
+    run_dir: str | os.PathLike[str],
+    settings: Settings | None = None,
+    **options: Any,
+) -> Run:
+    """A run of this space and data; ``options`` as the fields of ``Run``. Nothing is written yet."""
+    folder = folder_of(run_dir)
+    made_space, space_by = made(space, SearchSpace, "space")
+    made_data, data_by = made(data, ImageData, "data")
+    return Run(
+        folder=folder,
+        space=made_space,
+        data=made_data,
+        settings=settings or Settings(),
+        space_by=space_by,
+        data_by=data_by,
+        **options,
+    )
 
-    Raises BadInput when the folder cannot be written, holds another run, or holds this one and ``resume`` is not set.
+
+def reopen(
+    run_dir: str | os.PathLike[str],
+    changes: Mapping[str, Any] | None = None,
+    *,
+    space: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> Run:
+    """The run of a folder, as its config.json has it but for ``changes`` of settings. Nothing is written yet.
+
+    ``space``, ``data``: arguments with which both are said to have been made. Raises BadInput when they were not, when
+    the folder holds no run, or one whose space and data only Python can make again.
     """
-    check_fit(run.space, run.data)
-    path = run.folder / "config.json"
-    config = _config(run, command)
-    if path.exists():
-        there = read_config(run.folder)
-        for part in ("space", "data"):
-            if there[part]["fingerprint"] != config[part]["fingerprint"]:
-                raise BadInput(
-                    f"{run.folder} holds a run on {part} {there[part]['name']} ({there[part]['fingerprint']}), this is "
-                    f"{config[part]['name']} ({config[part]['fingerprint']}); choose another run folder"
-                )
-        if not run.resume:
-            raise BadInput(
-                f"{run.folder} already holds a run; pass resume (--resume) to go on with it, or another folder"
-            )
-        differing = [k for k, v in config["settings"].items() if there["settings"].get(k) != v]
-        if differing:
-            k = differing[0]
-            raise BadInput(
-                f"{run.folder} was started with {k} = {there['settings'].get(k)}, now it is {config['settings'][k]}; "
-                "resume with the same settings, or choose another run folder"
-            )
-        return
-    write_text(path, json.dumps(config, indent=2) + "\n")
-
-
-def remember_settings(run: Run) -> None:
-    """Write the settings that a stage has just used into ``config.json``, for the stages after it and the report."""
-    config = read_config(run.folder)
-    if config["settings"] != asdict(run.settings):
-        config["settings"] = asdict(run.settings)
-        write_text(run.folder / "config.json", json.dumps(config, indent=2) + "\n")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """``config.json`` of a run folder. Raises BadInput when it is missing or damaged."""
-    path = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text())
-        return config
-    except OSError:
-        raise BadInput(f"{folder} is not a run folder: it has no config.json") from None
-    except ValueError as error:
-        raise BadInput(f"{path} is damaged: {error}") from None
+    folder = folder_of(run_dir)
+    config = read_config(folder)
+    check_inputs(config.space.made_by, dict(space or {}), folder)
+    check_inputs(config.data.made_by, dict(data or {}), folder)
+    return Run(
+        folder=folder,
+        space=make(config.space.made_by, SearchSpace, "space", folder),
+        data=make(config.data.made_by, ImageData, "data", folder),
+        settings=replace(config.settings, **(changes or {})),
+        space_by=config.space.made_by,
+        data_by=config.data.made_by,
+        **options,
+    )
 
 
 @contextlib.contextmanager
-def stage(run: Run, name: str) -> Iterator[None]:
-    """Times a stage; its seconds are added up in ``stages.json`` over interruptions."""
+def opened(run: Run) -> Iterator[None]:
+    """Only this process works in the run's folder meanwhile; ``config.json`` is there, and has its settings.
+
+    Raises BadInput, with the disk as it was, when the folder holds a run of another space or data, or one whose settings
+    may no longer change so, or when another process is at work there.
+    """
+    check_run(run)
+    with locked(run.folder):
+        before = check_run(run)
+        config = config_of(run) if before is None else replace(before, settings=run.settings)
+        if before is not None and run.settings.epochs > before.settings.epochs:
+            _set_aside_training(run.folder, before.settings.epochs)
+        if config != before:
+            write_record(run.folder / CONFIG, config)
+        yield
+
+
+def check_run(run: Run) -> Config | None:
+    """What the folder holds, None when it is new. Raises BadInput when this run may not go on with it."""
+    check_fit(run.space, run.data)
+    check_names(run.settings, run.space)
+    if not (run.folder / CONFIG).exists():
+        return None
+    there = read_config(run.folder)
+    for part, record, given in (("space", there.space, run.space), ("data", there.data, run.data)):
+        if record.fingerprint != given.fingerprint:
+            raise BadInput(
+                f"{run.folder} holds a run on {part} {record.name} ({record.fingerprint}), this is "
+                f"{given.name} ({given.fingerprint}); choose another run folder"
+            )
+    before, now = there.settings, run.settings
+    late = [
+        f"{name} = {getattr(before, name)}, now it is {getattr(now, name)}"
+        for stage, names in SETTINGS_OF.items()
+        for name in names
+        if getattr(before, name) != getattr(now, name) and not _may_change(run, stage, name, before)
+    ]
+    if late:
+        raise BadInput(
+            f"{run.folder} was started with {', and with '.join(late)}; go on with the same, or choose another run folder"
+        )
+    return there
+
+
+def has_begun(run: Run, stage: str) -> bool:
+    """Whether a stage has left anything in the folder."""
+    names = {
+        "run": [CONFIG],
+        "tables": [f"{table_stem(run.folder, p).name}.*" for p in PRECISIONS],
+        "supernet": [SUPERNET, _CHECKPOINT],
+        "search": [_LEDGER],
+        "candidates": [f"{CANDIDATES}/*"],
+    }[stage]
+    return any(True for name in names for _ in run.folder.glob(name))
+
+
+@contextlib.contextmanager
+def timed(run: Run, stage: str) -> Iterator[None]:
+    """Adds the seconds of a stage up in ``stages.json``, over interruptions."""
     started = time.perf_counter()
     try:
         yield
     finally:
-        path = run.folder / "stages.json"
-        seconds = json.loads(path.read_text()) if path.exists() else {}
-        seconds[name] = round(seconds.get(name, 0.0) + time.perf_counter() - started, 2)
         with contextlib.suppress(BadInput):  # never hides what stopped the stage
-            write_text(path, json.dumps(seconds, indent=2) + "\n")
+            seconds = read_seconds(run.folder)
+            seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - started, 2)
+            write_record(run.folder / SECONDS, seconds)
 
 
-def _config(run: Run, command: str) -> dict[str, Any]:
-    packages = ("numpy", "onnx", "onnxruntime", "pandas", "scikit-learn", "torch", "torch-pruning")
-    return {
-        "command": command,
-        "created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "space": {
-            "name": run.space.name,
-            "fingerprint": run.space.fingerprint,
-            "size": run.space.size,
-            "blocks": len(run.space.blocks),
-        },
-        "data": {
-            "name": run.data.name,
-            "source": run.data.source,
-            "classes": list(run.data.classes),
-            "train": len(run.data.train),
-            "val": len(run.data.val),
-            "test": len(run.data.test),
-            "fingerprint": run.data.fingerprint,
-            "notes": list(run.data.notes),
-        },
-        "inputs": dict(run.inputs),
-        "settings": asdict(run.settings),
-        "seed": run.settings.seed,
-        "environment": {
-            "cpu": cpu_name(),
-            "cores": cores(),
-            "memory_gb": _memory_gb(),
-            "platform": platform.platform(),
-            "python": platform.python_version(),
-            "packages": {name: metadata.version(name) for name in packages},
-        },
-    }
+def config_of(run: Run) -> Config:
+    """The ``config.json`` of a new run."""
+    return Config(
+        version=VERSION,
+        command=run.command,
+        created=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        space=SpaceRecord(
+            name=run.space.name,
+            fingerprint=run.space.fingerprint,
+            size=str(run.space.size),
+            blocks=len(run.space.blocks),
+            made_by=run.space_by,
+        ),
+        data=DataRecord(
+            name=run.data.name,
+            source=run.data.source,
+            classes=tuple(run.data.classes),
+            train=len(run.data.train),
+            val=len(run.data.val),
+            test=len(run.data.test),
+            fingerprint=run.data.fingerprint,
+            notes=tuple(run.data.notes),
+            made_by=run.data_by,
+        ),
+        settings=run.settings,
+        environment=Environment(
+            cpu=cpu_name(),
+            cores=cores(),
+            memory_gb=round(psutil.virtual_memory().total / 2**30, 1),
+            platform=platform.platform(),
+            python=platform.python_version(),
+            packages={name: metadata.version(name) for name in _PACKAGES},
+        ),
+    )
 
 
-def _memory_gb() -> float:
-    if not hasattr(os, "sysconf"):
-        return float("nan")
-    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30, 1)
+def _may_change(run: Run, stage: str, name: str, before: Settings) -> bool:
+    if not has_begun(run, stage) or name in _ANY_TIME:
+        return True
+    until = _GROWS.get(name)
+    grown = name in _GROWS and getattr(run.settings, name) > getattr(before, name)
+    return grown and not (until and has_begun(run, until))
+
+
+def _set_aside_training(folder: Path, epochs: int) -> None:
+    """More epochs are another schedule from the first step on: the old weights are kept under another name."""
+    if (folder / SUPERNET).exists():
+        old = folder / SUPERNET.replace(".", f"_{epochs}_epochs.", 1)
+        (folder / SUPERNET).replace(old)
+        log.info("the supernet is trained anew for more epochs; that of %d epochs is kept as %s", epochs, old.name)
+    (folder / _CHECKPOINT).unlink(missing_ok=True)

@@ -19,15 +19,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
+from nas.checks import FilePath, Text, checked
 from nas.device import Device, cores
 from nas.errors import BadInput, MissingPackage
+from nas.files import first_line
 from nas.runtimes.litert import read_tflite, timing_tflite
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ACCELERATORS = {
     "ethos-u55": (32, 64, 128, 256),
@@ -70,30 +74,33 @@ class Compiled:
         return 1e3 * self.cycles / self.clock_hz
 
 
+@checked
 @dataclass(frozen=True)
 class EthosU:
     """One Ethos-U in one system, through vela.
 
-    ``accelerator``: such as "ethos-u55-128". ``system`` and ``memory``: sections of vela's configuration file (clock and
-    bandwidths; which memory holds what); None for a microcontroller with flash and SRAM. ``config``: a configuration file of
+    ``accelerator``: such as "ethos-u55-128". ``system_config`` and ``memory_mode``: sections of vela's configuration file (clock and
+    bandwidths; which memory holds what); None for a microcontroller with flash and SRAM. ``vela_config``: a configuration file of
     yours. Raises BadInput, with what there is, for a name that does not exist.
     """
 
+    name: ClassVar[str] = "ethos-u"
+    precisions: ClassVar[tuple[str, ...]] = ("int8",)
     kind: ClassVar[str] = "simulated"
     precision: ClassVar[str] = "int8"
     threads: ClassVar[int] = 1
     batch: ClassVar[int] = 1
 
-    accelerator: str = "ethos-u55-128"
-    system: str | None = None
-    memory: str | None = None
-    config: str | None = None
+    accelerator: Annotated[Text, "Ethos-U configuration"] = "ethos-u55-128"
+    system_config: Annotated[Text | None, "System_Config of vela's configuration file"] = None
+    memory_mode: Annotated[Text | None, "Memory_Mode of vela's configuration file"] = None
+    vela_config: Annotated[FilePath | None, "a configuration file of yours (default: vela's)"] = None
 
     def __post_init__(self) -> None:
         known = [f"{family}-{macs}" for family, sizes in ACCELERATORS.items() for macs in sizes]
         if self.accelerator not in known:
             raise BadInput(f"no accelerator {self.accelerator!r}; vela knows {', '.join(known)}")
-        if self.system or self.memory or self.config:
+        if self.system_config or self.memory_mode or self.vela_config:
             sections = _sections(self._config)
             for asked, prefix in ((self._system, "System_Config"), (self._memory, "Memory_Mode")):
                 names = [s.removeprefix(f"{prefix}.") for s in sections if s.startswith(f"{prefix}.")]
@@ -102,7 +109,7 @@ class EthosU:
 
     @cached_property
     def device(self) -> Device:
-        default = self.config is None and (self._system, self._memory) == _DEFAULTS[self._family]
+        default = self.vela_config is None and (self._system, self._memory) == _DEFAULTS[self._family]
         return Device(
             name=self.accelerator if default else f"{self.accelerator} {self._system} {self._memory}",
             chip=f"{self.accelerator}, {self._system}, {self._memory}",
@@ -113,20 +120,13 @@ class EthosU:
 
     def prepare(self, network: nn.Module | Path, input_shape: tuple[int, int, int]) -> Compiled:
         """Compile ``network``: a module with random weights, or an int8 .tflite file as it is."""
-        if isinstance(network, str | os.PathLike):
-            return self.compile(read_tflite(network))
-        return self.compile(timing_tflite(network, input_shape, precision="int8"))
+        return self.compile(_model(network, input_shape))
 
     def prepare_all(
         self, networks: Sequence[nn.Module | Path], input_shapes: Sequence[tuple[int, int, int]]
     ) -> list[Compiled]:
         """``prepare`` of each, several per call of vela and on all cores: 10 times faster than one by one."""
-        models = [
-            read_tflite(network)
-            if isinstance(network, str | os.PathLike)
-            else timing_tflite(network, shape, precision="int8")
-            for network, shape in zip(networks, input_shapes, strict=True)
-        ]
+        models = [_model(network, shape) for network, shape in zip(networks, input_shapes, strict=True)]
         groups = [models[i : i + _TOGETHER] for i in range(0, len(models), _TOGETHER)]
         with ThreadPoolExecutor(cores()) as pool:
             return [one for group in pool.map(self._compile, groups) for one in group]
@@ -175,15 +175,21 @@ class EthosU:
 
     @property
     def _system(self) -> str:
-        return self.system or _DEFAULTS[self._family][0]
+        return self.system_config or _DEFAULTS[self._family][0]
 
     @property
     def _memory(self) -> str:
-        return self.memory or _DEFAULTS[self._family][1]
+        return self.memory_mode or _DEFAULTS[self._family][1]
 
     @property
     def _config(self) -> str:
-        return os.path.abspath(self.config) if self.config else "Arm/vela.ini"
+        return os.path.abspath(self.vela_config) if self.vela_config else "Arm/vela.ini"
+
+
+def _model(network: nn.Module | Path, input_shape: tuple[int, int, int]) -> bytes:
+    if isinstance(network, str | os.PathLike):
+        return read_tflite(network)
+    return timing_tflite(network, input_shape, precision="int8")
 
 
 def _compiled(summary: str, said: str) -> Compiled:
@@ -220,8 +226,8 @@ def _sections(config: str) -> list[str]:
     try:
         if not parser.read(path):
             raise BadInput(f"cannot read the configuration file {path}")
-    except configparser.Error as error:
-        raise BadInput(f"{path} is not a configuration file of vela: {str(error).splitlines()[0]}") from None
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise BadInput(f"{path} is not a configuration file of vela: {first_line(error)}") from None
     return parser.sections()
 
 

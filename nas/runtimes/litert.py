@@ -8,32 +8,33 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from nas.deploy.litert_file import interpreter, quantized, to_integers
-from nas.deploy.to_litert import litert_model
-from nas.device import Device, cpu_name
+from nas.checks import Batch, Threads, checked
+from nas.device import Device
 from nas.errors import BadInput, MissingPackage
-from nas.runtimes.clock import Loaded, check_settings, timed, warmed_up
+from nas.on_device.clock import Loaded, timed, warmed_up
+from nas.runtimes.runtime import Fp32OrInt8, blaming, cpu_device
+from nas.runtimes.timing_model import read_model
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class LiteRT:
-    """LiteRT's CPU interpreter with XNNPACK. ``precision``: "fp32" or "int8" (int8 in and out); ``threads``: XNNPACK's.
+    """LiteRT's CPU interpreter with XNNPACK. int8 is int8 in and out. MissingPackage without ai-edge-litert."""
 
-    Raises BadInput for another precision, or threads or batch below 1; MissingPackage without ai-edge-litert.
-    """
+    name: ClassVar[str] = "litert"
+    precisions: ClassVar[tuple[str, ...]] = get_args(Fp32OrInt8)
 
-    precision: str = "fp32"
-    threads: int = 1
-    batch: int = 1
-
-    def __post_init__(self) -> None:
-        check_settings("LiteRT", self.precision, ("fp32", "int8"), self.threads, self.batch)
+    precision: Fp32OrInt8 = "fp32"
+    threads: Threads = 1
+    batch: Batch = 1
 
     @cached_property
     def device(self) -> Device:
@@ -41,15 +42,7 @@ class LiteRT:
             version = importlib.metadata.version("ai-edge-litert")
         except importlib.metadata.PackageNotFoundError:
             raise MissingPackage("ai-edge-litert", "litert") from None
-        return Device(
-            name=cpu_name(),
-            chip=cpu_name(),
-            runtime="litert",
-            version=version,
-            precision=self.precision,
-            batch=self.batch,
-            threads=self.threads,
-        )
+        return cpu_device(self, "litert", version)
 
     def prepare(self, network: nn.Module | Path, input_shape: tuple[int, int, int]) -> Loaded:
         """Load ``network`` for timing: a module with random weights, or a .tflite file as it is.
@@ -57,11 +50,14 @@ class LiteRT:
         Raises BadInput for a file that is not there or takes inputs of another batch.
         """
         if isinstance(network, str | os.PathLike):
-            return self.load(read_tflite(network))
+            with blaming(network):
+                return self.load(read_tflite(network))
         return self.load(timing_tflite(network, input_shape, precision=self.precision, batch=self.batch))
 
     def load(self, model: bytes) -> Loaded:
         """A serialised model, warmed up."""
+        from nas.deploy.litert_file import interpreter, to_integers
+
         loaded = interpreter(model, self.threads)
         details = loaded.get_input_details()[0]
         if details["shape"][0] != self.batch:
@@ -72,7 +68,7 @@ class LiteRT:
 
     def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
         """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""
-        return timed(prepared, repeats)
+        return np.array(timed(prepared, repeats))
 
 
 def timing_tflite(
@@ -83,6 +79,9 @@ def timing_tflite(
     The same for equal networks, to the byte: compilers for microcontrollers compress weights, so their estimates depend
     on them. A trained network's are bell-shaped around 0, and so are these.
     """
+    from nas.deploy.litert_file import quantized
+    from nas.deploy.to_litert import litert_model
+
     model = litert_model(_bell_shaped(network), input_shape, batch=batch)
     if precision == "fp32":
         return model
@@ -92,6 +91,9 @@ def timing_tflite(
 
 
 def _bell_shaped(network: nn.Module) -> nn.Module:
+    import torch
+    from torch import nn
+
     random = copy.deepcopy(network).cpu().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -105,10 +107,7 @@ def _bell_shaped(network: nn.Module) -> nn.Module:
 
 def read_tflite(path: str | os.PathLike[str]) -> bytes:
     """The content of a .tflite file. Raises BadInput when there is none, or it is something else."""
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise BadInput(f"cannot read {path}: {error.strerror}") from None
+    content = read_model(path)
     if content[4:8] != b"TFL3":
         raise BadInput(f"{path} is not a .tflite file")
     return content

@@ -6,68 +6,60 @@ import importlib.metadata
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
-from nas.device import Device, cpu_name
+from nas.checks import Batch, Threads, checked
+from nas.device import Device
 from nas.errors import MissingPackage
-from nas.runtimes.clock import Loaded, check_settings, timed, warmed_up
+from nas.on_device.clock import Loaded, timed, warmed_up
+from nas.runtimes.runtime import Fp32OrInt8, blaming, cpu_device
 from nas.runtimes.timing_model import onnx_bytes
 
+if TYPE_CHECKING:
+    from torch import nn
 
+
+@checked
 @dataclass(frozen=True, kw_only=True)
 class OpenVINO:
-    """OpenVINO's CPU plugin, latency mode. ``precision``: "fp32" or "int8".
+    """OpenVINO's CPU plugin, latency mode. MissingPackage without openvino."""
 
-    Raises BadInput for another precision, or threads or batch below 1; MissingPackage without openvino.
-    """
+    name: ClassVar[str] = "openvino"
+    precisions: ClassVar[tuple[str, ...]] = get_args(Fp32OrInt8)
+    reads_onnx: ClassVar[bool] = True
 
-    precision: str = "fp32"
-    threads: int = 1
-    batch: int = 1
-
-    def __post_init__(self) -> None:
-        check_settings("OpenVINO", self.precision, ("fp32", "int8"), self.threads, self.batch)
+    precision: Fp32OrInt8 = "fp32"
+    threads: Threads = 1
+    batch: Batch = 1
 
     @cached_property
     def device(self) -> Device:
         _openvino()
-        return Device(
-            name=cpu_name(),
-            chip=cpu_name(),
-            runtime="openvino",
-            version=importlib.metadata.version("openvino"),
-            precision=self.precision,
-            batch=self.batch,
-            threads=self.threads,
-        )
+        return cpu_device(self, "openvino", importlib.metadata.version("openvino"))
 
     def prepare(self, network: nn.Module | Path, input_shape: tuple[int, int, int]) -> Loaded:
         """Load ``network`` for timing: a module with random weights, or an ONNX file as it is."""
         core = _core()
-        model = core.read_model(onnx_bytes(network, input_shape, precision=self.precision, batch=self.batch))
-        compiled = core.compile_model(
-            model,
-            "CPU",
-            {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_NUM_THREADS": self.threads,
-                "NUM_STREAMS": 1,
-                "INFERENCE_PRECISION_HINT": "f32",  # or bf16 is chosen where the CPU has it
-            },
-        )
-        request = compiled.create_infer_request()
-        request.get_input_tensor().data[...] = np.random.default_rng(0).standard_normal(
-            (self.batch, *input_shape), dtype=np.float32
-        )
-        return warmed_up(lambda: request.infer(share_outputs=True), keeps=compiled)
+        content = onnx_bytes(network, input_shape, precision=self.precision, batch=self.batch)
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": self.threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",  # or bf16 is chosen where the CPU has it
+        }
+        x = np.random.default_rng(0).standard_normal((self.batch, *input_shape), dtype=np.float32)
+        with blaming(network):
+            compiled = core.compile_model(core.read_model(content), "CPU", settings)
+            request = compiled.create_infer_request()
+            request.get_input_tensor().data[...] = x
+            return warmed_up(lambda: request.infer(share_outputs=True), keeps=compiled)
 
     def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
         """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""
-        return timed(prepared, repeats)
+        return np.array(timed(prepared, repeats))
 
 
 @cache

@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
 
-from nas.deploy.to_onnx import onnx_model, quantized
+from nas.errors import BadInput
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def onnx_bytes(
@@ -21,13 +23,15 @@ def onnx_bytes(
     batch: int = 1,
     symmetric_activations: bool = False,
 ) -> bytes:
-    """A serialised model to time. A path is an ONNX file, read as it is.
+    """A serialised model to time. A path is an ONNX file, read as it is; BadInput when that cannot be.
 
     A module is exported (and for int8 quantized) with random weights and statistics: speed does not depend on them,
     except that freshly initialised ones are degenerate.
     """
+    from nas.deploy.to_onnx import onnx_model, quantized
+
     if isinstance(network, str | os.PathLike):
-        return Path(network).read_bytes()
+        return read_model(network)
     model = onnx_model(randomised(network), input_shape, batch=batch)
     if precision == "int8":
         noise = np.random.default_rng(0).standard_normal((2 * batch, *input_shape), dtype=np.float32)
@@ -35,8 +39,18 @@ def onnx_bytes(
     return bytes(model.SerializeToString())
 
 
+def read_model(path: str | os.PathLike[str]) -> bytes:
+    """The content of an exported file. Raises BadInput when it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise BadInput(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+
+
 def randomised(network: nn.Module) -> nn.Module:
     """A copy on the CPU with no weight or statistic at its initial value."""
+    import torch
+
     random = copy.deepcopy(network).cpu().eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -2,55 +2,55 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from nas.device import Device, cpu_name
+from nas.checks import Batch, Threads, checked
+from nas.device import Device
 from nas.errors import BadInput
-from nas.runtimes.clock import Loaded, check_settings, timed, warmed_up
+from nas.on_device.clock import Loaded, timed, warmed_up
+from nas.runtimes.runtime import cpu_device
 from nas.runtimes.timing_model import randomised
 
+if TYPE_CHECKING:
+    from torch import nn
 
+
+@checked
 @dataclass(frozen=True, kw_only=True)
 class TorchCPU:
     """fp32, channels last. ``compiled``: through ``torch.compile``, about 10 s per network.
 
     ``threads`` sets torch's threads for the whole process while a network runs.
-    Raises BadInput for threads or batch below 1.
     """
 
-    compiled: bool = False
-    threads: int = 1
-    batch: int = 1
+    name: ClassVar[str] = "torch"
+    precisions: ClassVar[tuple[str, ...]] = ("fp32",)
+    precision: ClassVar[str] = "fp32"
 
-    def __post_init__(self) -> None:
-        check_settings("torch", "fp32", ("fp32",), self.threads, self.batch)
+    compiled: bool = False
+    threads: Threads = 1
+    batch: Batch = 1
 
     @cached_property
     def device(self) -> Device:
-        return Device(
-            name=cpu_name(),
-            chip=cpu_name(),
-            runtime="torch-compiled" if self.compiled else "torch",
-            version=torch.__version__,
-            precision="fp32",
-            batch=self.batch,
-            threads=self.threads,
-        )
+        import torch
+
+        return cpu_device(self, "torch-compiled" if self.compiled else "torch", torch.__version__)
 
     def prepare(self, network: nn.Module | Path, input_shape: tuple[int, int, int]) -> Loaded:
         """Load a module for timing, with random weights. Raises BadInput for a file."""
-        if not isinstance(network, nn.Module):
-            raise BadInput(f"torch times modules, not files such as {network}")
-        module = randomised(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        import torch
+
+        module = randomised(as_module(network)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = torch.randn(self.batch, *input_shape, generator=torch.Generator().manual_seed(0))
         x = x.to(memory_format=torch.channels_last)
         forward = _compiled(module) if self.compiled else module
@@ -66,22 +66,45 @@ class TorchCPU:
     def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
         """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""
         with _threads(self.threads):
-            return timed(prepared, repeats)
+            return np.array(timed(prepared, repeats))
 
 
-def _compiled(module: nn.Module) -> Callable[[torch.Tensor], object]:
+@checked
+@dataclass(frozen=True, kw_only=True)
+class TorchCompiled(TorchCPU):
+    """``TorchCPU(compiled=True)``, by its name on the command line."""
+
+    name: ClassVar[str] = "torch-compiled"
+
+    compiled: bool = True
+    threads: Threads = 1
+    batch: Batch = 1
+
+
+def as_module(network: nn.Module | Path) -> nn.Module:
+    """Raises BadInput for what is not a torch module, such as a file."""
+    from torch import nn
+
+    if not isinstance(network, nn.Module):
+        raise BadInput(f"torch times modules, not files such as {network}")
+    return network
+
+
+def _compiled(module: nn.Module) -> Callable[..., object]:
+    import torch
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.compile(module)
 
 
-class _threads:
-    def __init__(self, n: int) -> None:
-        self._wanted = n
+@contextlib.contextmanager
+def _threads(wanted: int) -> Iterator[None]:
+    import torch
 
-    def __enter__(self) -> None:
-        self._before = torch.get_num_threads()
-        torch.set_num_threads(self._wanted)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self._before)
+    before = torch.get_num_threads()
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -9,38 +9,48 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 import numpy as np
-import torch
+from msgspec import Meta
 from numpy.typing import NDArray
-from torch import nn
 
+from nas.checks import Batch, checked
 from nas.device import Device
 from nas.errors import BadInput
-from nas.runtimes.clock import Loaded, check_settings
+from nas.on_device.clock import Loaded
 from nas.runtimes.timing_model import randomised
+from nas.runtimes.torch_cpu import as_module
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Fp32OrFp16 = Literal["fp32", "fp16"]
 
 _WARM_UP = 5  # on a side stream, as CUDA graphs demand
 _SAMPLE_MS = 1.0  # events resolve about half a microsecond
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class TorchCUDA:
-    """One CUDA device. ``precision``: "fp32" (TF32 off) or "fp16"; ``graphs``: False runs eagerly, launches included.
+    """One CUDA device. ``precision``: fp32 has TF32 off. ``graphs``: False runs eagerly, launches included.
 
-    Raises BadInput for another precision, batch below 1, or without such a GPU.
+    Its device and networks raise BadInput without such a GPU.
     """
 
-    precision: str = "fp32"
-    batch: int = 1
-    graphs: bool = True
-    index: int = 0
+    name: ClassVar[str] = "cuda"
+    precisions: ClassVar[tuple[str, ...]] = get_args(Fp32OrFp16)
 
-    def __post_init__(self) -> None:
-        check_settings("torch on CUDA", self.precision, ("fp32", "fp16"), 1, self.batch)
+    precision: Fp32OrFp16 = "fp32"
+    batch: Batch = 1
+    graphs: bool = True
+    index: Annotated[int, Meta(ge=0, le=1023)] = 0
 
     @cached_property
     def device(self) -> Device:
+        import torch
+
         self._check()
         name = torch.cuda.get_device_name(self.index)
         return Device(
@@ -54,13 +64,14 @@ class TorchCUDA:
 
     def prepare(self, network: nn.Module | Path, input_shape: tuple[int, int, int]) -> Loaded:
         """Load a module for timing, with random weights. Raises BadInput for a file."""
-        if not isinstance(network, nn.Module):
-            raise BadInput(f"torch times modules, not files such as {network}")
+        import torch
+
+        given = as_module(network)
         self._check()
         kind = torch.float16 if self.precision == "fp16" else torch.float32
         where = torch.device("cuda", self.index)
         with torch.inference_mode(), torch.cuda.device(where), torch.backends.cudnn.flags(allow_tf32=False):
-            module = randomised(network).to(where, kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module = randomised(given).to(where, kind, memory_format=torch.channels_last)  # type: ignore[call-overload]
             x = torch.randn(self.batch, *input_shape, device=where, dtype=kind)
             x = x.to(memory_format=torch.channels_last)
             side = torch.cuda.Stream()
@@ -88,6 +99,8 @@ class TorchCUDA:
 
     def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
         """Milliseconds per run, ``(repeats,)``, by CUDA events around samples of several runs."""
+        import torch
+
         samples = np.empty(repeats)
         with torch.cuda.device(self.index):
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -101,6 +114,8 @@ class TorchCUDA:
         return samples / prepared.runs
 
     def _check(self) -> None:
+        import torch
+
         if not torch.cuda.is_available():
             raise BadInput("no NVIDIA GPU that this build of torch can use (torch.cuda.is_available() is False)")
         if self.index >= torch.cuda.device_count():

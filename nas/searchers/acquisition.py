@@ -1,6 +1,6 @@
 """What candidates promise: expected improvement, expected hypervolume improvement, and a scalarised one beyond two costs.
 
-Costs are normalised: 0 is the best seen and 1 the worst on the front. Modelled ones are believed to be log-normal above
+Costs are normalised: 0 is the best seen and 1 the worst on the front. Modelled ones have a log-normal posterior above
 ``-RESOLUTION``, so that a model resolves most finely where it matters; known ones are what they are.
 """
 
@@ -73,13 +73,13 @@ class Models:
     known: Mapping[int, Objective]
     feasibility: Predictor | None = None
 
-    def beliefs(self, archs: Archs) -> Beliefs:
-        columns = len(self.predictors) + len(self.known)
-        exact = np.zeros((len(archs), columns))
+    def posterior(self, archs: Archs) -> JointPosterior:
+        """Of all costs of ``archs (n, genes)``."""
+        exact = np.zeros((len(archs), len(self.predictors) + len(self.known)))
         for i, objective in self.known.items():
             values, _ = score([objective], archs)
-            exact[:, i] = (-1.0 if objective.maximize else 1.0) * values[objective.name]
-        return Beliefs(
+            exact[:, i] = objective.cost(values[objective.name])
+        return JointPosterior(
             exact=np.nan_to_num(self.scale.normalised(exact), nan=_HOPELESS),  # where a known objective fails
             modelled={i: p.posterior(archs) for i, p in self.predictors.items()},
             likely=np.ones(len(archs)) if self.feasibility is None else _likely(self.feasibility, archs),
@@ -92,8 +92,11 @@ def _likely(feasibility: Predictor, archs: Archs) -> Floats:
     return result
 
 
-class Beliefs:
-    """About a fixed set of ``n`` architectures. ``exact (n, k)``: only the known columns count."""
+class JointPosterior:
+    """Of the costs of a fixed set of ``n`` architectures. ``exact (n, k)``: only the known columns count.
+
+    ``modelled``: by column; ``likely (n,)``: the probability that all constraints are met.
+    """
 
     def __init__(self, *, exact: Costs, modelled: Mapping[int, Posterior], likely: Floats) -> None:
         self._exact, self._modelled, self._likely = exact, modelled, likely
@@ -109,7 +112,7 @@ class Beliefs:
         return costs
 
     def observe(self, row: int, front: Costs) -> Costs:
-        """Believe what is expected of ``row``; returns the front ``(m, k)`` with it."""
+        """Condition on the mean of ``row``; returns the front ``(m, k)`` with it."""
         for posterior in self._modelled.values():
             posterior.observe(row)
         point = self._exact[row].copy()

@@ -48,8 +48,7 @@ def exact_front(
     for o in objectives:
         if o.per_block is None:
             raise BadInput(f"{o.name} is not a sum over blocks; the exact front needs additive objectives")
-    sign = np.array([-1.0 if o.maximize else 1.0 for o in objectives])
-    per_block = sign[:, None] * np.array([o.per_block for o in objectives])
+    per_block = np.array([o.cost(o.per_block) for o in objectives if o.per_block is not None])
     span = np.array([e.maximum - e.minimum for o in objectives if (e := o.extremes)])
     steps = 2 * (space.genes + len(space.slots))  # at most so often a partial network is compared with others
     grid = tolerance / steps * np.where(span > 0, span, 1.0)
@@ -95,7 +94,7 @@ def exact_best(
             raise Infeasible(f"no architecture meets {c}; the nearest value that can be met is {nearest:.6g}")
         met &= c.violation(values) <= 0
     column = front.values[:, 0]
-    best = int(np.where(met, -column if objective.maximize else column, np.inf).argmin())
+    best = int(np.where(met, objective.cost(column), np.inf).argmin())
     return front.archs[best], float(column[best])
 
 

@@ -1,18 +1,20 @@
-"""Predictor-guided search: propose what promises most hypervolume, learn from the results, and again.
+"""Bayesian optimisation by expected hypervolume improvement.
 
-Each expensive objective has a Gaussian process over the genes (nas/objectives/predictor.py), fitted anew as results arrive; cheap
-ones are known. Proposals maximise the expected hypervolume improvement (Emmerich et al. 2006), in batches: after each
-pick the models believe its prediction ("Kriging believer", Ginsbourger et al. 2010).
+Each expensive objective has a Gaussian process over the genes (nas/objectives/predictor.py), fitted anew as results
+arrive; cheap ones are known. Proposals maximise the expected hypervolume improvement (Emmerich et al. 2006), in batches:
+after each pick the posterior is conditioned on its mean ("Kriging believer", Ginsbourger et al. 2010).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from nas.checks import Batch, Seed, checked
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.objectives.predictor import Hyperparameters, Predictor
@@ -33,7 +35,7 @@ _GENERATIONS = 10  # of the inner search
 
 
 class Guided:
-    """The default for expensive objectives.
+    """Multi-objective Bayesian optimisation: the default for expensive objectives.
 
     ``objectives``: those of the search, in its order; the cheap ones among them are computed instead of modelled. When
     left out, everything is modelled. ``initial``: random architectures before the first model. ``candidates``: how many
@@ -41,52 +43,43 @@ class Guided:
     architectures per ask in ``nas.search``. Constraints on expensive quantities enter as a probability of being met.
     """
 
+    @checked
     def __init__(
         self,
         space: SearchSpace,
         objectives: Sequence[Objective] | None = None,
         *,
-        seed: int = 0,
-        initial: int = 20,
-        candidates: int = 2000,
-        batch: int = 8,
+        seed: Seed = 0,
+        initial: Annotated[int, Meta(ge=4, le=1_000_000)] = 20,
+        candidates: Annotated[int, Meta(ge=100, le=1_000_000)] = 2000,
+        batch: Batch = 8,
     ) -> None:
-        for name, value, least in (("initial", initial, 4), ("candidates", candidates, 100), ("batch", batch, 1)):
-            if value < least:
-                raise BadInput(f"{name} is at least {least}, got {value}")
         self.space = space
         self.objectives = None if objectives is None else tuple(objectives)
         self.initial, self.candidates, self.batch = initial, candidates, batch
         combinations = float(np.prod(space.sizes.astype(float)))
         self._all = _everything(space) if combinations <= _ENUMERABLE else None
-        self.restart(seed)
+        self.reset(seed)
 
-    def restart(self, seed: int) -> None:
+    def reset(self, seed: int) -> None:
         """Forget everything and start from ``seed``."""
-        self._seed = seed
+        self.seed = seed
         self._rng = np.random.default_rng(seed)
-        self._told: dict[bytes, tuple[Costs, float]] = {}
+        self._completed: dict[bytes, tuple[Costs, float]] = {}
         self._under_way: dict[bytes, None] = {}
         self._shortlist = np.empty((0, self.space.genes), dtype=np.uint8)
         self._kernels: dict[int, tuple[int, Hyperparameters]] = {}
 
-    def describe(self) -> dict[str, Any]:
-        """What decides the proposals, for the ledger. ``known``: what it has learnt before, which no replay can repeat."""
-        return {
-            "searcher": "guided",
-            "seed": self._seed,
-            "initial": self.initial,
-            "candidates": self.candidates,
-            "cheap": [o.name for o in self.objectives or () if o.cheap],
-            "known": len(self._told),
-        }
+    @property
+    def known(self) -> int:
+        return len(self._completed)
 
     def tell(self, archs: Archs, costs: Costs, violation: NDArray[np.float64]) -> None:
         """Take in results ``costs (n, k)``, ``violation (n,)``. Failed rows (NaN) are not proposed again."""
         if self.objectives is not None and costs.shape[1] != len(self.objectives):
             raise BadInput(f"Guided was made for {len(self.objectives)} objectives, the search has {costs.shape[1]}")
         for arch, cost, missed in zip(self.space.canonical(archs), costs, violation, strict=True):
-            self._told[arch.tobytes()] = (cost, float(missed))
+            self._completed[arch.tobytes()] = (cost, float(missed))
             self._under_way.pop(arch.tobytes(), None)
 
     def ask(self, n: int) -> Archs:
@@ -109,13 +102,13 @@ class Guided:
         values, errors = score([known], pool)
         pool = pool[np.argsort(values[known.name] + self._rng.random(len(pool)) * 1e-12)]
         pool = pool[: len(pool) - int((errors != "").sum())]
-        asked = len(self._told) + len(self._under_way)
+        asked = len(self._completed) + len(self._under_way)
         rows = [round(_spread(asked + i) * (len(pool) - 1)) for i in range(n)] if len(pool) else []
         return pool[list(dict.fromkeys(rows))]
 
     def _results(self) -> tuple[Archs, Costs, NDArray[np.float64]]:
         """All that was told and did not fail, in order."""
-        fine = [(key, cost, missed) for key, (cost, missed) in self._told.items() if np.isfinite(cost).all()]
+        fine = [(key, cost, missed) for key, (cost, missed) in self._completed.items() if np.isfinite(cost).all()]
         archs = np.frombuffer(b"".join(key for key, _, _ in fine), np.uint8).reshape(-1, self.space.genes)
         costs = np.array([cost for _, cost, _ in fine]).reshape(len(fine), -1 if fine else 1)
         return archs, costs, np.array([missed for _, _, missed in fine])
@@ -146,12 +139,12 @@ class Guided:
 
     def _best(self, n: int, models: Models, feasible: Costs) -> Archs:
         candidates = self._candidates(models)
-        beliefs = models.beliefs(np.vstack([candidates, self._pending()]))
+        posterior = models.posterior(np.vstack([candidates, self._pending()]))
         front = models.scale.normalised(feasible)
         front = front[non_dominated(front)]
-        for row in range(len(candidates), len(beliefs)):  # what is being evaluated now will be known soon
-            front = beliefs.observe(row, front)
-        ranked = candidates[beliefs.pick(n, len(candidates), front, models.scale.reference, self._rng)]
+        for row in range(len(candidates), len(posterior)):  # what is being evaluated now will be known soon
+            front = posterior.observe(row, front)
+        ranked = candidates[posterior.pick(n, len(candidates), front, models.scale.reference, self._rng)]
         self._shortlist = ranked[n:]
         return ranked[:n]
 
@@ -170,7 +163,7 @@ class Guided:
             if not len(batch):
                 break
             # expected costs and hopeful ones in turn: candidates for both
-            inner.tell(batch, models.beliefs(batch).optimistic(float(generation % 2)), np.zeros(len(batch)))
+            inner.tell(batch, models.posterior(batch).optimistic(float(generation % 2)), np.zeros(len(batch)))
             found.append(batch)
         return self._new(np.vstack(found))
 
@@ -181,7 +174,7 @@ class Guided:
         rows: dict[bytes, int] = {}
         for i, row in enumerate(archs):
             key = row.tobytes()
-            if key not in self._told and key not in self._under_way:
+            if key not in self._completed and key not in self._under_way:
                 rows.setdefault(key, i)
         return archs[list(rows.values())]
 

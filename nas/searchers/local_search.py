@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.errors import BadInput
+from nas.checks import Count, Seed, checked
 from nas.searchers.nsga2 import constrained_rank
+from nas.searchers.seen import Seen
 from nas.space import Archs, SearchSpace
 
 
@@ -18,55 +17,51 @@ class LocalSearch:
     ``initial``: random architectures to start with. When every neighbour of the front is known, it goes on at random.
     """
 
-    def __init__(self, space: SearchSpace, *, seed: int = 0, initial: int = 16) -> None:
-        if initial < 1:
-            raise BadInput(f"initial is at least 1, got {initial}")
+    @checked
+    def __init__(self, space: SearchSpace, *, seed: Seed = 0, initial: Count = 16) -> None:
         self.space = space
         self.initial = initial
-        self.restart(seed)
+        self.reset(seed)
 
-    def restart(self, seed: int) -> None:
+    def reset(self, seed: int) -> None:
         """Forget everything and start from ``seed``."""
-        self._seed = seed
+        self.seed = seed
         self._rng = np.random.default_rng(seed)
-        self._seen: set[bytes] = set()
+        self._seen = Seen()
         self._explored: set[bytes] = set()
         self._archs = np.empty((0, self.space.genes), dtype=np.uint8)
         self._costs = np.empty((0, 1))
         self._violation = np.empty(0)
         self._asked = 0
 
-    def describe(self) -> dict[str, Any]:
-        """What decides the proposals, for the ledger. ``known``: what it has learnt before, which no replay can repeat."""
-        return {
-            "searcher": "local search",
-            "seed": self._seed,
-            "initial": self.initial,
-            "known": len(self._seen),
-        }
+    @property
+    def known(self) -> int:
+        return len(self._seen)
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures."""
-        chosen: list[NDArray[np.uint8]] = []
-        if self._asked >= self.initial:
-            for i in self._rng.permutation(len(self._archs)):
-                if len(chosen) == n:
-                    break
-                if self._archs[i].tobytes() not in self._explored:
-                    self._take(chosen, n, self._rng.permutation(neighbours(self.space, self._archs[i])))
-                    if len(chosen) < n:
-                        self._explored.add(self._archs[i].tobytes())
-        for _ in range(20):
-            if len(chosen) == n:
-                break
-            self._take(chosen, n, self.space.sample(n, self._rng))
-        self._asked += len(chosen)
-        return np.array(chosen, dtype=np.uint8).reshape(-1, self.space.genes)
+        near = self._near(n) if self._asked >= self.initial else self._archs[:0]
+        more = self._seen.fill(n - len(near), lambda attempt, missing: self.space.sample(missing, self._rng))
+        self._asked += len(near) + len(more)
+        return np.concatenate([near, more])
+
+    def _near(self, n: int) -> Archs:
+        """Up to ``n`` new neighbours of the front's members, in random order."""
+        chosen = [self._archs[:0]]
+        missing = n
+        for i in self._rng.permutation(len(self._archs)):
+            if missing and self._archs[i].tobytes() not in self._explored:
+                around = self._rng.permutation(neighbours(self.space, self._archs[i]))
+                chosen.append(around[self._seen.take(around, missing)])
+                missing -= len(chosen[-1])
+                if missing:
+                    self._explored.add(self._archs[i].tobytes())
+        return np.concatenate(chosen)
 
     def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
         """Take in results and keep the front: the feasible non-dominated, or else the smallest violation."""
         archs = self.space.canonical(archs)
-        self._seen.update(row.tobytes() for row in archs)
+        self._seen.add(archs)
         fine = np.isfinite(costs).all(axis=1) | (violation > 0)
         if not fine.any():
             return
@@ -75,12 +70,6 @@ class LocalSearch:
         every_violation = np.concatenate([self._violation, violation[fine]])
         front = constrained_rank(every_cost, every_violation) == 0
         self._archs, self._costs, self._violation = everything[front], every_cost[front], every_violation[front]
-
-    def _take(self, chosen: list[NDArray[np.uint8]], n: int, proposals: Archs) -> None:
-        for row in proposals:
-            if len(chosen) < n and row.tobytes() not in self._seen:
-                self._seen.add(row.tobytes())
-                chosen.append(row)
 
 
 def neighbours(space: SearchSpace, arch: Archs) -> Archs:

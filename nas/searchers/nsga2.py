@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from nas.errors import BadInput
+from nas.checks import Probability, Seed, checked
 from nas.pareto import crowding_by_front, rank
+from nas.searchers.seen import LAST, Seen
 from nas.space import Archs, SearchSpace, is_ordered, keys
 
-_TRIES = 20  # rounds of proposals per ask
-_GENTLE = 5  # of these, rounds with the usual mutation; what still finds nothing new mutates harder and harder
+_GENTLE = 5  # rounds of proposals with the usual mutation; what still finds nothing new mutates harder and harder
 _SPARE = 4  # proposals more than wanted: some will be known, and another round costs more
 _AMPLE = 1.2
 _STEPS = 0.8  # share of a numeric gene's mutations that step up or down instead of jumping anywhere
@@ -27,35 +28,29 @@ class NSGA2:
     nearby. No network is proposed twice.
     """
 
+    @checked
     def __init__(
         self,
         space: SearchSpace,
         *,
-        seed: int = 0,
-        population: int = 64,
-        crossover: float = 0.9,
-        mutated: float = 0.1,
-        mutation: float | None = None,
+        seed: Seed = 0,
+        population: Annotated[int, Meta(ge=4, le=100_000)] = 64,
+        crossover: Probability = 0.9,
+        mutated: Probability = 0.1,
+        mutation: Probability | None = None,
     ) -> None:
-        if population < 4:
-            raise BadInput(f"a population has at least 4 members, got {population}")
         self.space = space
-        self.population = population
-        self.crossover = crossover
-        self.mutated = mutated
+        self.population, self.crossover, self.mutated = population, crossover, mutated
         self.mutation = 1.0 / space.genes if mutation is None else mutation
-        for name in ("crossover", "mutated", "mutation"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise BadInput(f"{name} is a probability between 0 and 1, got {getattr(self, name)}")
         self._ordered = np.array([is_ordered(choice) for choice in space.choices])
-        self.restart(seed)
+        self.reset(seed)
 
-    def restart(self, seed: int) -> None:
+    def reset(self, seed: int) -> None:
         """Forget everything and start from ``seed``."""
-        self._seed = seed
+        self.seed = seed
         self._rng = np.random.default_rng(seed)
-        self._seen: set[bytes] = set()
-        self._told: set[bytes] = set()
+        self._seen = Seen()
+        self._completed: set[bytes] = set()
         self._archs = np.empty((0, self.space.genes), dtype=np.uint8)
         self._costs = np.empty((0, 0))
         self._violation = np.empty(0)
@@ -64,45 +59,31 @@ class NSGA2:
         self._asked = 0
         self._fresh = 1.0  # share of the last proposals that were new
 
-    def describe(self) -> dict[str, Any]:
-        """What decides the proposals, for the ledger. ``known``: what it has learnt before, which no replay can repeat."""
-        return {
-            "searcher": "nsga2",
-            "seed": self._seed,
-            "population": self.population,
-            "crossover": self.crossover,
-            "mutated": self.mutated,
-            "mutation": self.mutation,
-            "known": len(self._seen),
-        }
+    @property
+    def known(self) -> int:
+        return len(self._seen)
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures: random ones until a population has been asked for, children from then on."""
         chosen: list[Archs] = []
         missing = n
-        for attempt in range(_TRIES):
+        for attempt in range(LAST + 1):
             first_generation = self._asked < self.population or len(self._archs) < 2
             # the last round draws at random: a converged population must not end a search with networks left
-            at_random = first_generation or attempt == _TRIES - 1
+            at_random = first_generation or attempt == LAST
             wanted = missing if at_random else int(_AMPLE * missing / self._fresh) + _SPARE
             proposals = (
                 self.space.sample(wanted, self._rng) if at_random else self._children(wanted, 1 + attempt // _GENTLE)
             )
-            new: list[int] = []
-            looked_at = 0
-            for looked_at, key in enumerate(keys(proposals), 1):
-                if key not in self._seen:
-                    self._seen.add(key)
-                    new.append(looked_at - 1)
-                    if len(new) == missing:
-                        break
+            new = self._seen.take(proposals, missing)
+            looked_at = new[-1] + 1 if new and len(new) == missing else len(proposals)
             chosen.append(proposals[new])
             missing -= len(new)
             self._asked += len(new)
             self._fresh = max(0.1, 0.5 * self._fresh + 0.5 * len(new) / max(looked_at, 1))
             if not missing:
                 break
-        return np.concatenate(chosen) if chosen else np.empty((0, self.space.genes), dtype=np.uint8)
+        return np.concatenate(chosen)
 
     def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
         """Take in results ``costs (n, k)``, ``violation (n,)`` and keep the best ``population`` of all.
@@ -111,13 +92,12 @@ class NSGA2:
         """
         archs = self.space.canonical(archs)
         fine = np.isfinite(costs).all(axis=1) | (violation > 0)
-        told = keys(archs)
-        self._seen.update(told)
-        for i, (key, usable) in enumerate(zip(told, fine.tolist(), strict=True)):
-            if key in self._told:
+        self._seen.add(archs)
+        for i, (key, usable) in enumerate(zip(keys(archs), fine.tolist(), strict=True)):
+            if key in self._completed:
                 fine[i] = False
             elif usable:
-                self._told.add(key)
+                self._completed.add(key)
         if not fine.any():
             return
         self._archs = np.vstack([self._archs, archs[fine]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import combinations
 from math import comb
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +19,6 @@ class NSGA3(NSGA2):
     Members of the last front that fits in part are taken one reference direction after the other, those directions
     first that have the fewest members already, within a direction the nearest member first.
     """
-
-    def describe(self) -> dict[str, Any]:
-        return {**super().describe(), "searcher": "nsga3"}
 
     def _isolation(self, costs: Floats, ranks: NDArray[np.int64]) -> Floats:
         finite = np.isfinite(costs).all(axis=1)

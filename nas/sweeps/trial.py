@@ -12,7 +12,7 @@ from typing import Any
 from nas.engine.result import SearchResult
 from nas.errors import BadInput, NasError
 from nas.files import write_text
-from nas.runs.stages import write_search
+from nas.runs.search import write_search
 from nas.sweeps.folder import REPORTS, last_report, trial_name
 
 Report = Callable[[Mapping[str, float]], None]

@@ -16,13 +16,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.blocks import Block
 from nas.device import cpu_name
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from nas.tables.check_pairs import copied, sister
+from nas.tables.features import Array, field, live, macs, make, size_names, weights
 from nas.tables.finding import FEWEST, SAME, Finding, device_class, digits, error, warning
-from nas.tables.interpolate import make_of
 from nas.tables.table import LatencyTable, saved_checksum
 
 # GMAC/s that a whole table's blocks can average, per thread on a CPU, and the least ms one call can take: wide enough for
@@ -91,8 +90,7 @@ def _spread(table: LatencyTable) -> list[Finding]:
     ms, low, high, runs = (rows[c].to_numpy(float) for c in ("latency_ms", "p10_ms", "p90_ms", "runs"))
     bad = ~((low <= ms * (1 + SAME)) & (ms <= high * (1 + SAME)) & (low >= 0))
     if bad.any():
-        text = f"{bad.sum()} rows do not have p10 <= latency <= p90"
-        findings.append(error("percentiles", text, _keys(table, bad)))
+        findings.append(error("percentiles", f"{bad.sum()} rows do not have p10 <= latency <= p90", _keys(table, bad)))
     if (ms == 0).any():
         text = f"{(ms == 0).sum()} rows take 0 ms{_said(table, 'blocks', 'and no note says where they are counted')}"
         findings.append(warning("zero", text, _keys(table, ms == 0)))
@@ -109,30 +107,27 @@ def _spread(table: LatencyTable) -> list[Finding]:
 
 def _units(table: LatencyTable) -> list[Finding]:
     """Speeds that no device of the class reaches, and rows far from others of their size."""
-    findings: list[Finding] = []
-    macs, ms = table.device.batch * _of(table, lambda b: b.macs), table.rows["latency_ms"].to_numpy(float)
-    timed = (ms > 0) & (macs > 0)
+    done, ms = table.device.batch * macs(table.blocks), table.rows["latency_ms"].to_numpy(float)
+    timed = (ms > 0) & (done > 0)
     if not timed.any():
-        return findings
+        return []
     kind = device_class(table)
     slowest, fastest, shortest = _limits(table, kind)
-    rate = macs[timed].sum() / ms[timed].sum() / 1e6
-    said = (
-        f"its blocks imply {rate:.3g} GMAC/s at batch {table.device.batch}, a {kind} reaches {slowest:g} to {fastest:g}"
-    )
-    if rate > fastest or np.median(ms[timed]) < shortest:
-        if np.median(ms[timed]) < shortest:
-            said = f"half its blocks take less than {shortest:g} ms, less than a call does on a {kind}"
-        findings.append(error("units", f"{said}: seconds taken for milliseconds, or another batch size or device"))
-    elif rate < slowest:
-        findings.append(error("units", f"{said}: microseconds taken for milliseconds, or another batch size or device"))
-    size = np.log(np.column_stack([macs, _of(table, lambda b: b.live_elements)])[timed])
+    rate, middle = done[timed].sum() / ms[timed].sum() / 1e6, np.median(ms[timed])
+    said = f"its blocks imply {rate:.3g} GMAC/s at batch {table.device.batch}, a {kind} reaches {slowest:g} to {fastest:g}"
+    if middle < shortest:
+        said = f"half its blocks take less than {shortest:g} ms, less than a call does on a {kind}"
+    findings = []
+    if middle < shortest or not slowest <= rate <= fastest:
+        taken = "micro" if rate < slowest else ""
+        said += f": {taken}seconds taken for milliseconds, or another batch size or device"
+        findings.append(error("units", said))
+    size = np.log(np.column_stack([done, live(table.blocks)])[timed])
     off = np.log(ms[timed]) - _among_neighbours(size, np.log(ms[timed]))
     mixed = np.zeros(len(ms), dtype=bool)
     mixed[np.flatnonzero(timed)[np.abs(off) > np.log(_MIXED)]] = True
-    if (
-        mixed.any() and table.kind != "fitted"
-    ):  # what a fit gives each of two blocks that always come together is arbitrary
+    # what a fit gives each of two blocks that always come together is arbitrary
+    if mixed.any() and table.kind != "fitted":
         text = f"{mixed.sum()} rows are more than {_MIXED:g} times off from blocks of their size: another unit?"
         findings.append(error("mixed units", text, _keys(table, mixed)))
     return findings
@@ -144,56 +139,51 @@ def _straight(table: LatencyTable) -> list[Finding]:
         return []
     ms = table.rows["latency_ms"].to_numpy(float)
     fine = digits(ms) >= 4  # else rounded by the source
-    inner = on_line = np.zeros(len(ms), dtype=bool)
-    for field in ("size", "in_ch", "mid", "hidden", "out_ch", "se", "kernel"):
-        x = np.array([float(getattr(b, field, 0)) for b in table.blocks])
-        rest = [re.sub(rf" {field}=\S+", "", key) for key in table.rows["block"]]
+    inner, on_line = np.zeros((2, len(ms)), dtype=bool)
+    for name in (*size_names(table.blocks), "kernel"):
+        x = field(table.blocks, name)
+        rest = [re.sub(rf" {name}=\S+", "", key) for key in table.rows["block"]]
         group = np.unique(rest, return_inverse=True)[1]
         order = np.lexsort((x, group))
         a, b, c = order[:-2], order[1:-1], order[2:]
-        same = (
-            (group[a] == group[c]) & fine[a] & fine[b] & fine[c] & (np.abs(ms[c] / np.maximum(ms[a], 1e-30) - 1) > 0.01)
-        )
+        apart = np.abs(ms[c] / np.maximum(ms[a], 1e-30) - 1) > 0.01
+        same = (group[a] == group[c]) & fine[a] & fine[b] & fine[c] & apart
         a, b, c = a[same], b[same], c[same]
         between = ms[a] + (ms[c] - ms[a]) * (x[b] - x[a]) / np.maximum(x[c] - x[a], 1e-9)
-        inner, on_line = inner.copy(), on_line.copy()
         inner[b] = True
         on_line[b[np.abs(between / ms[b] - 1) < SAME]] = True
-    if on_line.sum() < FEWEST or on_line.sum() < _SOME * inner.sum():
+    if on_line.sum() < max(FEWEST, _SOME * inner.sum()):
         return []
-    text = (
-        f"{on_line.sum()} of {inner.sum()} rows lie exactly on a straight line between their neighbours: interpolated"
-    )
+    text = f"{on_line.sum()} of {inner.sum()} rows lie exactly on a straight line between their neighbours: interpolated"
     return [error("interpolated", f"{text}, not {table.kind}", _keys(table, on_line))]
 
 
 def _order(table: LatencyTable) -> list[Finding]:
     """Blocks that are larger in every way than others of their make, and yet faster than noise explains."""
+    if table.kind in ("fitted", "simulated"):  # no noise to judge by
+        return []
+    blocks = table.blocks
     ms, low, high = (table.rows[c].to_numpy(float) for c in ("latency_ms", "p10_ms", "p90_ms"))
-    sizes = np.array(
-        [[b.macs, b.weights, *(getattr(b, f, 0) for f in ("in_ch", "mid", "hidden", "out_ch", "se", "size"))] for b in table.blocks]
-    )  # fmt: skip
-    groups: dict[tuple[object, ...], list[int]] = {}
-    for i, block in enumerate(table.blocks):
-        groups.setdefault(make_of(block), []).append(i)
+    sizes = np.column_stack([macs(blocks), weights(blocks), *(field(blocks, name) for name in size_names(blocks))])
+    groups: dict[object, list[int]] = {}
+    for i, block in enumerate(blocks):
+        groups.setdefault(make(block), []).append(i)
     wrong = np.zeros((len(ms), len(ms)), dtype=bool)
     for rows in groups.values():
-        at = np.ix_(rows, rows)
         larger = (sizes[rows][:, None] >= sizes[rows][None]).all(-1)
         slower = ms[rows][None] > _SLOWER * ms[rows][:, None]
-        wrong[at] = larger & slower & (high[rows][:, None] < low[rows][None])
+        wrong[np.ix_(rows, rows)] = larger & slower & (high[rows][:, None] < low[rows][None])
+    wrong |= wrong.T
     culprits = []
-    wrong = wrong | wrong.T
     while (count := wrong.sum(1)).any():  # the row that most pairs accuse, first
         worst = int(count.argmax())
         culprits.append(worst)
         wrong[worst], wrong[:, worst] = False, False
-    if not culprits or table.kind in ("fitted", "simulated"):  # no noise to judge by
+    if not culprits:
         return []
-    keys = tuple(table.rows["block"].iloc[i] for i in culprits)
-    text = f"{len(keys)} rows break the order: a block larger in every way is over {_SLOWER - 1:.0%} faster, beyond its spread"
-    make_finding = error if len(keys) >= max(FEWEST, 2 * _SOME * len(ms)) else warning
-    return [make_finding("order", text, keys)]
+    text = f"{len(culprits)} rows break the order: a block larger in every way is over {_SLOWER - 1:.0%} faster, beyond its spread"
+    severe = len(culprits) >= max(FEWEST, 2 * _SOME * len(ms))
+    return [(error if severe else warning)("order", text, tuple(table.rows["block"].iloc[culprits]))]
 
 
 def _validation(table: LatencyTable) -> list[Finding]:
@@ -254,7 +244,7 @@ def _limits(table: LatencyTable, kind: str) -> tuple[float, float, float]:
     return slowest, fastest, shortest
 
 
-def _among_neighbours(at: NDArray[np.float64], values: NDArray[np.float64], k: int = 8) -> NDArray[np.float64]:
+def _among_neighbours(at: Array, values: Array, k: int = 8) -> Array:
     """``(n,)``: the median of ``values`` among the ``k`` nearest other rows of ``at (n, d)``."""
     if len(at) <= k:
         return np.full(len(at), np.median(values))
@@ -263,10 +253,6 @@ def _among_neighbours(at: NDArray[np.float64], values: NDArray[np.float64], k: i
     _, nearest = cKDTree(at / (at.std(0) + 1e-9)).query(at / (at.std(0) + 1e-9), k=k + 1)
     others = np.where(nearest == np.arange(len(at))[:, None], nearest[:, -1:], nearest)[:, :k]
     return np.median(values[others], axis=1)
-
-
-def _of(table: LatencyTable, quantity: Callable[[Block], float]) -> NDArray[np.float64]:
-    return np.array([quantity(b) for b in table.blocks], dtype=np.float64)
 
 
 def _keys(table: LatencyTable, rows: NDArray[np.bool_]) -> tuple[str, ...]:

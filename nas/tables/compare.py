@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
+from msgspec import Meta
 from numpy.typing import ArrayLike, NDArray
 
+from nas.checks import Seed, checked
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
 from nas.tables.table import LatencyTable
 from nas.tables.validation import distinct_archs
 
+Networks = Annotated[int, Meta(ge=2, le=100_000)]
 NETWORKS = 500
 
 
@@ -45,13 +49,14 @@ class Comparison:
     rows: pd.DataFrame
 
 
+@checked
 def compare(
     first: LatencyTable,
     second: LatencyTable,
     space: SearchSpace | None = None,
     *,
-    networks: int = NETWORKS,
-    seed: int = 0,
+    networks: Networks = NETWORKS,
+    seed: Seed = 0,
 ) -> Comparison:
     """Compare what blocks, and random networks of ``space``, cost on two devices (milliseconds inside a network).
 

@@ -9,13 +9,17 @@ nearest measured blocks. A kernel that was not measured lies between the next sm
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
-from nas.blocks import Block, Conv
+from nas.blocks import Block
+from nas.checks import checked
 from nas.errors import BadInput
+from nas.tables.features import Array, field, live, macs, macs_by_operator, make, size_names, weights
 from nas.tables.table import LatencyTable
 
 PRUNED = 2.0
@@ -25,40 +29,45 @@ _BEYOND = 0.7  # error added per factor of e beyond the measured range; large en
 _BETWEEN = 0.15  # error added between two kernels, as a share of the logarithm of their ratio
 _NEIGHBOURS = 4
 _FEWEST = 6
-_SIZES = ("in_ch", "mid", "hidden", "out_ch", "se", "size")
 
-Estimate = tuple[NDArray[np.float64], NDArray[np.float64]]
+Estimate = tuple[Array, Array]
+Rows = Mapping[Hashable, NDArray[np.int64]]
 
 
-def estimate(table: LatencyTable, blocks: Sequence[Block], *, beyond: float = 1.0) -> Estimate:
-    """``(ms (n,), relative error (n,))`` of ``blocks`` inside a network.
+@checked
+def estimate(
+    table: LatencyTable, blocks: Sequence[Block], *, beyond: Annotated[float, Meta(ge=1, le=1000)] = 1.0
+) -> Estimate:
+    """``(ms (n,), relative error (n,))`` of ``blocks (n)`` inside a network.
 
     Blocks of the table keep their own value, with the standard error of their median. For the others the error is that
     of the same estimate on measured blocks left out one at a time (root mean square over the make), and more between
-    kernels. ``beyond``: by what factor channels and size may lie outside the measured range; the error then grows with
-    how far they do.
+    kernels. ``beyond``: by what factor channels and size may lie outside the measured range (1: not at all); the error
+    then grows with how far they do.
     Raises BadInput for a block of a make that the table lacks, or outside that range: there is nothing there to
     interpolate between.
     """
-    if not beyond >= 1:
-        raise BadInput(f"beyond is a factor of at least 1 (1: only within the measured range), got {beyond}")
+    return _estimate(table, _rows(table), blocks, beyond)
+
+
+def _estimate(table: LatencyTable, makes: Rows, blocks: Sequence[Block], beyond: float) -> Estimate:
     ms, error = np.empty(len(blocks)), np.empty(len(blocks))
-    makes: dict[tuple[object, ...], list[int]] = {}
+    unknown: dict[Hashable, list[int]] = {}
     for i, block in enumerate(blocks):
         if block.key in table.row_of:
             row = table.row_of[block.key]
             ms[i], error[i] = table.effective_ms[row], _known_error(table, row)
         else:
-            makes.setdefault(make_of(block), []).append(i)
-    for make, rows in makes.items():
-        same = _alike(table, make)
+            unknown.setdefault(make(block), []).append(i)
+    for rows in unknown.values():
         wanted = [blocks[i] for i in rows]
-        if len(same) < _FEWEST and (around := _kernels_around(table, wanted[0])):
-            ms[rows], error[rows] = _between_kernels(table, wanted, *around, beyond=beyond)
+        same = _alike(makes, wanted[0])
+        if len(same) < _FEWEST and (around := _kernels_around(table, makes, wanted[0])):
+            ms[rows], error[rows] = _between_kernels(table, makes, wanted, *around, beyond)
             continue
         measured = [table.blocks[i] for i in same]
         outside = _outside(table, measured, wanted, beyond)
-        ms[rows], error[rows] = _interpolate(_features(measured), np.log(table.effective_ms[same]), _features(wanted))
+        ms[rows], error[rows] = _interpolate(_smooth(measured), np.log(table.effective_ms[same]), _smooth(wanted))
         error[rows] = np.hypot(error[rows], _BEYOND * np.log(outside))
     return ms, error
 
@@ -71,29 +80,91 @@ def _known_error(table: LatencyTable, row: int) -> float:
     return 1.25 * deviation / runs**0.5 if table.kind == "measured" and runs >= 1 else deviation
 
 
-def _kernels_around(table: LatencyTable, block: Block) -> tuple[int, int] | None:
+# ---- blocks alike ----------------------------------------------------------------------------------------------
+
+
+def _rows(table: LatencyTable) -> Rows:
+    """Rows of the table by make, and by make whatever the activation; not those that cost nothing."""
+    found: dict[Hashable, list[int]] = {}
+    for i, block in enumerate(table.blocks):
+        if table.effective_ms[i] > 0:
+            for but in ((), ("act",)):
+                found.setdefault((but, make(block, but=but)), []).append(i)
+    return {key: np.array(rows, dtype=np.int64) for key, rows in found.items()}
+
+
+def _alike(makes: Rows, block: Block) -> NDArray[np.int64]:
+    """Rows of the same make; where those are too few, of any activation."""
+    none = np.zeros(0, dtype=np.int64)
+    same = makes.get(((), make(block)), none)
+    return same if len(same) >= _FEWEST else makes.get((("act",), make(block, but=("act",))), none)
+
+
+def _kernels_around(table: LatencyTable, makes: Rows, block: Block) -> tuple[int, int] | None:
     """The next smaller and next larger kernel that blocks otherwise alike were measured with."""
-    if not hasattr(block, "kernel"):
+    own = getattr(block, "kernel", None)
+    if own is None:
         return None
-    alike = {b.kernel for b in table.blocks if hasattr(b, "kernel") and _but_kernel(b) == _but_kernel(block)}
-    enough = {k for k in alike if len(_alike(table, make_of(dataclasses.replace(block, kernel=k)))) >= _FEWEST}  # type: ignore[call-arg]
-    smaller, larger = [k for k in enough if k < block.kernel], [k for k in enough if k > block.kernel]
+    other = make(block, but=("act", "kernel"))
+    kernels = {k for b in table.blocks if (k := getattr(b, "kernel", None)) and make(b, but=("act", "kernel")) == other}
+    enough = [k for k in kernels if len(_alike(makes, _with_kernel(block, k))) >= _FEWEST]
+    smaller, larger = [k for k in enough if k < own], [k for k in enough if k > own]
     return (max(smaller), min(larger)) if smaller and larger else None
 
 
 def _between_kernels(
-    table: LatencyTable, blocks: Sequence[Block], small: int, large: int, *, beyond: float
+    table: LatencyTable, makes: Rows, blocks: Sequence[Block], small: int, large: int, beyond: float
 ) -> Estimate:
     """Blocks of one kernel from the same blocks with two others: linear in the kernel's area, as their MACs are."""
-    low, low_error = estimate(table, [dataclasses.replace(b, kernel=small) for b in blocks], beyond=beyond)  # type: ignore[call-arg]
-    high, high_error = estimate(table, [dataclasses.replace(b, kernel=large) for b in blocks], beyond=beyond)  # type: ignore[call-arg]
-    share = (blocks[0].kernel ** 2 - small**2) / (large**2 - small**2)  # type: ignore[attr-defined]
+    low, low_error = _estimate(table, makes, [_with_kernel(b, small) for b in blocks], beyond)
+    high, high_error = _estimate(table, makes, [_with_kernel(b, large) for b in blocks], beyond)
+    share = (field(blocks, "kernel") ** 2 - small**2) / (large**2 - small**2)
     ms = (1 - share) * low + share * high
     own = np.hypot((1 - share) * low * low_error, share * high * high_error) / ms
     return ms, np.hypot(own, _BETWEEN * np.abs(np.log(high / low)))
 
 
-def _interpolate(known: NDArray[np.float64], log_ms: NDArray[np.float64], wanted: NDArray[np.float64]) -> Estimate:
+def _with_kernel(block: Block, kernel: int) -> Block:
+    return dataclasses.replace(block, kernel=kernel)  # type: ignore[call-arg]
+
+
+def _outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block], beyond: float) -> Array:
+    """``(wanted,)`` by what factor each lies outside the measured range, 1 within; raises BadInput past ``beyond``."""
+    if len(same) < _FEWEST:
+        raise BadInput(
+            f"table {table.name} has {len(same)} blocks like [{wanted[0].key}] in all but channels and size, "
+            f"an estimate needs {_FEWEST}"
+        )
+    worst = np.ones(len(wanted))
+    for name in size_names(same):
+        seen, value = field(same, name), field(wanted, name)
+        low, high = seen[seen > 0].min(initial=np.inf), seen.max()
+        if high == 0:
+            continue
+        factor = np.where(value > 0, np.maximum(low / np.maximum(value, 1), value / high), 1.0)
+        if (factor > beyond).any():
+            i = int(factor.argmax())
+            allowed = f", by more than the factor {beyond:g} that is allowed" if beyond > 1 else ""
+            raise BadInput(
+                f"[{wanted[i].key}]: {name} {value[i]:.0f} is outside the {low:.0f}..{high:.0f} that table {table.name} "
+                f"measured{allowed}"
+            )
+        worst = np.maximum(worst, factor)
+    return worst
+
+
+# ---- arithmetic ------------------------------------------------------------------------------------------------
+
+
+def _smooth(blocks: Sequence[Block]) -> Array:
+    """``(blocks, 6)``: logarithms of what latency is smooth in."""
+    depthwise = macs_by_operator(blocks)[:, 2]
+    columns = [macs(blocks) - depthwise, depthwise, live(blocks), weights(blocks)]
+    return np.log(np.column_stack([*columns, field(blocks, "size") ** 2, field(blocks, "out_ch")]) + 1)
+
+
+def _interpolate(known: Array, log_ms: Array, wanted: Array) -> Estimate:
+    """``(ms (m,), relative error (m,))`` at ``wanted (m, d)``, from ``log_ms (n,)`` at ``known (n, d)``."""
     centre, width = known.mean(0), known.std(0) + 1e-9
     a, b = (known - centre) / width, (wanted - centre) / width
     design = np.column_stack([np.ones(len(a)), a])
@@ -108,72 +179,11 @@ def _interpolate(known: NDArray[np.float64], log_ms: NDArray[np.float64], wanted
     return np.exp(log_wanted), np.full(len(b), error)
 
 
-def _weights(to: NDArray[np.float64], at: NDArray[np.float64], *, exclude_self: bool = False) -> NDArray[np.float64]:
-    """Inverse-distance weights of the few nearest of ``at`` for each of ``to``."""
+def _weights(to: Array, at: Array, *, exclude_self: bool = False) -> Array:
+    """``(m, n)``: inverse-distance weights of the few nearest of ``at (n, d)`` for each of ``to (m, d)``."""
     distance = np.sqrt(((to[:, None] - at[None]) ** 2).sum(-1)) + 1e-3
     if exclude_self:
         np.fill_diagonal(distance, np.inf)
     nearest = np.sort(distance, axis=1)[:, min(_NEIGHBOURS, distance.shape[1] - 1) - 1][:, None]
     weight = np.where(distance <= nearest, 1 / distance, 0.0)
     return weight / weight.sum(1, keepdims=True)
-
-
-def _alike(table: LatencyTable, make: tuple[object, ...]) -> NDArray[np.int64]:
-    """Rows of the same make; where those are too few, of any activation."""
-    makes = [make_of(b) for b in table.blocks]
-    same = [i for i, m in enumerate(makes) if m == make]
-    if len(same) < _FEWEST:
-        same = [i for i, m in enumerate(makes) if m[1:] == make[1:]]
-    return np.array(same, dtype=np.int64)
-
-
-def make_of(block: Block) -> tuple[object, ...]:
-    """What two blocks share when only their channels and size differ."""
-    names = ("kernel", "stride", "residual")
-    return (
-        block.act,  # type: ignore[attr-defined]
-        block.kind,
-        *(getattr(block, n, None) for n in names),
-        getattr(block, "groups", 1),
-        getattr(block, "se", 0) > 0,
-        getattr(block, "features", 0) > 0,
-    )
-
-
-def _but_kernel(block: Block) -> tuple[object, ...]:
-    make = make_of(block)
-    return make[1:2] + make[3:]
-
-
-def _features(blocks: Sequence[Block]) -> NDArray[np.float64]:
-    rows = []
-    for b in blocks:
-        convolutions = [p for p in b.parts().values() if isinstance(p, Conv)]
-        depthwise = sum(p.macs for p in convolutions if p.depthwise)
-        rows.append([b.macs - depthwise, depthwise, b.live_elements, b.weights, b.size**2, b.out_ch])
-    return np.log(np.array(rows, dtype=np.float64) + 1)
-
-
-def _outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block], beyond: float) -> NDArray[np.float64]:
-    """``(wanted,)`` by what factor each lies outside the measured range, 1 within; raises BadInput past ``beyond``."""
-    if len(same) < _FEWEST:
-        raise BadInput(
-            f"table {table.name} has {len(same)} blocks like [{wanted[0].key}] in all but channels and size, "
-            f"an estimate needs {_FEWEST}"
-        )
-    worst = np.ones(len(wanted))
-    for field in _SIZES:
-        seen = [v for b in same if (v := getattr(b, field, 0))]
-        for i, block in enumerate(wanted):
-            value = getattr(block, field, 0)
-            if not value or not seen:
-                continue
-            factor = max(min(seen) / value, value / max(seen), 1.0)
-            if factor > beyond:
-                allowed = f", by more than the factor {beyond:g} that is allowed" if beyond > 1 else ""
-                raise BadInput(
-                    f"[{block.key}]: {field} {value} is outside the {min(seen)}..{max(seen)} that table {table.name} "
-                    f"measured{allowed}"
-                )
-            worst[i] = max(worst[i], factor)
-    return worst

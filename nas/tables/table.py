@@ -2,44 +2,58 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import io
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from nas.blocks import Block, from_key
+from nas.checks import Count, Probability, check, checked, shown
 from nas.device import Device
 from nas.errors import BadInput, MissingBlocks
-from nas.files import write_text
+from nas.files import file_name, first_line, read_json, read_text, write_text
 from nas.space import SearchSpace
 from nas.tables.fit.calibration import Calibration
+from nas.tables.shipped import stem_of, without_ending
 
-KINDS = ("measured", "fitted", "simulated", "published")
+Kind = Literal["measured", "fitted", "simulated", "published"]
+KINDS = get_args(Kind)
 COLUMNS = ("block", "latency_ms", "p10_ms", "p90_ms", "runs")
+FORMAT = 1
+"""Version of the files; a table of a later one is refused."""
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Validation:
     """The table's error on whole networks that neither its rows nor its calibration have seen.
 
     ``mape``: mean absolute percentage error, as a fraction; ``within_10pct``: share predicted within ±10%.
+    ``kendall_tau``: NaN where all networks took equally long.
     """
 
-    networks: int
-    kendall_tau: float
-    mape: float
-    within_10pct: float
+    networks: Count
+    kendall_tau: float = math.nan
+    mape: Annotated[float, Meta(ge=0, le=1e12)]
+    within_10pct: Probability
+
+    def __post_init__(self) -> None:
+        if not (abs(self.kendall_tau) <= 1 or math.isnan(self.kendall_tau)):
+            raise BadInput(f"kendall_tau is a number from -1 to 1, got {self.kendall_tau}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,20 +79,18 @@ class LatencyTable:
     notes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise BadInput(f"a table's kind is one of {', '.join(KINDS)}, got {self.kind!r}")
-        missing = [c for c in COLUMNS if c not in self.rows]
-        if missing:
-            raise BadInput(f"a table has the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing")
+        check("a table's kind", self.kind, Kind)
+        for part in (self.device.precision, self.name):
+            file_name(part, "a table's name, from its device,")
+        _check_rows(self.rows)
         # a published 0 means that the source counts the block elsewhere; a measured one, that the clock is broken
         elsewhere = (self.rows["latency_ms"] == 0) & (self.kind in ("published", "simulated"))
         bad = self.rows[~((self.rows["latency_ms"] > 0) | elsewhere)]
         if len(bad):
             raise BadInput(f"latencies are positive, but [{bad['block'].iloc[0]}] has {bad['latency_ms'].iloc[0]} ms")
-        if self.rows["block"].duplicated().any():
-            raise BadInput(
-                f"block [{self.rows['block'][self.rows['block'].duplicated()].iloc[0]}] is in the table twice"
-            )
+
+    def __repr__(self) -> str:
+        return f"LatencyTable({self.name}, {self.kind}, {len(self.rows)} blocks of {self.space.get('name', 'no space')})"
 
     @property
     def name(self) -> str:
@@ -158,22 +170,29 @@ class LatencyTable:
         return digest.hexdigest()[:16]
 
     def save(self, stem: str | os.PathLike[str]) -> Path:
-        """Write ``<stem>.csv`` and ``<stem>.json``, each atomically; returns the csv's path."""
+        """Write ``<stem>.csv`` and ``<stem>.json``, each atomically; returns the csv's path.
+
+        Raises BadInput where they cannot be written.
+        """
         csv, meta = _paths(stem)
-        validation = asdict(self.validation) if self.validation else None
-        header: dict[str, Any] = {
-            "device": asdict(self.device),
-            "kind": self.kind,
-            "space": dict(self.space),
-            "date": self.date or datetime.date.today().isoformat(),
-            "source": self.source,
-            "licence": self.licence,
-            "fixed_ms": self.fixed_ms,
-            "calibration": asdict(self.calibration),
-            "validation": validation,
-            "notes": dict(self.notes),
-            "rows": len(self.rows),
-        }
+        header = asdict(
+            _Header(
+                device=self.device,
+                kind=self.kind,  # type: ignore[arg-type]
+                space=dict(self.space),
+                date=self.date or datetime.date.today().isoformat(),
+                source=self.source,
+                licence=self.licence,
+                fixed_ms=self.fixed_ms,
+                calibration=self.calibration,
+                validation=self.validation,
+                notes=dict(self.notes),
+                rows=len(self.rows),
+                format=FORMAT,
+            )
+        )
+        if self.validation and math.isnan(self.validation.kendall_tau):
+            del header["validation"]["kendall_tau"]  # no number in JSON
         text = self.rows.to_csv(index=False, float_format="%.6g")
         header["checksum"] = _checksum(text, header)
         write_text(csv, text)
@@ -182,37 +201,63 @@ class LatencyTable:
 
     @staticmethod
     def load(stem: str | os.PathLike[str]) -> LatencyTable:
-        """Read what ``save`` wrote; ``stem`` may end in .csv or .json.
+        """Read what ``save`` wrote. ``stem``: a path, with or without .csv or .json, or the name of a shipped table.
 
         Raises BadInput when either file is missing or damaged, or says something a table cannot.
         """
-        csv, meta = _paths(stem)
+        csv, meta = _paths(stem_of(stem))
+        if missing := [p for p in (csv, meta) if not p.is_file()]:
+            raise BadInput(f"{missing[0]} does not exist; a table is two files, .csv and .json, side by side")
+        header = read_json(meta, _Header)
+        if header.format > FORMAT:
+            raise BadInput(f"{meta} is of format {header.format}, this version reads up to {FORMAT}: update nas")
         try:
-            header = json.loads(meta.read_text())
-            rows = pd.read_csv(io.StringIO(csv.read_text()))
-            if len(rows) != header["rows"]:
-                raise BadInput(f"{csv} has {len(rows)} rows, {meta.name} says {header['rows']}: one of them is damaged")
-            validation = header["validation"]
-            return LatencyTable(
-                device=Device(**header["device"]),
-                rows=rows,
-                calibration=Calibration(**header["calibration"]),
-                validation=Validation(**validation) if validation else None,
-                kind=header["kind"],
-                space=header["space"],
-                date=header["date"],
-                source=header["source"],
-                licence=header["licence"],
-                notes=header["notes"],
-            )
-        except FileNotFoundError as error:
-            raise BadInput(
-                f"{error.filename} does not exist; a table is two files, .csv and .json, side by side"
-            ) from None
+            rows = pd.read_csv(io.StringIO(read_text(csv)))
+        except ValueError as error:  # pandas' own
+            raise BadInput(f"{csv} is not a readable latency table: {first_line(error)}") from None
+        if len(rows) != header.rows:
+            raise BadInput(f"{csv} has {len(rows)} rows, {meta.name} says {header.rows}: one of them is damaged")
+        known = {f.name: getattr(header, f.name) for f in dataclasses.fields(LatencyTable) if f.name != "rows"}
+        try:
+            return LatencyTable(rows=rows, **known)
         except BadInput as error:
             raise BadInput(f"{csv.with_suffix('')}: {error}") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise BadInput(f"{csv.with_suffix('')} is not a readable latency table: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    """The .json of a table."""
+
+    device: Device
+    kind: Kind
+    space: dict[str, str]
+    date: str
+    source: str
+    licence: str
+    fixed_ms: float = 0.0  # for readers; it is that of the calibration
+    calibration: Calibration
+    validation: Validation | None
+    notes: dict[str, Any]
+    rows: Count
+    format: Count = 1
+    checksum: str = ""
+
+
+def _check_rows(rows: pd.DataFrame) -> None:
+    if missing := [c for c in COLUMNS if c not in rows]:
+        raise BadInput(f"a table has the columns {', '.join(COLUMNS)}; {', '.join(missing)} missing")
+    if rows.empty:
+        raise BadInput("a table has one row per block, this one has none")
+    if not (texts := rows["block"].map(lambda key: isinstance(key, str))).all():
+        raise BadInput(f"blocks are texts such as 'stem in_ch=3 ...', got {shown(rows['block'][~texts].iloc[0])}")
+    if (twice := rows["block"].duplicated()).any():
+        raise BadInput(f"block [{rows['block'][twice].iloc[0]}] is in the table twice")
+    for column in [c for c in (*COLUMNS[1:], "correction_ms") if c in rows]:
+        numbers = pd.to_numeric(rows[column], errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
+        wrong = ~np.isfinite(numbers) | (column == "runs") & (numbers < 0)
+        if wrong.any() or rows[column].dtype.kind not in "iuf":
+            i = int(wrong.argmax())
+            raise BadInput(f"{column} is a number, but [{rows['block'].iloc[i]}] has {shown(rows[column].iloc[i])}")
 
 
 def saved_checksum(stem: str | os.PathLike[str]) -> tuple[str, str]:
@@ -221,22 +266,19 @@ def saved_checksum(stem: str | os.PathLike[str]) -> tuple[str, str]:
     Covers every row, the device, kind, calibration and validation, but no text that a person may add to.
     Raises BadInput when a file cannot be read.
     """
-    csv, meta = _paths(stem)
-    try:
-        header = json.loads(meta.read_text())
-        return header.get("checksum", ""), _checksum(csv.read_text(), header)
-    except (OSError, ValueError, KeyError, AttributeError) as error:
-        raise BadInput(f"{csv.with_suffix('')} is not a readable latency table: {error}") from None
+    csv, meta = _paths(stem_of(stem))
+    before = read_json(meta, _Header).checksum
+    return before, _checksum(read_text(csv), read_json(meta, dict[str, Any]))
+
+
+_COVERED = ("device", "kind", "space", "calibration", "validation")
 
 
 def _checksum(csv: str, header: Mapping[str, Any]) -> str:
-    covered = {name: header[name] for name in ("device", "kind", "space", "calibration", "validation")}
-    text = json.dumps(covered, sort_keys=True) + "\n".join(csv.split())
+    text = json.dumps({name: header[name] for name in _COVERED}, sort_keys=True) + "\n".join(csv.split())
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _paths(stem: str | os.PathLike[str]) -> tuple[Path, Path]:
-    path = Path(stem)
-    if path.suffix in (".csv", ".json"):
-        path = path.with_suffix("")
+    path = without_ending(stem)
     return path.with_name(path.name + ".csv"), path.with_name(path.name + ".json")

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import Annotated
 
+import numpy as np
+from msgspec import Meta
+from numpy.typing import ArrayLike, NDArray
+
+from nas.checks import Seed, checked, shown
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
 from nas.tables.table import LatencyTable, Validation
+
+
+Sampled = Annotated[int, Meta(ge=0, le=1_000_000)]
+"""Random networks."""
 
 
 def validated(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> Validation:
@@ -26,7 +34,8 @@ def repeatability(
 ) -> dict[str, float]:
     """How well two campaigns agree, block by block: median and 90th percentile of the relative difference.
 
-    From two tables (over the blocks that both hold) or two arrays of ms ``(n,)`` each.
+    From two tables (over the blocks that both hold) or two arrays of ms ``(n,)`` each. Raises BadInput for tables with
+    no block in common.
     """
     if isinstance(once, LatencyTable) and isinstance(again, LatencyTable):
         both = once.rows.merge(again.rows, on="block", suffixes=("", "_again"))
@@ -43,21 +52,28 @@ def repeatability(
     }
 
 
-def distinct_archs(space: SearchSpace, n: int, seed: int, exclude: Archs | None = None) -> Archs:
-    """Up to ``n`` different random architectures that are not among ``exclude``."""
-    rng = np.random.default_rng(seed)
-    pool = space.sample(4 * n + 64, rng)
-    seen = {row.tobytes() for row in exclude} if exclude is not None else set()
-    chosen: list[NDArray[np.uint8]] = []
-    for row in pool:
-        if len(chosen) < n and row.tobytes() not in seen:
-            seen.add(row.tobytes())
-            chosen.append(row)
-    return np.array(chosen, dtype=np.uint8).reshape(-1, space.genes)
+@checked
+def distinct_archs(space: SearchSpace, n: Sampled, seed: Seed, exclude: Archs | None = None) -> Archs:
+    """``(up to n, genes)``: different random architectures that are not among ``exclude (m, genes)``."""
+    pool = space.sample(4 * n + 64, np.random.default_rng(seed))
+    excluded = pool[:0] if exclude is None else exclude
+    first = np.unique(np.concatenate([excluded, pool]), axis=0, return_index=True)[1]
+    return pool[np.sort(first[first >= len(excluded)])[:n] - len(excluded)]
+
+
+def positive(what: str, values: ArrayLike) -> NDArray[np.float64]:
+    """``values`` as an array. Raises BadInput when one is not a positive number."""
+    try:
+        found = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise BadInput(f"{what} are positive numbers of ms, got {shown(values)}") from None
+    if (wrong := ~(np.isfinite(found) & (found > 0))).any():
+        raise BadInput(f"{what} are positive numbers of ms, but one is {found[wrong][0]}")
+    return found
 
 
 def kendall_tau(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """Rank correlation of two vectors."""
+    """Rank correlation of ``a (n,)`` and ``b (n,)``: pairs in the same order less pairs in another; NaN for a constant."""
     from scipy.stats import kendalltau
 
     return float(kendalltau(a, b).statistic)

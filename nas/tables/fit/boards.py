@@ -9,28 +9,29 @@ from ``experiments/cortex_m_boards.py``, which says how; their intervals are wid
 from __future__ import annotations
 
 import datetime
-import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from msgspec import Meta
 
-from nas.blocks import Block, Conv, Linear
+from nas.blocks import Block
+from nas.checks import Positive, check, checked
 from nas.device import Device
 from nas.errors import BadInput
+from nas.files import read_json
 from nas.space import SearchSpace
+from nas.tables.features import OPERATORS, Array, convolutions, macs_by_operator
 from nas.tables.fit.calibration import Calibration
+from nas.tables.shipped import SHIPPED
 from nas.tables.table import LatencyTable, Validation
 from nas.tables.validation import validated
 
-FILE = Path(__file__).parents[2] / "latency_tables" / "cortex_m_boards.json"
-
-OPERATORS = ("full", "pointwise", "depthwise", "dense")
-"""Kinds of MACs: kxk, 1x1 and depthwise convolutions; matrix times vector, which squeeze-excite is too."""
+FILE = SHIPPED / "cortex_m_boards.json"
 
 LIMIT = 0.25
 """Boards whose networks are off by more than this on average, when none of them is fitted to, get no table."""
@@ -39,13 +40,90 @@ UNTIMED = 0.4
 """Standard deviation of the logarithm that operations add which no timed network has. A judgement: nothing tells it."""
 
 _Z90 = 1.2816
+_PARAMETERS = len(OPERATORS) + 1  # a cost per MAC of each operator, and one per network
+_Costs = Annotated[tuple[float, ...], Meta(min_length=_PARAMETERS, max_length=_PARAMETERS)]
+_Covariance = Annotated[tuple[_Costs, ...], Meta(min_length=_PARAMETERS, max_length=_PARAMETERS)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """One of MLPerf Tiny's networks on a board, and what fits say that have not seen it on that board, or on any."""
+
+    measured_ms: Positive
+    held_out_ms: Positive
+    never_seen_ms: Positive
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """A board and runtime of the file: ms per MAC by operator and per network (``fixed``), and how well known."""
+
+    board: str
+    runtime: str
+    version: str
+    core: str
+    mhz: Positive
+    costs: Annotated[dict[str, Positive], Meta(min_length=_PARAMETERS, max_length=_PARAMETERS)]
+    log_covariance: _Covariance
+    networks: dict[str, Timing]
+
+    @property
+    def name(self) -> str:
+        return f"{self.board}/{self.runtime}"
+
+    @cached_property
+    def measured(self) -> Array:
+        """``(networks,)`` ms."""
+        return np.array([n.measured_ms for n in self.networks.values()])
+
+    @cached_property
+    def never_seen(self) -> Array:
+        """``(networks,)`` ms, each by a fit that has not seen that network on any board."""
+        return np.array([n.never_seen_ms for n in self.networks.values()])
+
+    @property
+    def refused(self) -> str:
+        """Why the timings of this board and runtime support no table, or nothing."""
+        if self.runtime == "unstated":
+            return "its submission does not say which runtime was timed"
+        if len(self.networks) < 4:
+            return f"only {len(self.networks)} of MLPerf Tiny's 4 networks were timed on it"
+        error = float(np.abs(self.never_seen / self.measured - 1).mean())
+        if error > LIMIT:
+            return f"its networks are off by {error:.0%} on average when held out, the limit is {LIMIT:.0%}"
+        return ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """What is known of a board that nobody timed: log cost per MAC in kilocycles, and covariance."""
+
+    log_kilocycles: _Costs
+    log_covariance: _Covariance
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """The shipped file."""
+
+    source: str
+    licence: str
+    network_macs: dict[str, Annotated[dict[str, int], Meta(min_length=len(OPERATORS), max_length=len(OPERATORS))]]
+    timing_log_sd: Positive
+    new_boards: dict[str, Prior]
+    boards: tuple[Board, ...]
+
+    def load(self, network: str) -> Array:
+        """``(5,)``: MACs of a network by operator, and 1 for its call."""
+        return np.array([*self.network_macs[network].values(), 1.0])
 
 
 def boards() -> list[str]:
     """``BOARD/RUNTIME`` of every table that ``board_table`` makes."""
-    return [_name(b) for b in _known() if not _why_not(b)]
+    return [b.name for b in _file().boards if not b.refused]
 
 
+@checked
 def board_table(board: str, space: SearchSpace) -> LatencyTable:
     """The table (kind "fitted") of the blocks of ``space`` on a board, such as "NUCLEO-L4R5ZI/X-CUBE-AI".
 
@@ -54,34 +132,33 @@ def board_table(board: str, space: SearchSpace) -> LatencyTable:
     not seen that network on any board. Raises BadInput for boards without timings, or whose timings support no table.
     """
     entry = _find(board)
-    if refused := _why_not(entry):
-        raise BadInput(f"no table for {_name(entry)}: {refused}; boards with one: {', '.join(_with_table())}")
-    networks = entry["networks"]
-    measured = np.array([n["measured_ms"] for n in networks.values()])
-    on_board = np.array([n["held_out_ms"] for n in networks.values()])
+    if entry.refused:
+        raise BadInput(f"no table for {entry.name}: {entry.refused}; boards with one: {', '.join(_with_table())}")
+    on_board = np.array([n.held_out_ms for n in entry.networks.values()])
     return _table(
         space,
-        np.array(list(entry["costs"].values())),
-        np.array(entry["log_covariance"]),
-        device=_device(entry["board"], entry["core"], entry["mhz"], entry["runtime"], entry["version"]),
-        validation=validated(_never_seen(entry), measured),
-        source=_file()["source"],
+        np.array(list(entry.costs.values())),
+        np.array(entry.log_covariance),
+        device=_device(entry.board, entry.core, entry.mhz, entry.runtime, entry.version),
+        validation=validated(entry.never_seen, entry.measured),
+        source=_file().source,
         notes={
-            "networks": len(networks),
-            "validation": f"{', '.join(networks)} of MLPerf Tiny, each predicted by a fit without it on any board; they "
-            "differ 50-fold in MACs, so their rank correlation says nothing of networks alike in size",
-            "held_out_on_this_board_only_mape": round(float(np.abs(on_board / measured - 1).mean()), 4),
+            "networks": len(entry.networks),
+            "validation": f"{', '.join(entry.networks)} of MLPerf Tiny, each predicted by a fit without it on any board; "
+            "they differ 50-fold in MACs, so their rank correlation says nothing of networks alike in size",
+            "held_out_on_this_board_only_mape": round(float(np.abs(on_board / entry.measured - 1).mean()), 4),
         },
     )
 
 
+@checked
 def own_board_table(
     board: str,
     space: SearchSpace,
     ms: Mapping[str, float],
     *,
     core: str,
-    mhz: float,
+    mhz: Positive,
     runtime: str = "unknown",
     version: str = "unknown",
 ) -> LatencyTable:
@@ -91,23 +168,22 @@ def own_board_table(
     nobody submitted, more is left open. ``validation``: each network predicted from the others; None with one network.
     Raises BadInput for other networks, or times and clocks that are not positive.
     """
-    known = list(_file()["network_macs"])
+    known = list(_file().network_macs)
     if not ms or set(ms) - set(known):
         raise BadInput(
             f"timings of MLPerf Tiny's networks ({', '.join(known)}) are needed, got {', '.join(ms) or 'none'}"
         )
-    if not all(np.isfinite(v) and v > 0 for v in [*ms.values(), mhz]):
-        raise BadInput(f"milliseconds and MHz are positive numbers, got {dict(ms)} at {mhz} MHz")
+    for network, value in ms.items():
+        check(f"the time of {network} in ms", value, Positive)
     costs, covariance = _learn(core, mhz, ms)
-    measured = np.array(list(ms.values()))
-    held_out = [_network_ms(n, _learn(core, mhz, {k: v for k, v in ms.items() if k != n})[0]) for n in ms]
+    held_out = [_file().load(n) @ _learn(core, mhz, {k: v for k, v in ms.items() if k != n})[0] for n in ms]
     return _table(
         space,
         costs,
         covariance,
         device=_device(board, core, mhz, runtime, version),
-        validation=validated(np.array(held_out), measured) if len(ms) > 1 else None,
-        source=f"own timings of {', '.join(ms)}; {_file()['source']}",
+        validation=validated(np.array(held_out), np.array(list(ms.values()))) if len(ms) > 1 else None,
+        source=f"own timings of {', '.join(ms)}; {_file().source}",
         notes={
             "networks": len(ms),
             "validation": "each of the board's networks predicted from the others and from other boards",
@@ -115,27 +191,23 @@ def own_board_table(
     )
 
 
-def _learn(core: str, mhz: float, ms: Mapping[str, float]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """``(costs (5,) in ms, covariance of their logarithms)``: what is believed of new boards, given ``ms``."""
-    new = {name.lower(): belief for name, belief in _file()["new_boards"].items()}
-    belief = new.get(core.lower(), new["other"])
-    prior, covariance = np.array(belief["log_kilocycles"]) - np.log(mhz), np.array(belief["log_covariance"])
+def _learn(core: str, mhz: float, ms: Mapping[str, float]) -> tuple[Array, Array]:
+    """``(costs (5,) in ms, covariance (5, 5) of their logarithms)``: of a new board, given its timings ``ms``."""
+    of_core = {name.lower(): prior for name, prior in _file().new_boards.items()}
+    prior = of_core.get(core.lower(), of_core["other"])
+    mean, covariance = np.array(prior.log_kilocycles) - np.log(mhz), np.array(prior.log_covariance)
     if not ms:
-        return np.exp(prior), covariance
-    load = np.array([[*_file()["network_macs"][n].values(), 1.0] for n in ms])
-    target, noise = np.log(list(ms.values())), _file()["timing_log_sd"] ** 2 * np.eye(len(ms))
-    x = prior
+        return np.exp(mean), covariance
+    load = np.array([_file().load(n) for n in ms])
+    target, noise = np.log(list(ms.values())), _file().timing_log_sd ** 2 * np.eye(len(ms))
+    x = mean
     for _ in range(50):  # Gauss-Newton; at most a factor of 1.65 at once
         part = np.exp(x) * load
         slope = part / part.sum(axis=1, keepdims=True)
         gain = covariance @ slope.T @ np.linalg.inv(slope @ covariance @ slope.T + noise)
-        step = prior + gain @ (target - np.log(part.sum(axis=1)) + slope @ (x - prior)) - x
+        step = mean + gain @ (target - np.log(part.sum(axis=1)) + slope @ (x - mean)) - x
         x = x + step * min(1.0, 0.5 / max(float(np.abs(step).max()), 1e-12))
     return np.exp(x), covariance - gain @ slope @ covariance
-
-
-def _network_ms(network: str, costs: NDArray[np.float64]) -> float:
-    return float(np.dot([*_file()["network_macs"][network].values(), 1.0], costs))
 
 
 def _device(board: str, core: str, mhz: float, runtime: str, version: str) -> Device:
@@ -145,8 +217,8 @@ def _device(board: str, core: str, mhz: float, runtime: str, version: str) -> De
 
 def _table(
     space: SearchSpace,
-    costs: NDArray[np.float64],
-    covariance: NDArray[np.float64],
+    costs: Array,
+    covariance: Array,
     *,
     device: Device,
     validation: Validation | None,
@@ -154,24 +226,21 @@ def _table(
     notes: Mapping[str, Any],
 ) -> LatencyTable:
     """``costs (5,)``: ms per MAC by operator, and per network; ``covariance (5, 5)`` of their logarithms."""
-    blocks = space.blocks
-    parts = np.array([operator_macs(b) for b in blocks], dtype=float) * costs[:-1]
+    parts = macs_by_operator(space.blocks) * costs[:-1]
     ms = parts.sum(axis=1)
-    untimed = np.array([_is_untimed(b) for b in blocks])
+    untimed = np.array([_is_untimed(b) for b in space.blocks])
     half = np.exp(_Z90 * _deviation(parts / ms[:, None], covariance[:-1, :-1], untimed))
-    rows = pd.DataFrame(
-        {"block": [b.key for b in blocks], "latency_ms": ms, "p10_ms": ms / half, "p90_ms": ms * half, "runs": 0}
-    )
+    keys = [b.key for b in space.blocks]
     return LatencyTable(
         device=device,
-        rows=rows,
+        rows=pd.DataFrame({"block": keys, "latency_ms": ms, "p10_ms": ms / half, "p90_ms": ms * half, "runs": 0}),
         calibration=Calibration(fixed_ms=float(costs[-1])),
         validation=validation,
         kind="fitted",
         space={"name": space.name, "fingerprint": space.fingerprint},
         date=datetime.date.today().isoformat(),
         source=source,
-        licence=_file()["licence"],
+        licence=_file().licence,
         notes={
             **notes,
             "percentiles": "the model's own 80% interval for the block, not the spread of timings",
@@ -184,22 +253,11 @@ def _table(
     )
 
 
-def operator_macs(block: Block) -> tuple[int, ...]:
-    """MACs of one block by kind, in the order of ``OPERATORS``."""
-    macs = dict.fromkeys(OPERATORS, 0)
-    for part in block.parts().values():
-        if isinstance(part, Conv):
-            kernel = "pointwise" if part.kernel == 1 else "full"
-            macs["depthwise" if part.depthwise else "dense" if part.size == 1 else kernel] += part.macs
-        elif isinstance(part, Linear):
-            macs["dense"] += part.macs
-    return tuple(macs.values())
+def _deviation(shares: Array, covariance: Array, untimed: Any) -> Array:
+    """``(blocks,)`` standard deviation of the logarithm: of the costs, of the model, of what was never timed.
 
-
-def _deviation(
-    shares: NDArray[np.float64], covariance: NDArray[np.float64], untimed: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    """``(blocks,)`` standard deviation of the logarithm: of the costs, of the model, of what was never timed."""
+    ``shares (blocks, 4)`` of the operators, ``covariance (4, 4)``, ``untimed (blocks,) bool``.
+    """
     costs = np.einsum("ij,jk,ik->i", shares, covariance, shares)
     return np.asarray(np.sqrt(costs + _model_error() ** 2 + UNTIMED**2 * untimed))
 
@@ -207,69 +265,36 @@ def _deviation(
 @cache
 def _model_error() -> float:
     """Root mean square of the log errors of networks never seen, over all boards: what MACs by kind do not explain."""
-    errors = [
-        np.log(_never_seen(b) / [n["measured_ms"] for n in b["networks"].values()]) for b in _known() if b["networks"]
-    ]
+    errors = [np.log(b.never_seen / b.measured) for b in _file().boards]
     return float(np.sqrt(np.mean(np.concatenate(errors) ** 2)))
 
 
 def _is_untimed(block: Block) -> bool:
     """Whether it has operations that none of the four networks has."""
-    convolutions = [p for p in block.parts().values() if isinstance(p, Conv)]
     return (
         getattr(block, "act", "relu") not in ("relu", "relu6")
         or getattr(block, "se", 0) > 0
-        or any(p.groups > 1 or (p.depthwise and p.kernel > 3) for p in convolutions)
+        or any(p.groups > 1 or (p.depthwise and p.kernel > 3) for p in convolutions(block))
     )
 
 
-def _never_seen(entry: Mapping[str, Any]) -> NDArray[np.float64]:
-    return np.array([n["never_seen_ms"] for n in entry["networks"].values()])
-
-
-def _why_not(entry: Mapping[str, Any]) -> str:
-    """Why the timings of a board and runtime support no table, or nothing."""
-    networks = entry["networks"].values()
-    if entry["runtime"] == "unstated":
-        return "its submission does not say which runtime was timed"
-    if len(networks) < 4:
-        return f"only {len(networks)} of MLPerf Tiny's 4 networks were timed on it"
-    error = float(np.mean([abs(n["never_seen_ms"] / n["measured_ms"] - 1) for n in networks]))
-    if error > LIMIT:
-        return f"its networks are off by {error:.0%} on average when held out, the limit is {LIMIT:.0%}"
-    return ""
-
-
-def _find(board: str) -> Mapping[str, Any]:
+def _find(board: str) -> Board:
     wanted, _, runtime = board.strip().lower().partition("/")
-    of_board = [b for b in _known() if b["board"].lower() == wanted]
-    found = [b for b in of_board if not runtime or b["runtime"].lower() == runtime]
+    of_board = [b for b in _file().boards if b.board.lower() == wanted]
+    found = [b for b in of_board if not runtime or b.runtime.lower() == runtime]
     if not found:
-        choice = [_name(b) for b in of_board] or _with_table()
+        choice = [b.name for b in of_board] or _with_table()
         raise BadInput(
-            f"no timings of {board!r} are published in MLPerf Tiny; there are some of {', '.join(choice)}; "
+            f"no timings of {board[:60]!r} are published in MLPerf Tiny; there are some of {', '.join(choice)}; "
             "own timings of its networks on another board make a table with nas.tables.fit.boards.own_board_table"
         )
-    return max(found, key=lambda b: (not _why_not(b), b["version"]))
+    return max(found, key=lambda b: (not b.refused, b.version))
 
 
 def _with_table() -> list[str]:
     return list(dict.fromkeys(name.partition("/")[0] for name in boards()))
 
 
-def _name(entry: Mapping[str, Any]) -> str:
-    return f"{entry['board']}/{entry['runtime']}"
-
-
-def _known() -> Sequence[Mapping[str, Any]]:
-    known: Sequence[Mapping[str, Any]] = _file()["boards"]
-    return known
-
-
 @cache
-def _file() -> Mapping[str, Any]:
-    try:
-        content: Mapping[str, Any] = json.loads(FILE.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{FILE} is missing or damaged: {error}") from None
-    return content
+def _file(path: Path = FILE) -> Timings:
+    return read_json(path, Timings)

@@ -13,23 +13,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
 from nas.blocks import Block
+from nas.checks import Positive, checked
+from nas.tables.features import elements
 
 _FLOOR = 0.05  # a block never costs less than this share of its time alone
+_Finite = Annotated[float, Meta(ge=-1e12, le=1e12)]
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
     """The four coefficients. The defaults change nothing. Times in ms."""
 
-    scale: float = 1.0
-    fixed_ms: float = 0.0
-    per_block_ms: float = 0.0
-    per_element_ms: float = 0.0
+    scale: Positive = 1.0
+    fixed_ms: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+    per_block_ms: _Finite = 0.0
+    per_element_ms: _Finite = 0.0
 
     def apply(self, blocks: Sequence[Block], alone_ms: NDArray[np.float64]) -> NDArray[np.float64]:
         """``(blocks,)``: ms inside a network, from ``alone_ms (blocks,)``; always positive."""
@@ -40,7 +46,7 @@ class Calibration:
 def fit_calibration(
     networks: Sequence[Sequence[Block]], alone_ms: Sequence[NDArray[np.float64]], measured_ms: NDArray[np.float64]
 ) -> Calibration:
-    """The calibration that best explains ``measured_ms (n,)`` of ``networks`` whose blocks took ``alone_ms`` each.
+    """The calibration that best explains ``measured_ms (n,)`` of ``networks (n)`` whose blocks took ``alone_ms`` each.
 
     Weakly drawn towards changing nothing, so that few or nearly equal networks cannot produce wild coefficients.
     """
@@ -49,19 +55,13 @@ def fit_calibration(
     rows = [[ms.sum(), 1.0, len(blocks), elements(blocks).sum()] for blocks, ms in zip(networks, alone_ms, strict=True)]
     features = np.array(rows) / measured_ms[:, None]  # relative: every network counts the same
     size = np.abs(features).max(axis=0)
-    prior = np.array([1.0, 0.0, 0.0, 0.0]) * size
+    unchanged = np.array([1.0, 0.0, 0.0, 0.0]) * size
     weight = 0.01 * np.sqrt(len(rows))
 
     def residuals(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.concatenate([(features / size) @ x - 1.0, weight * (x - prior) * [0.1, 1, 1, 1]])
+        return np.concatenate([(features / size) @ x - 1.0, weight * (x - unchanged) * [0.1, 1, 1, 1]])
 
     lower, upper = np.array([0.2, 0.0, -np.inf, -np.inf]) * size, np.array([3.0, np.inf, np.inf, np.inf]) * size
-    lower[~np.isfinite(lower)], upper[~np.isfinite(upper)] = -np.inf, np.inf
-    solution = least_squares(residuals, prior, bounds=(lower, upper), loss="soft_l1", f_scale=0.05)
+    solution = least_squares(residuals, unchanged, bounds=(lower, upper), loss="soft_l1", f_scale=0.05)
     scale, fixed, per_block, per_element = (solution.x / size).tolist()
     return Calibration(scale=scale, fixed_ms=fixed, per_block_ms=per_block, per_element_ms=per_element)
-
-
-def elements(blocks: Sequence[Block]) -> NDArray[np.float64]:
-    """Input plus output elements of each block, ``(blocks,)``."""
-    return np.array([np.prod(b.in_shape) + np.prod(b.out_shape) for b in blocks], dtype=np.float64)

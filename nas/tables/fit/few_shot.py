@@ -3,26 +3,29 @@
 Devices resemble one another: the new one's latencies are, up to a scale, a mixture of known ones plus something of its
 own. ``adapt`` says so of blocks and gives a table; ``transfer`` says so of whole networks in a matrix of latencies, where
 no blocks are known. Both are Gaussian (ridge) regressions, and the networks worth timing follow from the known devices
-alone. The belief that devices are samples of one distribution is that of HELP (Lee et al., NeurIPS 2021), without its
+alone. The prior, devices as samples of one distribution, is that of HELP (Lee et al., NeurIPS 2021), without its
 meta-learning.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from nas.checks import Positive, Seed, checked
 from nas.device import Device
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
-from nas.tables.fit.gaussian import Array, most_telling, solve
-from nas.tables.fit.prior import belief, loads
-from nas.tables.fit.whole_network import as_table, checked, choose_networks, solve_blocks
+from nas.tables.fit.gaussian import Array, i_optimal, solve
+from nas.tables.features import block_counts
+from nas.tables.fit.prior import cost_prior
+from nas.tables.fit.whole_network import Chosen, as_table, check_timings, choose_networks, solve_blocks
 from nas.tables.table import LatencyTable
-from nas.tables.validation import validated
+from nas.tables.validation import positive, validated
 
 FEWEST = 6
 """Networks below which nothing can be said about the error of the result, so that no table is made."""
@@ -39,6 +42,7 @@ _LEVEL = 3.0  # the level is unknown, in units of the spread
 _CLIP = 3.0  # robust standard deviations at which a known device's log latency is cut off
 
 
+@checked
 def adapt(
     space: SearchSpace,
     tables: Sequence[LatencyTable],
@@ -46,7 +50,7 @@ def adapt(
     ms: Array,
     *,
     device: Device,
-    max_error: float = 0.25,
+    max_error: Positive = 0.25,
     date: str = "",
     source: str = "",
     licence: str = "",
@@ -63,12 +67,12 @@ def adapt(
         raise BadInput("nothing to adapt from: no table of a known device was given")
     names = ", ".join(t.name for t in tables)
     try:
-        archs, ms = checked(space, archs, ms, FEWEST)
+        archs, ms = check_timings(space, archs, ms, FEWEST)
     except BadInput as error:
         raise BadInput(f"cannot adapt to {device.name}: {error}") from None
-    counts = loads(space, archs)
+    counts = block_counts(space, archs)
     _, each = np.unique(archs, axis=0, return_inverse=True)
-    factor, typical = belief(space, counts, tables, own=BEYOND)
+    factor, typical = cost_prior(space, counts, tables, own=BEYOND)
     costs, width, held_out = solve_blocks(counts, ms, factor, typical, each.reshape(-1))
     validation, bound = validated(held_out, ms), error_bound(held_out, ms)
     if bound > max_error:
@@ -95,14 +99,16 @@ def adapt(
     )
 
 
-def choose_to_adapt(space: SearchSpace, tables: Sequence[LatencyTable], n: int = 10, *, seed: int = 0) -> Archs:
+@checked
+def choose_to_adapt(space: SearchSpace, tables: Sequence[LatencyTable], n: Chosen = 10, *, seed: Seed = 0) -> Archs:
     """``(n, genes)``: the networks to time on a new device, those that ``tables`` say tell most about it."""
     if not tables:
         raise BadInput("nothing to adapt from: no table of a known device was given")
     return choose_networks(space, n, seed=seed, prior=tables, own=BEYOND)
 
 
-def error_bound(predicted: Array, ms: Array, *, level: float = 0.95) -> float:
+@checked
+def error_bound(predicted: Array, ms: Array, *, level: Annotated[float, Meta(gt=0, lt=1)] = 0.95) -> float:
     """What the mean absolute relative error is below with probability ``level``, errors taken as normal around 0.
 
     From ``(n,)`` each, by the chi-squared distribution of their sum of squares: one network bounds hardly anything.
@@ -115,34 +121,36 @@ def error_bound(predicted: Array, ms: Array, *, level: float = 0.95) -> float:
     return float(np.sqrt(2 / np.pi * np.sum(apart**2) / chi2.ppf(1 - level, len(apart))))
 
 
-def transfer(known_ms: Array, timed: NDArray[np.intp], ms: Array, *, noise: float = 0.4) -> Array:
+@checked
+def transfer(known_ms: Array, timed: NDArray[np.intp], ms: Array, *, noise: Positive = 0.4) -> Array:
     """``(n,)`` ms on a new device, from ``known_ms (n, devices)`` and ``ms (k,)``, timings of the networks ``timed (k,)``.
 
     ``noise``: see ``rehearse``. Raises BadInput for latencies that are not positive, fewer than 3 timings, or shapes
     that do not match.
     """
-    known_ms, timed, ms = np.asarray(known_ms, float), np.asarray(timed, np.intp), np.asarray(ms, float)
-    _check(known_ms)
+    known_ms, timed, ms = _known(known_ms), np.asarray(timed, np.intp), positive("timings", ms)
     if ms.shape != timed.shape or ms.ndim != 1 or len(np.unique(timed)) < 3:
         raise BadInput(f"at least 3 different networks with one timing each, got {timed.shape} and {ms.shape}")
-    if not (np.isfinite(ms) & (ms > 0)).all():
-        raise BadInput(f"timings are positive numbers of ms, but one is {ms[~(np.isfinite(ms) & (ms > 0))][0]}")
+    if timed.min() < 0 or timed.max() >= len(known_ms):
+        raise BadInput(f"networks are 0 to {len(known_ms) - 1}, got {timed.min()} to {timed.max()}")
     return _transfer(_factor(known_ms), timed, ms, noise)
 
 
-def choose_timed(known_ms: Array, n: int = 10, *, noise: float = 0.4, seed: int = 0) -> NDArray[np.intp]:
+@checked
+def choose_timed(known_ms: Array, n: Chosen = 10, *, noise: Positive = 0.4, seed: Seed = 0) -> NDArray[np.intp]:
     """``(n,)`` different networks to time on a new device, among up to 1,000 random rows of ``known_ms``.
 
-    Greedy I-optimal design under the belief of ``transfer``: no timing of the new device is needed.
+    Greedy I-optimal design under the prior of ``transfer``: no timing of the new device is needed.
     """
-    _check(known_ms := np.asarray(known_ms, float))
-    if not 1 <= n <= len(known_ms):
+    known_ms = _known(known_ms)
+    if n > len(known_ms):
         raise BadInput(f"cannot choose {n} of {len(known_ms)} networks")
     pool = np.random.default_rng(seed).permutation(len(known_ms))[: max(_CANDIDATES, n)]
-    return np.asarray(pool[most_telling(_factor(known_ms)[pool], n, noise)])
+    return np.asarray(pool[i_optimal(_factor(known_ms)[pool], n, noise)])
 
 
-def rehearse(known_ms: Array, families: Sequence[Hashable], n: int = 10, *, seed: int = 0) -> tuple[float, float]:
+@checked
+def rehearse(known_ms: Array, families: Sequence[Hashable], n: Chosen = 10, *, seed: Seed = 0) -> tuple[float, float]:
     """``(noise, mean Spearman)``: every known device in turn is treated as new, to see which noise predicts it best.
 
     ``families (devices,)``: devices of one family (the same chip at another batch size) are left out together.
@@ -150,7 +158,7 @@ def rehearse(known_ms: Array, families: Sequence[Hashable], n: int = 10, *, seed
     """
     from scipy.stats import rankdata
 
-    _check(known_ms := np.asarray(known_ms, float))
+    known_ms = _known(known_ms)
     names = list(families)
     if len(names) != known_ms.shape[1] or len(set(names)) < 3:
         raise BadInput(
@@ -165,7 +173,7 @@ def rehearse(known_ms: Array, families: Sequence[Hashable], n: int = 10, *, seed
         for left_out in member:
             factor = _factor(some[:, ~left_out])
             for k, noise in enumerate(NOISES):
-                timed = most_telling(factor, min(n, len(some)), noise)
+                timed = i_optimal(factor, min(n, len(some)), noise)
                 for d in np.flatnonzero(left_out):
                     predicted = rankdata(_transfer(factor, timed, some[timed, d], noise))
                     scores[k, d] += np.corrcoef(predicted, ranks[:, d])[0, 1] / _REHEARSALS
@@ -195,8 +203,8 @@ def _transfer(factor: Array, timed: NDArray[np.intp], ms: Array, noise: float) -
     return np.asarray(np.exp(level + spread * (factor @ w)))
 
 
-def _check(known_ms: Array) -> None:
+def _known(known_ms: Array) -> Array:
+    known_ms = positive("known latencies", known_ms)
     if known_ms.ndim != 2 or known_ms.shape[1] < 1:
         raise BadInput(f"known latencies have shape (networks, devices), got {known_ms.shape}")
-    if not (np.isfinite(known_ms) & (known_ms > 0)).all():
-        raise BadInput("known latencies are positive numbers of ms, but one is not")
+    return known_ms

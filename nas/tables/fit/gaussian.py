@@ -1,4 +1,4 @@
-"""Linear regression under a Gaussian belief: what fitting from whole networks and adapting to a new device share.
+"""Linear regression under a Gaussian prior: what fitting from whole networks and adapting to a new device share.
 
 The unknown costs ``c (q,)`` are ``mean + factor @ w`` with ``w`` standard normal; a timing is a known linear combination of
 them plus noise. Rasmussen and Williams, "Gaussian Processes for Machine Learning" (2006), section 2.1.
@@ -61,8 +61,8 @@ def non_negative(hessian: Array, gradient: Array, start: Array, *, rounds: int =
     return np.maximum(x, 0.0)
 
 
-def most_telling(rows: Array, n: int, noise: float) -> NDArray[np.intp]:
-    """``(n,)``: which rows to observe so that the others are known best; ``rows (m, r)``: combinations of ``w``.
+def i_optimal(rows: Array, n: int, noise: float) -> NDArray[np.intp]:
+    """``(n,)``: which rows to observe so that all are known best; ``rows (m, r)``: combinations of ``w``.
 
     Greedy: the next is the one whose observation lowers the mean variance over all rows most (I-optimal design). No
     observed value enters, so this can be done before anything is timed.

@@ -1,108 +1,96 @@
-"""What is believed of the costs of a space's blocks before any network is timed: they resemble one another.
+"""What is assumed of the costs of a space's blocks before any network is timed: they resemble one another.
 
 A cost is a smooth function of a block's sizes, with corrections for what it is, for where it is, and for itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
-from nas.blocks import Block, Conv
+from nas.blocks import Block
 from nas.errors import BadInput
-from nas.space import Archs, SearchSpace
-from nas.tables.fit.calibration import elements
+from nas.space import SearchSpace
+from nas.tables.features import attributes, convolved, elements, macs, macs_by_operator, weights
 from nas.tables.fit.gaussian import Array
 from nas.tables.table import LatencyTable
 
 KIND, PLACE, OWN = 0.1, 0.1, 0.1
 """Expected corrections, relative to the smooth cost: for what a block is, where it is, and for itself."""
 
-
-def loads(space: SearchSpace, archs: Archs) -> Array:
-    """``(n, blocks + 1)``: how often each block occurs in each network; the last column is 1, for the fixed cost."""
-    ids = space.block_ids(archs)
-    counts = np.zeros((len(ids), len(space.blocks) + 1))
-    for slot in range(ids.shape[1]):
-        counts[np.arange(len(ids)), ids[:, slot] - 1] += ids[:, slot] > 0  # an empty slot adds 0 to the last column
-    counts[:, -1] = 1.0
-    return counts
+_ATTRIBUTES = {"kind": "", "kernel": 0, "stride": 1, "se": False, "act": "", "groups": 1}
+"""What corrections are for, and what blocks without it count as."""
 
 
-def belief(
-    space: SearchSpace, counts: Array, priors: Sequence[LatencyTable] = (), *, own: float = 1.0
+def cost_prior(
+    space: SearchSpace, counts: Array, tables: Sequence[LatencyTable] = (), *, own: float = 1.0
 ) -> tuple[Array, Array]:
     """``(factor (blocks + 1, r), typical (blocks + 1,))``: costs are ``factor @ w``, w standard normal, a priori.
 
-    In units of the mean latency of the networks in ``counts``. ``typical``: what the size of a block suggests, or
-    ``priors`` say. ``own``: scales what is expected beyond sizes and ``priors``.
+    In units of the mean latency of the networks in ``counts (n, blocks + 1)`` (``nas.tables.features.block_counts``).
+    ``typical``: what the size of a block suggests, or ``tables`` of known devices say. ``own``: scales what is expected
+    beyond sizes and ``tables``. Raises BadInput for a table with none of the blocks.
     """
     blocks = space.blocks
-    sizes = np.array([_sizes(b) for b in blocks])
-    wide = np.zeros((len(blocks) + 1, _WIDE))
-    wide[:-1, :-1] = sizes
-    wide[-1, -1] = 1.0
-    wide /= (counts @ wide).mean(axis=0)
-    typical = wide.mean(axis=1)
-    shrunk = 1.0
-    if priors:
-        alone = np.array([_alone(p, blocks, typical) for p in priors]).T
-        alone /= (counts @ alone).mean(axis=0)
-        typical = alone.mean(axis=1)
-        wide = np.column_stack([own * wide, alone / np.sqrt(len(priors))])
+    sizes = _sizes(blocks)
+    smooth = np.zeros((len(blocks) + 1, sizes.shape[1] + 1))
+    smooth[:-1, :-1] = sizes
+    smooth[-1, -1] = 1.0  # the fixed cost
+    smooth /= (counts @ smooth).mean(axis=0)
+    typical = smooth.mean(axis=1)
+    wide, shrunk = smooth, 1.0
+    if tables:
+        known = np.array([_known(t, blocks, typical) for t in tables]).T
+        known /= (counts @ known).mean(axis=0)
+        typical = known.mean(axis=1)
+        wide = np.column_stack([own * smooth, known / np.sqrt(len(tables))])
         shrunk = 0.3
-    kind = _crossed(np.concatenate([_one_hot(blocks, f) for f in _ATTRIBUTES], axis=1), wide[:-1, :4])
-    place = _crossed(_one_hot(blocks, _place), wide[:-1, :4])
+    kind = _crossed(np.concatenate([_one_hot(column) for column in _kinds(blocks)], axis=1), wide[:-1, :4])
+    place = _crossed(_one_hot([_place(b) for b in blocks]), wide[:-1, :4])
     structured = np.zeros((len(blocks) + 1, kind.shape[1] + place.shape[1]))
     structured[:-1] = np.column_stack([KIND * kind, PLACE * place])
     each = np.diag(OWN * np.maximum(typical, 1e-3 * typical.max()))
     return np.column_stack([wide, own * shrunk * structured, own * each]), typical
 
 
-def _alone(prior: LatencyTable, blocks: Sequence[Block], typical: Array) -> Array:
-    """What ``prior`` says of each block and the fixed cost; of blocks that it lacks, what their size suggests."""
-    has = np.array([b.key in prior.row_of for b in blocks])
+def _known(table: LatencyTable, blocks: Sequence[Block], typical: Array) -> Array:
+    """``(blocks + 1,)``: what ``table`` says of each block and the fixed cost; what their size suggests where it lacks them."""
+    has = np.array([b.key in table.row_of for b in blocks])
     if not has.any():
-        raise BadInput(f"table {prior.name} has none of the blocks to fit, so it cannot be the prior")
-    known = prior.lookup([b for b, there in zip(blocks, has, strict=True) if there])
+        raise BadInput(f"table {table.name} has none of the blocks to fit, so it cannot be the prior")
+    known = table.lookup([b for b, there in zip(blocks, has, strict=True) if there])
     alone = typical * (known.sum() / typical[:-1][has].sum())
     alone[:-1][has] = known
-    alone[-1] = prior.fixed_ms
+    alone[-1] = table.fixed_ms
     return alone
 
 
-_WIDE = 6  # five sizes and the fixed cost
+def _sizes(blocks: Sequence[Block]) -> Array:
+    """``(blocks, 5)``: one call, MACs of full and of depthwise convolutions, activation elements, weights."""
+    depthwise = macs_by_operator(blocks)[:, 2]
+    activations = elements(blocks) + convolved(blocks)
+    return np.column_stack([np.ones(len(blocks)), macs(blocks) - depthwise, depthwise, activations, weights(blocks)])
 
-_ATTRIBUTES: tuple[Callable[[Block], Hashable], ...] = (
-    lambda b: b.kind,
-    lambda b: getattr(b, "kernel", 0),
-    lambda b: getattr(b, "stride", 1),
-    lambda b: getattr(b, "se", 0) > 0,
-    lambda b: getattr(b, "act", ""),
-    lambda b: getattr(b, "groups", 1),
-    lambda b: round(getattr(b, "mid", b.in_ch) / b.in_ch, 1),
-)
+
+def _kinds(blocks: Sequence[Block]) -> list[list[Hashable]]:
+    """Columns, each of length ``blocks``: what a block is."""
+    found = [attributes(b) for b in blocks]
+    expansion: list[Hashable] = [round(getattr(b, "mid", b.in_ch) / b.in_ch, 1) for b in blocks]
+    return [*([a.get(name, default) for a in found] for name, default in _ATTRIBUTES.items()), expansion]
 
 
 def _place(block: Block) -> Hashable:
     return block.kind, block.in_ch, block.out_ch, getattr(block, "stride", 1)
 
 
-def _sizes(block: Block) -> list[float]:
-    """One call, MACs of full and of depthwise convolutions, activation elements, weights."""
-    convs = [p for p in block.parts().values() if isinstance(p, Conv)]
-    depthwise = sum(p.macs for p in convs if p.depthwise)
-    inner = sum(p.out_ch * p.size**2 for p in convs)
-    return [1.0, block.macs - depthwise, depthwise, float(elements([block])[0]) + inner, block.weights]
-
-
-def _one_hot(blocks: Sequence[Block], value: Callable[[Block], Hashable]) -> Array:
-    values = [value(b) for b in blocks]
+def _one_hot(values: Sequence[Hashable]) -> Array:
+    """``(n, different values)``."""
     distinct = sorted(set(values), key=str)
     return np.array([[v == d for d in distinct] for v in values], dtype=float)
 
 
 def _crossed(groups: Array, sizes: Array) -> Array:
+    """``(n, groups * sizes)``: every product of a group's column and a size's, those that are not all 0."""
     crossed = (groups[:, :, None] * sizes[:, None, :]).reshape(len(groups), -1)
     return crossed[:, crossed.any(axis=0)]

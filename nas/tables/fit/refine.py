@@ -16,12 +16,12 @@ from nas.blocks import Block
 from nas.space import SearchSpace
 from nas.tables.fit.calibration import fit_calibration
 from nas.tables.fit.gaussian import Array
-from nas.tables.fit.prior import belief
+from nas.tables.fit.prior import cost_prior
 from nas.tables.fit.whole_network import solve_blocks
 from nas.tables.table import LatencyTable
 
 BEYOND = (0.1, 0.3, 1.0)
-"""How far blocks may leave the calibrated table (``belief``'s ``own``); chosen by cross-validation."""
+"""How far blocks may leave the calibrated table (``cost_prior``'s ``own``); chosen by cross-validation."""
 
 GAIN = 0.8  # a correction must bring the cross-validated error below this share, or it is noise that is fitted
 _FOLDS = 5
@@ -42,7 +42,7 @@ def refined(table: LatencyTable, space: SearchSpace, networks: Sequence[Sequence
     plain = _mape(_calibrated(table, networks, ms, fold), ms)
     fits = []
     for own in BEYOND:
-        costs, _, held_out = solve_blocks(counts, ms, *belief(space, counts, [table], own=own), fold)
+        costs, _, held_out = solve_blocks(counts, ms, *cost_prior(space, counts, [table], own=own), fold)
         fits.append((_mape(held_out, ms), costs))
     error, costs = min(fits, key=lambda fit: fit[0])
     if error >= GAIN * plain:
@@ -71,7 +71,7 @@ def _calibrated(table: LatencyTable, networks: Sequence[Sequence[Block]], ms: Ar
 
 
 def _counts(blocks: Sequence[Block], networks: Sequence[Sequence[Block]]) -> Array:
-    """``(n, blocks + 1)`` as of ``nas.tables.fit.prior.loads``."""
+    """``(n, blocks + 1)`` as of ``nas.tables.features.block_counts``."""
     position = {b.key: i for i, b in enumerate(blocks)}
     counts = np.zeros((len(networks), len(blocks) + 1))
     for row, network in zip(counts, networks, strict=True):

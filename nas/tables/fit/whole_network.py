@@ -2,8 +2,8 @@
 
     network = fixed + sum over its blocks
 
-is linear in the unknown block costs, but a few hundred networks say little about thousands of blocks. So blocks are
-believed to resemble one another: cost = a smooth function of operations, activations and weights, with corrections for
+is linear in the unknown block costs, but a few hundred networks say little about thousands of blocks. So a prior has
+blocks resemble one another: cost = a smooth function of operations, activations and weights, with corrections for
 what a block is (kind, kernel, stride, activation, ...), for where it is (its channels), and for itself. How far the
 timings are followed is chosen by cross-validation.
 """
@@ -12,19 +12,22 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from msgspec import Meta
 
+from nas.checks import Positive, Seed, checked
 from nas.device import Device
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
 from nas.tables.fit.calibration import Calibration
-from nas.tables.fit.gaussian import Array, most_telling, non_negative, solve
-from nas.tables.fit.prior import belief, loads
+from nas.tables.fit.gaussian import Array, i_optimal, non_negative, solve
+from nas.tables.features import block_counts
+from nas.tables.fit.prior import cost_prior
 from nas.tables.table import LatencyTable, Validation
-from nas.tables.validation import distinct_archs, validated
+from nas.tables.validation import distinct_archs, positive, validated
 
 FEWEST = 20
 """Networks that a fit needs; half of that with a table of isolated measurements to start from."""
@@ -32,12 +35,16 @@ FEWEST = 20
 NOISES = (0.003, 0.01, 0.03, 0.1, 0.3)
 """Relative errors of one timing that cross-validation chooses between: small ones follow the timings closely."""
 
+Chosen = Annotated[int, Meta(ge=1, le=2000)]
+"""Networks to time."""
+
 _FOLDS = 5
 _DESIGN_NOISE = 0.03
 _CHOOSE_ON = 1000  # networks; more change the choice of noise no longer
 _FLOOR = 0.01  # a block never costs less than this share of what its size suggests
 
 
+@checked
 def fit_blocks(
     space: SearchSpace,
     archs: Archs,
@@ -62,9 +69,9 @@ def fit_blocks(
     Raises BadInput for fewer than 20 different networks (10 with ``prior``), or timings that are not positive.
     """
     priors = _priors(prior)
-    archs, ms = checked(space, archs, ms, FEWEST // 2 if priors else FEWEST)
-    counts = loads(space, archs)
-    costs, width, held_out = solve_blocks(counts, ms, *belief(space, counts, priors), _folds(archs, _FOLDS))
+    archs, ms = check_timings(space, archs, ms, FEWEST // 2 if priors else FEWEST)
+    counts = block_counts(space, archs)
+    costs, width, held_out = solve_blocks(counts, ms, *cost_prior(space, counts, priors), _folds(archs, _FOLDS))
     return as_table(
         space,
         counts,
@@ -88,7 +95,7 @@ def solve_blocks(
 ) -> tuple[Array, Array, Array]:
     """``(costs (q,), half width of their 80% interval (q,), ms of each network by a fit without its fold (n,))``.
 
-    All in ms; ``counts (n, q)`` as of ``loads``, ``factor`` and ``typical`` as of ``belief``, ``fold (n,)``.
+    All in ms; ``counts (n, q)`` as of ``block_counts``, ``factor`` and ``typical`` as of ``cost_prior``, ``fold (n,)``.
     """
     root = _root(factor)
     unit = float(np.median(ms))
@@ -149,17 +156,18 @@ def as_table(
     )
 
 
+@checked
 def choose_networks(
     space: SearchSpace,
-    n: int,
+    n: Chosen,
     *,
-    seed: int = 0,
+    seed: Seed = 0,
     prior: LatencyTable | Sequence[LatencyTable] | None = None,
-    own: float = 1.0,
+    own: Positive = 1.0,
 ) -> Archs:
     """``(n, genes)``: different networks whose timings tell ``fit_blocks`` most about all networks of ``space``.
 
-    Picked greedily from random candidates (I-optimal design under the same belief about blocks); the first ones tell
+    Picked greedily from random candidates (I-optimal design under the same prior); the first ones tell
     most, so the list may be cut short. Raises BadInput when ``space`` has fewer than ``n`` networks.
     """
     pool = distinct_archs(space, max(1500, 3 * n), seed)
@@ -168,19 +176,20 @@ def choose_networks(
     return pool[choose_among(space, pool, n, prior=prior, own=own)]
 
 
+@checked
 def choose_among(
     space: SearchSpace,
     archs: Archs,
-    n: int,
+    n: Chosen,
     *,
     prior: LatencyTable | Sequence[LatencyTable] | None = None,
-    own: float = 1.0,
+    own: Positive = 1.0,
 ) -> Any:
     """``(n,)`` indices into ``archs``: the choice of ``choose_networks`` among given candidates."""
-    counts = loads(space, archs)
-    factor, typical = belief(space, counts, _priors(prior), own=own)
+    counts = block_counts(space, archs)
+    factor, typical = cost_prior(space, counts, _priors(prior), own=own)
     size = counts @ typical  # a guess of the latency, for relative errors
-    return most_telling((counts / size[:, None] * size.mean()) @ factor, n, _DESIGN_NOISE)
+    return i_optimal((counts / size[:, None] * size.mean()) @ factor, n, _DESIGN_NOISE)
 
 
 def _priors(prior: LatencyTable | Sequence[LatencyTable] | None) -> list[LatencyTable]:
@@ -241,12 +250,11 @@ def _deviation(relative: Array, design: Array, root: Array, noise: float, costs:
     return float(left) * np.sqrt(np.einsum("ij,ij->j", spread, spread))
 
 
-def checked(space: SearchSpace, archs: Archs, ms: Array, fewest: int) -> tuple[Archs, Array]:
-    archs, ms = space.canonical(space.check(archs)), np.asarray(ms, dtype=float)
+def check_timings(space: SearchSpace, archs: Archs, ms: Array, fewest: int) -> tuple[Archs, Array]:
+    """``(archs (n, genes) in canonical form, ms (n,))``; raises BadInput for what cannot be fitted."""
+    archs, ms = space.canonical(space.check(archs)), positive("timings", ms)
     if ms.shape != (len(archs),):
         raise BadInput(f"one timing per network: {len(archs)} networks, timings of shape {ms.shape}")
-    if not (np.isfinite(ms) & (ms > 0)).all():
-        raise BadInput(f"timings are positive numbers of ms, but one is {ms[~(np.isfinite(ms) & (ms > 0))][0]}")
     if (different := len(np.unique(archs, axis=0))) < fewest:
         raise BadInput(
             f"a fitted table of {space.name} needs the timings of at least {fewest} different networks, got {different}"

@@ -6,16 +6,15 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import optuna
 from numpy.typing import NDArray
 
-from nas.errors import BadInput, MissingPackage
+from nas.checks import Seed, checked
+from nas.errors import BadInput
 from nas.space import Archs, Choice, SearchSpace, is_ordered
-
-if TYPE_CHECKING:
-    import optuna
 
 _PATIENCE = 5  # proposals of the sampler per architecture wanted, and 20 more; then random ones
 _TRIES = 20  # rounds of random proposals per ask
@@ -28,41 +27,41 @@ class OptunaSearch:
     ``sampler``: a function from a seed to a sampler, such as ``lambda seed: optuna.samplers.NSGAIISampler(seed=seed)``
     (default: multivariate TPE, Falkner et al. 2018). Genes are categorical, or integers where their values are three or
     more ordered numbers; those without an effect are not suggested. A proposal that is known already is told its known
-    result at once; where the sampler finds nothing new, random architectures take its place. Raises MissingPackage
-    without Optuna, and BadInput for a sampler that cannot do what the search needs.
+    result at once; where the sampler finds nothing new, random architectures take its place. Raises BadInput
+    for a sampler that cannot do what the search needs.
     """
 
+    @checked
     def __init__(
-        self, space: SearchSpace, sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None, *, seed: int = 0
+        self,
+        space: SearchSpace,
+        sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None,
+        *,
+        seed: Seed = 0,
     ) -> None:
-        import_optuna()
         self.space = space
         self._make = _tpe if sampler is None else sampler
         self._distributions = {c.name: _of_index(c) for c in space.choices}
-        self.restart(seed)
+        self.reset(seed)
 
-    def restart(self, seed: int) -> None:
+    def reset(self, seed: int) -> None:
         """Forget everything and start from ``seed``."""
-        self._seed = seed
+        self.seed = seed
         self._rng = np.random.default_rng(seed)
         self._sampler = self._made(seed)
-        self._settings = {k: v for k, v in vars(self._sampler).items() if isinstance(v, int | float | str)}
+        self.sampler = type(self._sampler).__name__
+        self.settings = {k: v for k, v in vars(self._sampler).items() if isinstance(v, int | float | str)}
         self._study: optuna.Study | None = None  # how many objectives it has is known with the first results
         self._under_way: dict[bytes, list[optuna.Trial]] = {}
-        self._known: dict[bytes, tuple[NDArray[np.float64], float]] = {}
+        self._completed: dict[bytes, tuple[NDArray[np.float64], float]] = {}
 
-    def describe(self) -> dict[str, Any]:
-        """What decides the proposals, for the ledger. ``known``: what it has learnt before, which no replay can repeat."""
-        return {
-            "searcher": f"optuna {type(self._sampler).__name__}",
-            "seed": self._seed,
-            "settings": self._settings,
-            "known": len(self._known),
-        }
+    @property
+    def known(self) -> int:
+        return len(self._completed)
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures; random ones before the first results, fewer when the space is exhausted."""
-        n = min(n, self.space.size - len(self._known) - len(self._under_way))
+        n = min(n, self.space.size - len(self._completed) - len(self._under_way))
         chosen: list[NDArray[np.uint8]] = []
         if self._study is not None:
             with quiet(), self._complaints():
@@ -72,8 +71,8 @@ class OptunaSearch:
                     trial = self._study.ask()
                     row = self._suggested(trial)
                     key = row.tobytes()
-                    if key in self._known:
-                        self._close(trial, *self._known[key])
+                    if key in self._completed:
+                        self._close(trial, *self._completed[key])
                         continue
                     if key not in self._under_way:
                         chosen.append(row)
@@ -81,7 +80,7 @@ class OptunaSearch:
         for _ in range(_TRIES):
             for row in self.space.sample(max(0, n - len(chosen)), self._rng):
                 key = row.tobytes()
-                if key not in self._known and key not in self._under_way:
+                if key not in self._completed and key not in self._under_way:
                     self._under_way[key] = []
                     chosen.append(row)
         return np.array(chosen, dtype=np.uint8).reshape(-1, self.space.genes)
@@ -93,7 +92,7 @@ class OptunaSearch:
         """
         with quiet():
             if self._study is None:
-                self._study = import_optuna().create_study(
+                self._study = optuna.create_study(
                     directions=["minimize"] * costs.shape[1], sampler=self._sampler
                 )
                 self._worst = np.full(costs.shape[1], -np.inf)
@@ -104,10 +103,10 @@ class OptunaSearch:
             stand_in = np.where(np.isfinite(self._worst), self._worst, 0.0)
             for row, cost, excess in zip(self.space.canonical(archs), costs, violation, strict=True):
                 key, missed = row.tobytes(), float(excess) if excess > 0 else 0.0
-                if key in self._known:
+                if key in self._completed:
                     continue
                 cost = np.where(np.isfinite(cost) | (missed == 0), cost, stand_in)
-                self._known[key] = (cost, missed)
+                self._completed[key] = (cost, missed)
                 for trial in self._under_way.pop(key, []) or [self._injected(row)]:
                     self._close(trial, cost, missed)
 
@@ -130,7 +129,7 @@ class OptunaSearch:
         self._study.enqueue_trial({c.name: int(row[g]) for g, c in enumerate(self.space.choices) if active[g]})
         trial = self._study.ask()
         self._suggested(trial)
-        if isinstance(self._sampler, import_optuna().samplers.BaseGASampler):
+        if isinstance(self._sampler, optuna.samplers.BaseGASampler):
             _ = trial.relative_params  # looking makes the trial a member of the generation; others are never parents
         return trial
 
@@ -140,7 +139,7 @@ class OptunaSearch:
         fine = bool(np.isfinite(cost).all())
         with self._complaints():
             self._study.tell(
-                trial, cost.tolist() if fine else None, None if fine else import_optuna().trial.TrialState.FAIL
+                trial, cost.tolist() if fine else None, None if fine else optuna.trial.TrialState.FAIL
             )
 
     def _made(self, seed: int) -> optuna.samplers.BaseSampler:
@@ -152,7 +151,7 @@ class OptunaSearch:
             )
         with quiet(), self._complaints():
             sampler = make(seed)
-        if not isinstance(sampler, import_optuna().samplers.BaseSampler):
+        if not isinstance(sampler, optuna.samplers.BaseSampler):
             raise BadInput(f"sampler(seed) gives an Optuna sampler, got {type(sampler).__name__}")
         return sampler
 
@@ -170,7 +169,6 @@ class OptunaSearch:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Optuna tells of every trial, and of every feature that is experimental; within this it does not."""
-    import_optuna()  # its import sets the level of its logger
     loggers = [logging.getLogger(name) for name in ("optuna", "alembic")]
     levels = [logger.level for logger in loggers]
     try:
@@ -186,20 +184,10 @@ def quiet() -> Iterator[None]:
 
 def _of_index(choice: Choice) -> Any:
     """Optuna's distribution of a gene's index."""
-    distributions = import_optuna().distributions
     if is_ordered(choice):
-        return distributions.IntDistribution(0, len(choice.values) - 1)
-    return distributions.CategoricalDistribution(tuple(range(len(choice.values))))
+        return optuna.distributions.IntDistribution(0, len(choice.values) - 1)
+    return optuna.distributions.CategoricalDistribution(tuple(range(len(choice.values))))
 
 
 def _tpe(seed: int) -> optuna.samplers.BaseSampler:
-    sampler: optuna.samplers.BaseSampler = import_optuna().samplers.TPESampler(multivariate=True, seed=seed)
-    return sampler
-
-
-def import_optuna() -> Any:
-    try:
-        import optuna
-    except ImportError:
-        raise MissingPackage("optuna", "optuna") from None
-    return optuna
+    return optuna.samplers.TPESampler(multivariate=True, seed=seed)

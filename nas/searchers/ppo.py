@@ -7,17 +7,22 @@ and, in a conditioned policy, on the resource target that a rollout was given. S
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
+from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nas.checks import Count, Positive, Seed, checked, shown
 from nas.errors import BadInput
+from nas.searchers.seen import LAST, Seen
 from nas.space import Archs, SearchSpace
 
-_ROUNDS = 20  # of rollouts per ask, until enough of them are new
+Floats = NDArray[np.float64]
+
 _HIDDEN = 128
 _MNASNET_EXPONENT = -0.07  # Tan et al. 2019: twice the latency is worth 5% accuracy
 _TUNAS_SLOPE = -0.5
@@ -37,81 +42,60 @@ class PolicySearch:
     every ``10 * rollout`` results. ``rollout``: results per update.
     """
 
+    @checked
     def __init__(
         self,
         space: SearchSpace,
         *,
-        seed: int = 0,
-        algorithm: str = "ppo",
-        reward: str = "tunas",
+        seed: Seed = 0,
+        algorithm: Literal["ppo", "reinforce"] = "ppo",
+        reward: Literal["tunas", "mnasnet"] = "tunas",
         targets: Sequence[float] | float | None = None,
-        learning_rate: float = 0.03,
-        entropy: float = 0.05,
-        rollout: int = 16,
+        learning_rate: Positive = 0.03,
+        entropy: Annotated[float, Meta(ge=0, le=1000)] = 0.05,
+        rollout: Count = 16,
     ) -> None:
-        for name, value, allowed in (
-            ("algorithm", algorithm, ("ppo", "reinforce")),
-            ("reward", reward, ("tunas", "mnasnet")),
-        ):
-            if value not in allowed:
-                raise BadInput(f"{name} is one of {', '.join(allowed)}, got {value!r}")
-        if not learning_rate > 0 or entropy < 0 or rollout < 1:
-            raise BadInput(
-                f"learning_rate is positive, entropy not negative, rollout at least 1; "
-                f"got {learning_rate}, {entropy}, {rollout}"
-            )
         self.space = space
         self.algorithm, self.reward = algorithm, reward
-        self.targets = None if targets is None else tuple(np.atleast_1d(np.asarray(targets, dtype=float)).tolist())
-        if self.targets is not None and not (np.array(self.targets) > 0).all():
-            raise BadInput(f"targets are positive, got {targets}")
+        self.targets = _checked_targets(targets)
         self.learning_rate, self.entropy, self.rollout = learning_rate, entropy, rollout
-        self.restart(seed)
+        self.reset(seed)
 
-    def restart(self, seed: int) -> None:
+    def reset(self, seed: int) -> None:
         """Forget everything and start from ``seed``."""
-        self._seed = seed
+        self.seed = seed
         self._rng = np.random.default_rng(seed)
-        self._seen: set[bytes] = set()
-        self._aims: dict[bytes, NDArray[np.float64]] = {}
-        self._costs: list[NDArray[np.float64]] = []
-        self._waiting: list[tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64], float]] = []
+        self._seen = Seen()
+        self._aims: dict[bytes, Floats] = {}
+        self._costs: list[Floats] = []
+        self._waiting: list[_Rollout] = []
         self._policy: _Policy | None = None
         self._baseline: float | None = None
         self._results = 0
 
-    def describe(self) -> dict[str, Any]:
-        """What decides the proposals, for the ledger. ``known``: what it has learnt before, which no replay can repeat."""
-        return {
-            "searcher": self.algorithm,
-            "seed": self._seed,
-            "reward": self.reward,
-            "targets": None if self.targets is None else list(self.targets),
-            "learning_rate": self.learning_rate,
-            "entropy": self.entropy,
-            "rollout": self.rollout,
-            "known": len(self._seen),
-        }
+    @property
+    def known(self) -> int:
+        return len(self._seen)
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures: uniform ones before the first result, rollouts of the policy from then on."""
-        chosen: list[NDArray[np.uint8]] = []
-        for attempt in range(_ROUNDS):
+        chosen: list[Archs] = []
+        missing = n
+        for attempt in range(LAST + 1):
             aims = self._draw_aims(n)
-            if self._policy is None or attempt == _ROUNDS - 1:
+            if self._policy is None or attempt == LAST:
                 proposals = self.space.sample(n, self._rng)
             else:
                 proposals = self._policy.sample(self._features(aims), self._rng)
-            for row, aim in zip(proposals, aims, strict=True):
-                if len(chosen) < n and row.tobytes() not in self._seen:
-                    self._seen.add(row.tobytes())
-                    self._aims[row.tobytes()] = aim
-                    chosen.append(row)
-            if len(chosen) == n:
+            rows = self._seen.take(proposals, missing)
+            self._aims.update((proposals[row].tobytes(), aims[row]) for row in rows)
+            chosen.append(proposals[rows])
+            missing -= len(rows)
+            if not missing:
                 break
-        return np.array(chosen, dtype=np.uint8).reshape(-1, self.space.genes)
+        return np.concatenate(chosen)
 
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results ``costs (n, k)``; every ``rollout`` of them the policy is updated.
 
         A failed row (NaN) gets the worst reward, one that violates a constraint loses by how much it does.
@@ -122,18 +106,19 @@ class PolicySearch:
         if self._policy is None:
             self._policy = _Policy(self.space, resources if self.targets is None else 0, self._seed)
             self._optimiser = torch.optim.Adam(self._policy.parameters(), lr=self.learning_rate)
-        for row, cost, missed in zip(self.space.canonical(archs), costs, violation, strict=True):
+        archs = self.space.canonical(archs)
+        self._seen.add(archs)
+        for row, cost, missed in zip(archs, costs, violation, strict=True):
             key = row.tobytes()
-            self._seen.add(key)
             if np.isfinite(cost).all():
                 self._costs.append(cost)
             aim = self._aims.pop(key, np.full(resources, np.nan))
-            self._waiting.append((row, cost, aim, float(missed)))
+            self._waiting.append(_Rollout(arch=row, cost=cost, aim=aim, violation=float(missed)))
         while len(self._waiting) >= self.rollout:
             batch, self._waiting = self._waiting[: self.rollout], self._waiting[self.rollout :]
             self._learn(batch)
 
-    def _draw_aims(self, n: int) -> NDArray[np.float64]:
+    def _draw_aims(self, n: int) -> Floats:
         """Targets ``(n, resources)``, NaN where there is nothing to draw from yet."""
         if not self._costs:
             return np.full((n, 0), np.nan)
@@ -143,10 +128,10 @@ class PolicySearch:
         low, high = seen.min(axis=0), seen.max(axis=0)
         share = self._rng.random((n, seen.shape[1]))
         logarithmic = (low > 0).all()
-        aims: NDArray[np.float64] = low * (high / low) ** share if logarithmic else low + (high - low) * share
+        aims: Floats = low * (high / low) ** share if logarithmic else low + (high - low) * share
         return aims
 
-    def _features(self, aims: NDArray[np.float64]) -> Tensor:
+    def _features(self, aims: Floats) -> Tensor:
         """Aims as the policy sees them: 0 to 1 over the range seen."""
         if self.targets is not None or not self._costs:
             return torch.zeros(len(aims), 0)
@@ -156,8 +141,8 @@ class PolicySearch:
         return torch.as_tensor(scaled, dtype=torch.float32)
 
     def _rewards(
-        self, costs: NDArray[np.float64], aims: NDArray[np.float64], violation: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
+        self, costs: Floats, aims: Floats, violation: Floats
+    ) -> Floats:
         seen = np.array(self._costs) if self._costs else np.zeros((1, costs.shape[1]))
         best, worst = seen[:, 0].min(), seen[:, 0].max()
         reward = np.nan_to_num((worst - costs[:, 0]) / (worst - best or 1.0), nan=0.0)
@@ -174,13 +159,12 @@ class PolicySearch:
                 reward = reward + _TUNAS_SLOPE * np.abs(ratio - 1)
         return reward - violation.clip(0, 1)
 
-    def _learn(self, batch: list[tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64], float]]) -> None:
+    def _learn(self, batch: list[_Rollout]) -> None:
         assert self._policy is not None
-        archs = np.array([row for row, _, _, _ in batch])
-        costs = np.array([cost for _, cost, _, _ in batch])
-        missed = np.array([m for _, _, _, m in batch])
+        archs, costs = np.array([r.arch for r in batch]), np.array([r.cost for r in batch])
+        missed = np.array([r.violation for r in batch])
         resources = costs.shape[1] - 1
-        aims = np.array([aim if len(aim) == resources else np.full(resources, np.nan) for _, _, aim, _ in batch])
+        aims = np.array([r.aim if len(r.aim) == resources else np.full(resources, np.nan) for r in batch])
         # a network that was proposed for no target in particular was meant for what it costs
         aims = np.where(np.isnan(aims), np.nan_to_num(costs[:, 1:], nan=1.0), aims) if resources else aims
         rewards = self._rewards(costs, aims, missed)
@@ -204,6 +188,28 @@ class PolicySearch:
             loss.backward()
             nn.utils.clip_grad_norm_(self._policy.parameters(), 1.0)
             self._optimiser.step()
+
+
+def _checked_targets(targets: Sequence[float] | float | None) -> tuple[float, ...] | None:
+    if targets is None:
+        return None
+    try:
+        numbers = tuple(float(t) for t in (targets if isinstance(targets, Sequence) else (targets,)))
+    except (TypeError, ValueError):
+        numbers = (np.nan,)
+    if not numbers or not all(0 < t < np.inf for t in numbers):
+        raise BadInput(f"targets are positive numbers, one for each resource, got {shown(targets)}")
+    return numbers
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rollout:
+    """``arch (genes,)``, ``cost (k,)`` with NaN where it failed, ``aim (resources,)`` with NaN where there was none."""
+
+    arch: Archs
+    cost: Floats
+    aim: Floats
+    violation: float
 
 
 class _Policy(nn.Module):

@@ -1,0 +1,90 @@
+"""Names on the command line become objects here, and nowhere else.
+
+``space`` and ``images`` are what a run folder records, to make its space and data again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import Meta
+
+from nas.checks import FilePath, Seed, Text, checked, shown
+from nas.data.images import ImageData
+from nas.errors import BadInput
+from nas.space import SearchSpace
+
+if TYPE_CHECKING:
+    from nas.measuring.energy import Meter
+
+DIGITS = "digits"
+
+RunDir = Annotated[FilePath, "run folder"]
+Resume = Annotated[bool, "go on with what the folder already holds"]
+
+
+@checked
+def space(
+    *,
+    space: Annotated[Text, "search space, such as mobilenet_v3.cifar; a wrong name lists them"] = "mobilenet_v3.digits",
+    classes: Annotated[int | None, Meta(ge=2, le=100_000), "number of classes (default: the space's own)"] = None,
+    channels: Annotated[int | None, Meta(ge=1, le=1024), "input channels (default: the space's own)"] = None,
+) -> SearchSpace:
+    """The search space of a name. Raises BadInput that lists the names when there is no such space."""
+    import search_spaces
+
+    sizes = {"classes": classes, "in_channels": channels}
+    made: SearchSpace = search_spaces.named(space, **{k: v for k, v in sizes.items() if v is not None})
+    return made
+
+
+@checked
+def images(
+    *,
+    data: Annotated[Text, f"'{DIGITS}', or a folder or .zip with one subfolder of images per class"] = DIGITS,
+    test_data: Annotated[Text | None, "a second folder or .zip that holds the test images"] = None,
+    size: Annotated[int | None, Meta(ge=4, le=4096), "pixels at which images are stored (default 32)"] = None,
+    channels: Annotated[Literal[1, 3] | None, "1: grey, 3: RGB (default 3; digits are grey)"] = None,
+    skip_bad: Annotated[bool, "skip images that do not decode"] = False,
+    seed: Seed = 0,
+) -> ImageData:
+    """Images of a folder or .zip, or scikit-learn's digits. Raises BadInput as ``load_images`` does."""
+    from nas.data.images import load_digits, load_images
+
+    if data == DIGITS:
+        return load_digits()
+    loaded = load_images(
+        data, size=size or 32, channels=channels or 3, test_path=test_data, skip_bad=skip_bad, seed=seed
+    )
+    for note in loaded.notes:
+        logging.getLogger("nas").info("note: %s", note)
+    return loaded
+
+
+def one_of(what: str, name: str, known: Iterable[str]) -> str:
+    """``name``, when it is among the ``known``. Raises BadInput that lists them when it is not."""
+    known = list(known)
+    if name not in known:
+        raise BadInput(f"there is no {what} {shown(name)}; there are {', '.join(known)}")
+    return name
+
+
+def meter(name: str | None) -> Meter | None:
+    """The meter of a name, or of a file that holds µW. Raises BadInput when there is no such meter."""
+    from nas.measuring.energy import Later, Nvml, Rapl, SysfsPower, jetson_power
+
+    if name is None:
+        return None
+    known = {"rapl": Rapl, "nvml": Nvml, "jetson": jetson_power, "later": Later}
+    if name in known:
+        return known[name]()
+    try:
+        there = Path(name).is_file()
+    except (OSError, ValueError):  # too long, or a zero byte
+        there = False
+    if not there:
+        raise BadInput(f"there is no meter {shown(name)}; there are {', '.join(known)}, or a file that holds µW")
+    return SysfsPower(Path(name))

@@ -1,0 +1,40 @@
+"""What several commands print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from nas.tables.table import LatencyTable
+
+
+def print_table(stem: Path, table: LatencyTable) -> None:
+    """What a latency table is of, and how well it predicts."""
+    v, d = table.validation, table.device
+    checked = (
+        f"on {v.networks} other networks: Kendall tau {v.kendall_tau:.3f}, mean error {v.mape:.1%}, "
+        f"{v.within_10pct:.0%} within 10%"
+        if v
+        else "not validated"
+    )
+    made_with = f"{d.chip}, {d.runtime} {d.version}, {d.precision}, batch {d.batch}, {d.threads} thread(s)"
+    print(f"{stem}: {table.kind} {table.date}, {made_with}")
+    print(f"  {len(table.rows)} blocks of {table.space.get('name', '-')}; {checked}")
+
+
+def print_final(final: pd.DataFrame) -> None:
+    """The final table of a run, with the columns that are for the command line."""
+    from nas.runs.artefacts import FINAL
+
+    written = {
+        "text": str,
+        "share": lambda v: f"{100 * v:.1f}",
+        "ms": lambda v: "-" if v != v else f"{1000 * v:.1f}",
+        "ratio": lambda v: f"{v:.2f}",
+        "flag": lambda v: "*" if v else "",
+    }
+    columns = {c.brief: final[c.name].map(written.get(c.kind, str)) for c in FINAL if c.brief and c.name in final}
+    print(final.assign(**columns)[list(columns)].to_string(index=False))

@@ -1,0 +1,199 @@
+"""The commands of a run folder: ``nas quickstart``, ``train``, ``search``, ``compress``, ``export`` and ``report``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from nas.checks import FilePath, Text
+from nas.cli import names
+from nas.cli.flags import add_flag, add_flags, given, parameters
+from nas.cli.names import Resume, RunDir
+from nas.cli.printing import print_final
+from nas.files import file_name, folder_of, writable
+from nas.runs.artefacts import CANDIDATES, CONFIG, Call
+from nas.runs.settings import SETTINGS_OF, Settings
+
+if TYPE_CHECKING:
+    from nas.runs.folder import Run
+
+
+# ---- flags -----------------------------------------------------------------------------------------------------
+
+
+def add_quickstart(sub: argparse.ArgumentParser) -> None:
+    _add_folder(sub, "runs/quickstart")
+    _add_inputs(sub)
+    add_flags(sub, Settings)
+
+
+def add_train(sub: argparse.ArgumentParser) -> None:
+    _add_folder(sub)
+    _add_inputs(sub)
+    add_flags(sub, Settings, *SETTINGS_OF["run"], *SETTINGS_OF["supernet"])
+
+
+def add_search(sub: argparse.ArgumentParser) -> None:
+    _add_folder(sub)
+    add_flags(sub, Settings, *SETTINGS_OF["search"])
+    add_flag(
+        sub,
+        "optuna",
+        Annotated[FilePath | None, "also write the search as an Optuna study: optuna-dashboard sqlite:///FILE"],
+        None,
+    )
+
+
+def add_compress(sub: argparse.ArgumentParser) -> None:
+    _add_folder(sub)
+    add_flags(sub, Settings, *SETTINGS_OF["candidates"])
+
+
+def add_export(sub: argparse.ArgumentParser) -> None:
+    _add_folder(sub)
+    add_flag(sub, "candidate", Annotated[Text, "its id in the final table, such as c03"])
+    from nas.deploy import names as formats
+
+    forms = f"{', '.join(formats())}; onnx-int8-symmetric is for TensorRT, litert for phones and microcontrollers"
+    add_flag(sub, "format", Annotated[Text, forms], "onnx")
+    add_flag(sub, "output", Annotated[FilePath, "file (or folder, for a bundle) to write"])
+
+
+def add_report(sub: argparse.ArgumentParser) -> None:
+    _add_folder(sub)
+
+
+def _add_folder(sub: argparse.ArgumentParser, *default: str) -> None:
+    add_flag(sub, "run_dir", RunDir, *default)
+    add_flag(sub, "resume", Resume, False)
+    sub.set_defaults(**dict(zip(("run_dir",), default, strict=False)))
+
+
+def _add_inputs(sub: argparse.ArgumentParser) -> None:
+    add_flags(sub, names.images, "data", "test_data", "size", "channels", "skip_bad")
+    add_flags(sub, names.space, "space")
+
+
+# ---- commands --------------------------------------------------------------------------------------------------
+
+
+def run_quickstart(args: argparse.Namespace) -> None:
+    """All stages, and the report."""
+    from nas.report import write_report
+    from nas.runs.stages import run_all
+
+    run = _run(args)
+    final = run_all(run)
+    print_final(final)
+    print(f"\nreport: {write_report(run.folder)}")
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """The supernet; makes the folder when it is new."""
+    from nas.runs.artefacts import SUPERNET
+    from nas.runs.stages import run_stage
+
+    run = _run(args)
+    run_stage(run, "supernet")
+    print(run.folder / SUPERNET)
+
+
+def run_search(args: argparse.Namespace) -> None:
+    """The search, its figure, and an Optuna study of it when one is asked for."""
+    from nas.engine.optuna_study import to_optuna
+    from nas.runs.stages import run_stage
+
+    optuna = getattr(args, "optuna", None)
+    if optuna:
+        writable(optuna)
+    run = _reopened(args)
+    result = run_stage(run, "search")
+    path = result.plot(run.folder / "search.png")
+    if optuna:
+        print(to_optuna(result, optuna))
+    front = result.front.to_pandas()
+    columns = [*(o.name for o in result.objectives), "architecture"]
+    print(front[columns].to_string(index=False, max_colwidth=60))
+    print(path)
+
+
+def run_compress(args: argparse.Namespace) -> None:
+    """The candidates, and the final table of them."""
+    from nas.runs.stages import run_stage
+
+    run = _reopened(args)
+    run_stage(run, "candidates")
+    print_final(run_stage(run, "final"))
+
+
+def run_export(args: argparse.Namespace) -> None:
+    """One network of the run, in one form."""
+    from nas.deploy import named
+    from nas.runs.candidates import load_candidate
+
+    exporter = named(getattr(args, "format", "onnx"))
+    file_name(args.candidate, "the id of a candidate")
+    (writable if exporter.suffix else folder_of)(args.output, "output")
+    run = _reopened(args)
+    network = load_candidate(run.folder / CANDIDATES / args.candidate)
+    print(exporter.export(network, args.output, run.data))
+
+
+def run_report(args: argparse.Namespace) -> None:
+    """The page of a run's folder, or of a sweep's."""
+    from nas.report import write_report
+    from nas.report.sweep_page import write_sweep_report
+
+    folder = folder_of(args.run_dir)
+    print((write_sweep_report if (folder / "sweep.json").exists() else write_report)(folder))
+
+
+# ---- the run of a folder ---------------------------------------------------------------------------------------
+
+
+def _run(args: argparse.Namespace) -> Run:
+    """Of what the command line says; of the folder, where there is one."""
+    there = (folder_of(args.run_dir) / CONFIG).exists()
+    return _reopened(args) if there else _new(args)
+
+
+def _new(args: argparse.Namespace) -> Run:
+    from nas.runs.folder import new_run
+
+    settings = Settings(**given(args, Settings))
+    names.space(**given(args, names.space, "space"))  # a wrong name is refused before images are read
+    of_data = _all(args, names.images) | {"seed": settings.seed}
+    images = names.images(**of_data)
+    of_space = _all(args, names.space) | {"classes": len(images.classes), "channels": images.channels}
+    run = new_run(
+        names.space(**of_space),
+        images,
+        run_dir=args.run_dir,
+        settings=settings,
+        resume="resume" in args,
+        command=args.command_line,
+    )
+    calls = {f"{k}_by": Call(function=f"{names.__name__}:{f.__name__}", arguments=v)
+             for k, f, v in (("space", names.space, of_space), ("data", names.images, of_data))}
+    return dataclasses.replace(run, **calls)
+
+
+def _reopened(args: argparse.Namespace) -> Run:
+    """The run of a folder, with the settings that the command line changes."""
+    from nas.runs.folder import reopen
+
+    return reopen(
+        args.run_dir,
+        given(args, Settings),
+        space=given(args, names.space, "space"),
+        data=given(args, names.images),
+        resume="resume" in args,
+        command=args.command_line,
+    )
+
+
+def _all(args: argparse.Namespace, takes: Callable[..., Any]) -> dict[str, Any]:
+    """What ``takes`` is called with: as given, else its defaults."""
+    return {name: default for name, (_, default) in parameters(takes).items()} | given(args, takes)

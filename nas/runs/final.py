@@ -1,0 +1,141 @@
+"""The final table: all deployed networks timed again, side by side, and the test images looked at, once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nas.blocks import from_key
+from nas.compression.int8_network import OnnxNetwork
+from nas.deploy.arena import FILE, MemoryModel
+from nas.errors import BadInput
+from nas.files import write_text
+from nas.measuring.timing import time_interleaved
+from nas.pareto import non_dominated
+from nas.runs.artefacts import (
+    CANDIDATES,
+    FINAL,
+    FINAL_TABLE,
+    FP32,
+    INT8,
+    TARGET,
+    Candidate,
+    best_of,
+    read_candidates,
+    read_final,
+)
+from nas.runs.candidates import bundle_candidate, load_candidate
+from nas.runs.folder import Run, log
+from nas.runs.names import PRECISIONS, reads_onnx, runtimes_of
+from nas.tables.interpolate import PRUNED, estimate
+from nas.tables.names import table_stem
+from nas.tables.table import LatencyTable
+from nas.training.evaluate import accuracy
+
+_FILES = dict(zip(PRECISIONS, (FP32, INT8), strict=True))
+_ROUNDS = (20, 60)
+"""Fewest and most turns in which the networks are timed."""
+
+
+def final_is_done(run: Run) -> bool:
+    """Whether the final table is there, and of all candidates."""
+    if not (run.folder / FINAL_TABLE).exists():
+        return False
+    return set(read_final(run.folder)["id"]) == {c.id for c in read_candidates(run.folder)}
+
+
+def final_stage(run: Run) -> pd.DataFrame:
+    """``final.csv``: one row per candidate, fastest first, with the columns of ``artefacts.FINAL``."""
+    candidates = read_candidates(run.folder)
+    timed = _timed(run, candidates)
+    rows = [_row(run, candidate, timed[candidate.id]) for candidate in candidates]
+    if run.settings.table is not None:
+        target = LatencyTable.load(table_stem(run.folder, TARGET))
+        for row, candidate in zip(rows, candidates, strict=True):
+            row["predicted_target_ms"] = _on_target(target, candidate)
+    if run.settings.max_sram is not None or run.settings.max_flash is not None:
+        for row, candidate in zip(rows, candidates, strict=True):
+            row |= _on_microcontroller(candidate)
+    final = with_front(pd.DataFrame(rows))
+    bundle_candidate(run, best_of(final))
+    write_text(run.folder / FINAL_TABLE, final.to_csv(index=False))
+    return final
+
+
+def with_front(rows: pd.DataFrame) -> pd.DataFrame:
+    """The final table of these rows: sorted by latency, with the front of int8 validation accuracy against it."""
+    costs = np.column_stack([-rows["int8_val_accuracy"], rows["measured_int8_ms"]])
+    final = rows.assign(on_final_front=non_dominated(costs)).sort_values("measured_int8_ms", ignore_index=True)
+    return final[[c.name for c in FINAL if c.name in final]]
+
+
+def _timed(run: Run, candidates: Sequence[Candidate]) -> dict[str, dict[str, float]]:
+    """Median ms by candidate and precision, all networks in turns; NaN where the runtime lacks the precision."""
+    runtimes = runtimes_of(run.settings)
+    if not all(reads_onnx(runtime) for runtime in runtimes.values()):
+        log.info("%s times the deployed networks in a form of its own, with random weights", run.settings.runtime)
+    prepared = {
+        (candidate.id, precision): runtime.prepare(
+            folder / _FILES[precision] if reads_onnx(runtime) else load_candidate(folder), candidate.input_shape
+        )
+        for candidate in candidates
+        for precision, runtime in runtimes.items()
+        for folder in [run.folder / CANDIDATES / candidate.id]
+    }
+    fewest, most = _ROUNDS
+    first = next(iter(runtimes.values()))  # a runtime times what any of its kind has prepared
+    samples = time_interleaved(first, list(prepared.values()), min_rounds=fewest, max_rounds=most)
+    timed = {candidate.id: dict.fromkeys(_FILES, float("nan")) for candidate in candidates}
+    for (candidate_id, precision), ms in zip(prepared, samples, strict=True):
+        timed[candidate_id][precision] = float(np.median(ms))
+    return timed
+
+
+def _row(run: Run, candidate: Candidate, timed: dict[str, float]) -> dict[str, Any]:
+    folder = run.folder / CANDIDATES / candidate.id
+    float_step, int8_step = candidate.float_step, candidate.steps[-1]
+    return {
+        "id": candidate.id,
+        "architecture": candidate.architecture,
+        "supernet_accuracy": candidate.steps[0].accuracy,
+        "fp32_val_accuracy": float_step.accuracy,
+        "int8_val_accuracy": int8_step.accuracy,
+        "fp32_test_accuracy": _test_accuracy(folder / FP32, run, candidate),
+        "int8_test_accuracy": _test_accuracy(folder / INT8, run, candidate),
+        "macs": int8_step.macs,
+        "params": int8_step.params,
+        "fp32_bytes": (folder / FP32).stat().st_size,
+        "int8_bytes": (folder / INT8).stat().st_size,
+        "predicted_fp32_ms": float_step.predicted_ms,
+        "measured_fp32_ms": timed["fp32"],
+        "predicted_int8_ms": int8_step.predicted_ms,
+        "measured_int8_ms": timed["int8"],
+        "speedup_int8": timed["fp32"] / timed["int8"],
+        "pruned": candidate.pruned,
+        "quantization": int8_step.quantization,
+    }
+
+
+def _on_target(table: LatencyTable, candidate: Candidate) -> float:
+    """Predicted ms of a deployed network on the device that was searched for; NaN where its table cannot tell."""
+    try:
+        ms, _ = estimate(table, [from_key(key) for key in candidate.blocks], beyond=PRUNED)
+    except BadInput:
+        return float("nan")
+    return float(ms.sum()) + table.fixed_ms
+
+
+def _on_microcontroller(candidate: Candidate) -> dict[str, int]:
+    """Memory of a deployed network's int8 .tflite, which ``max_sram`` and ``max_flash`` limit."""
+    model = MemoryModel([from_key(key) for key in candidate.blocks])
+    ids = np.arange(1, len(candidate.blocks) + 1)[None]
+    return {"peak_sram": int(model.arena(ids)[0]), "flash_size": int(model.flash.sum()) + FILE}
+
+
+def _test_accuracy(path: Path, run: Run, candidate: Candidate) -> float:
+    """Of an exported file, as it is."""
+    return accuracy(OnnxNetwork(path.read_bytes(), candidate.input_shape), run.data.test, run.data)

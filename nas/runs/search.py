@@ -1,0 +1,124 @@
+"""The supernet and the search of a run."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nas.engine.loop import search
+from nas.engine.result import SearchResult
+from nas.errors import BadInput
+from nas.files import read_json, write_text
+from nas.objectives import Objective
+from nas.objectives.accuracy import accuracy
+from nas.runs.artefacts import (
+    EVALUATIONS,
+    HYPERVOLUME,
+    PARETO,
+    SEARCH,
+    SUPERNET,
+    ObjectiveRecord,
+    Search,
+    read_frame,
+    write_record,
+)
+from nas.runs.folder import Run, log
+from nas.runs.names import searcher_of
+from nas.runs.tables import constraints_of, predicted_latency
+from nas.space import Archs
+from nas.supernet import Supernet, train_supernet
+from nas.supernet.training import load_supernet
+from nas.training.recipe import Recipe
+
+
+def train_stage(run: Run) -> Supernet:
+    """The trained supernet."""
+    s = run.settings
+
+    def each(row: dict[str, float]) -> None:
+        if np.isfinite(row.get("accuracy_largest", np.nan)):
+            log.info(
+                "epoch %d/%d: loss %.3f, validation accuracy %.1f%% (largest), %.1f%% (smallest)",
+                row["epoch"], s.epochs, row["loss"], 100 * row["accuracy_largest"], 100 * row["accuracy_smallest"],
+            )  # fmt: skip
+        if run.on_epoch is not None:
+            run.on_epoch(row)
+
+    return train_supernet(
+        run.space,
+        run.data,
+        epochs=s.epochs,
+        recipe=Recipe(epochs=s.epochs, lr=s.lr, batch_size=s.batch_size),
+        run_dir=run.folder,
+        seed=s.seed,
+        device=s.device,
+        resume=run.resume,
+        on_epoch=each,
+        progress=run.progress,
+    )
+
+
+def load_trained(run: Run) -> Supernet:
+    """The supernet that ``train_stage`` wrote."""
+    return load_supernet(run.space, run.folder / SUPERNET, run.settings.device)
+
+
+def search_stage(run: Run) -> SearchResult:
+    """The search for accuracy against predicted latency, within the limits."""
+    objectives = objectives_of(run)
+    result = search(
+        run.space,
+        objectives,
+        searcher_of(run.settings, run.space, objectives),
+        budget=run.settings.budget,
+        constraints=constraints_of(run, objectives[1]),
+        run_dir=run.folder,
+        resume=run.resume,
+        progress=bool(run.progress),
+    )
+    write_search(run.folder, result, run.settings.budget)
+    log.info(
+        "search: %d networks evaluated, %d on the Pareto front; %s", len(result), len(result.front), result.stopped
+    )
+    return result
+
+
+def search_is_done(run: Run) -> bool:
+    """Whether a search with this budget has ended."""
+    path = run.folder / SEARCH
+    return path.exists() and read_json(path, Search).budget >= run.settings.budget
+
+
+def objectives_of(run: Run, table: str | None = None) -> list[Objective]:
+    """Accuracy with the supernet's weights, and latency by the table that the run goes by, or the folder's ``table``."""
+    weights = hashlib.sha256((run.folder / SUPERNET).read_bytes()).hexdigest()[:16]
+    return [accuracy(load_trained(run), run.data, identity=weights), predicted_latency(run, table)]
+
+
+def front_of(run: Run) -> Archs:
+    """The front of the finished search, ``(n, genes)``, each point once, from the fastest to the most accurate.
+
+    Raises BadInput when it is empty or damaged.
+    """
+    record = read_json(run.folder / SEARCH, Search)
+    names = [o.name for o in record.objectives]
+    frame = read_frame(run.folder / PARETO, names, ("architecture",))
+    if frame is None or not len(frame):
+        raise BadInput(f"the search found no network that meets the constraints; {record.stopped}")
+    frame = frame.drop_duplicates(names).sort_values(names[1], kind="stable")
+    return run.space.parse(frame["architecture"])
+
+
+def write_search(folder: Path, result: SearchResult, budget: int | None = None) -> None:
+    """The search as text: evaluations.csv, pareto.csv, hypervolume.csv, and last search.json. ``budget``: None is unknown."""
+    frame = result.to_pandas()
+    write_text(folder / EVALUATIONS, frame.to_csv(index=False))
+    write_text(folder / PARETO, frame[frame["on_front"]].to_csv(index=False))
+    history = {"evaluations": np.arange(1, len(result) + 1), "hypervolume": result.hypervolume_history()}
+    write_text(folder / HYPERVOLUME, pd.DataFrame(history).to_csv(index=False))
+    described = tuple(ObjectiveRecord(name=o.name, unit=o.unit, maximize=o.maximize) for o in result.objectives)
+    record = Search(objectives=described, budget=budget or len(result), evaluations=len(result), stopped=result.stopped)
+    write_record(folder / SEARCH, record)

@@ -1,0 +1,37 @@
+"""Random search: the baseline that every searcher has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nas.checks import Seed, checked
+from nas.searchers.seen import Seen
+from nas.space import Archs, SearchSpace
+
+
+class RandomSearch:
+    """Uniform over the genes, never the same network twice (as far as ``20 n`` draws find new ones)."""
+
+    @checked
+    def __init__(self, space: SearchSpace, *, seed: Seed = 0) -> None:
+        self.space = space
+        self.reset(seed)
+
+    def reset(self, seed: int) -> None:
+        """Forget everything and start from ``seed``."""
+        self.seed = seed
+        self._rng = np.random.default_rng(seed)
+        self._seen = Seen()
+
+    @property
+    def known(self) -> int:
+        return len(self._seen)
+
+    def ask(self, n: int) -> Archs:
+        """Up to ``n`` new architectures."""
+        return self._seen.fill(n, lambda attempt, missing: self.space.sample(n, self._rng))
+
+    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+        """Only remembers what has been seen."""
+        self._seen.add(self.space.canonical(archs))

@@ -1,0 +1,568 @@
+"""Nothing wrong crosses the border: every flag and every public parameter against a table of hostile values, every kind
+of file against damaged ones, a disk that is full, two processes in one folder. Each is refused in one line, at once,
+and the disk is as it was.
+
+The walks take flags from the parser and parameters from ``nas.__all__``: a new one is covered by existing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections.abc
+import errno
+import inspect
+import json
+import math
+import multiprocessing
+import os
+import time
+import types
+import typing
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import numpy as np
+import pytest
+from msgspec import Meta
+
+import nas
+from nas.checks import Batch, Bytes, Count, FilePath, Positive, Seed, Share, Text, check, checked, described, hints_of, parsed
+from nas.errors import BadInput, NasError
+from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
+
+NAN, INF = float("nan"), float("inf")
+PATIENCE_S = 2.0
+
+
+class Anything:
+    """Of no type that any parameter takes."""
+
+    def __repr__(self) -> str:
+        return "<\nanything\n>"
+
+
+def one_line(text: str) -> bool:
+    return bool(text.strip()) and "\n" not in text.strip() and "Traceback" not in text
+
+
+# ---- ranges ----------------------------------------------------------------------------------------------------
+
+REFUSED = {
+    Count: [0, -1, 1.5, NAN, INF, -INF, 10**30, True, "3", "", None, [3], Anything(), np.array([1, 2]), np.float64(2)],
+    Seed: [-1, 2**32, NAN, 0.5, "0"],
+    Share: [1, 1.0, -0.1, NAN, INF, "0.5", None, True],
+    Positive: [0, -1, NAN, INF, 10**400, 1e13, "1"],
+    Batch: [0, 65_537],
+    Bytes: [0, -1, 2**51, 1.5, "256KB"],
+    Text: ["", None, 3, b"x"],
+    FilePath: ["", None, 3, Anything()],
+    Literal["a", "b"]: ["c", "", None, 1, Anything()],
+    Literal[1, 3]: [2, "1", None],
+    bool: [0, "yes", None, 1.0],
+    Count | None: [0, "none", NAN],
+    list[Count]: [3, [0], ["a"], "12", None, [[1]]],
+    tuple[Count, ...]: [(0,), 3],
+    tuple[int, str]: [(1, 2), (1,), (1, "a", 2)],
+    dict[str, Positive]: [{1: 2.0}, {"a": -1.0}, [], None],
+    Path: ["x", 3],
+    collections.abc.Callable[[int], int]: [3, "len"],
+    collections.abc.Sequence[Path]: [Path("x"), ["x"], "x"],
+}
+ACCEPTED = [
+    (Count, np.int64(3)), (Share, np.float32(0.5)), (Share, 0), (Positive, 3), (Seed, 2**32 - 1), (Count | None, None),
+    (Literal["a", "b"], "b"), (FilePath, Path("x")), (list[Count], [1, 2]), (dict[str, Positive], {"a": 1}),
+    (tuple[int, str], (1, "a")), (collections.abc.Callable[[int], int], abs), (Any, Anything()), (Bytes, 2**50),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("annotation", "value"), [(a, v) for a, values in REFUSED.items() for v in values], ids=repr)
+def test_a_value_outside_its_annotation_is_one_line(annotation, value):
+    with pytest.raises(BadInput) as refused:
+        check("the setting", value, annotation)
+    text = str(refused.value)
+    assert text.startswith(f"the setting is {described(annotation)}, got ")
+    assert one_line(text)
+    assert len(text) < 300
+
+
+@pytest.mark.parametrize(("annotation", "value"), ACCEPTED, ids=repr)
+def test_a_value_in_its_annotation_passes(annotation, value):
+    check("the setting", value, annotation)
+
+
+@pytest.mark.parametrize(
+    ("text", "annotation", "value"),
+    [
+        ("12", Count, 12), ("0.5", Share, 0.5), ("1e-3", Positive, 0.001), ("256KB", Bytes, 262_144),
+        ("1.5 MB", Bytes | None, 1_572_864), ("7", Bytes, 7), ("none", Count | None, None), ("b", Literal["a", "b"], "b"),
+        ("3", Literal[1, 3], 3), ("größe", Text, "größe"), ("a/b", FilePath, "a/b"), ("5", Annotated[Count | None, "x"], 5),
+    ],
+)  # fmt: skip
+def test_texts_of_the_command_line(text, annotation, value):
+    assert parsed("x", text, annotation) == value
+
+
+@pytest.mark.parametrize("annotation", [Count, Seed, Share, Positive, Bytes, Literal["a"], Count | None, Bytes | None])
+@pytest.mark.parametrize("text", ["", " ", "x", "nan", "inf", "-inf", "1e400", "-1", "٣", "9" * 5000, "0x10", "1_0", "3,5", "1\n2"])
+def test_texts_that_are_refused(annotation, text):
+    with pytest.raises(BadInput) as refused:
+        parsed("x", text, annotation)
+    assert one_line(str(refused.value))
+
+
+def test_python_and_the_command_line_say_the_same():
+    for annotation, value in ((Count, 0), (Share, 1.5), (Positive | None, -2.0)):
+        with pytest.raises(BadInput) as python:
+            check("epochs", value, annotation)
+        with pytest.raises(BadInput) as command_line:
+            parsed("epochs", str(value), annotation)
+        assert str(python.value) == str(command_line.value).replace("'", "")
+
+
+def test_checked_looks_at_every_argument_before_anything_runs():
+    ran = []
+
+    @checked
+    def work(first: Count, *rest: Count, path: FilePath = "x", kind: Literal["a", "b"] = "a", **more: Share) -> None:
+        ran.append(first)
+
+    for arguments, keywords in (
+        ((0,), {}), ((1, 0), {}), ((1,), {"path": ""}), ((1,), {"kind": "c"}), ((1,), {"other": 2.0}),
+    ):  # fmt: skip
+        with pytest.raises(BadInput):
+            work(*arguments, **keywords)
+    assert not ran
+    work(1, 2, path="y", other=0.5)
+    assert ran == [1]
+    assert list(inspect.signature(work).parameters) == ["first", "rest", "path", "kind", "more"]
+
+
+# ---- paths and names -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """A folder with a file, a folder with something in it, and a link to itself; it is the current one."""
+    (tmp_path / "file").write_text("content")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inside").write_text("content")
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def disk(folder: Path) -> dict[str, object]:
+    """What lies in a folder: names, kinds and contents."""
+    return {
+        str(p.relative_to(folder)): p.read_bytes() if p.is_file() else p.is_dir() for p in sorted(folder.rglob("*"))
+    }
+
+
+NO_PATHS: list[Any] = [
+    "", "a\0b", "loop/x", "file/x", "x" * 300, "x/" + "y" * 300 + "/z", "\ud800", "/proc/nas/x", 3, None, b"x",
+]  # fmt: skip
+"""Where neither a file nor a folder can be."""
+
+
+@pytest.mark.parametrize("path", [*NO_PATHS, "folder", "/", "new/", "loop", "/dev/null"], ids=ascii)
+def test_files_that_cannot_be_written(place, path):
+    before = disk(place)
+    with pytest.raises(BadInput) as refused:
+        write_text(path, "text")
+    assert one_line(str(refused.value))
+    if path != "/proc/nas/x":  # the kernel says so only when asked to make it
+        with pytest.raises(BadInput):
+            writable(path)
+    assert disk(place) == before
+
+
+@pytest.mark.parametrize("path", [*NO_PATHS, "folder", "/", "nothing", "loop", "/dev/zero"], ids=ascii)
+def test_files_that_cannot_be_read(place, path):
+    with pytest.raises(BadInput) as refused:
+        read_text(path)
+    assert one_line(str(refused.value))
+
+
+@pytest.mark.parametrize("path", [p for p in NO_PATHS if p != "/proc/nas/x"] + ["file", "loop"], ids=ascii)
+def test_folders_that_cannot_be(place, path):
+    before = disk(place)
+    with pytest.raises(BadInput) as refused:
+        folder_of(path)
+    assert one_line(str(refused.value))
+    assert disk(place) == before
+
+
+def test_paths_that_can(place):
+    assert folder_of("folder") == Path("folder")
+    assert folder_of("new/deeper") == Path("new/deeper")
+    assert writable("file") == Path("file")
+    write_text("new/deeper/text", "größer")
+    assert read_text("new/deeper/text") == "größer"
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "a\\b", "/x", ".hidden", "-x", "x" * 101, "a b", "ä", "٣", "a\0", "a\n", 3, None]
+)
+def test_names_that_are_no_file_names(name):
+    with pytest.raises(BadInput) as refused:
+        file_name(name, "the precision")
+    assert str(refused.value).startswith("the precision becomes a file name")
+    assert one_line(str(refused.value))
+
+
+@pytest.mark.parametrize("name", ["c03p", "table_int8", "a=1,b=0.5", "x" * 100, "user@host"])
+def test_names_that_are(name):
+    assert file_name(name, "x") == name
+
+
+def test_the_first_line_of_an_error():
+    assert first_line(ValueError("\n\n  what \t was  wrong\nand more")) == "what was wrong"
+    assert first_line(KeyError()) == "KeyError"
+
+
+# ---- a disk that is full, or read-only ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES])
+@pytest.mark.parametrize("function", ["replace", "fsync"])
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(place, monkeypatch, code, function):
+    before = disk(place)
+
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, function, refuse)
+    for path in ("file", "new/deeper/file"):
+        with pytest.raises(BadInput, match=os.strerror(code)) as refused:
+            write_text(path, "other")
+        assert one_line(str(refused.value))
+    monkeypatch.undo()
+    assert disk(place) == before
+
+
+def test_an_error_in_the_block_leaves_nothing(place):
+    before = disk(place)
+    with pytest.raises(RuntimeError), replacing("new/model.onnx") as temporary:
+        assert temporary.suffix == ".onnx"
+        temporary.write_text("half of it")
+        raise RuntimeError
+    assert disk(place) == before
+
+
+# ---- one process at a time ---------------------------------------------------------------------------------------
+
+
+def _hold(folder: Path, held: Any, release: Any) -> None:
+    with locked(folder):
+        held.set()
+        release.wait()
+
+
+def test_the_second_process_is_refused_with_the_number_of_the_first_and_a_crash_releases(place):
+    before = disk(place)
+    context = multiprocessing.get_context("spawn")
+    held, release = context.Event(), context.Event()
+    first = context.Process(target=_hold, args=(place / "run", held, release))
+    first.start()
+    try:
+        assert held.wait(60)
+        with pytest.raises(BadInput, match=rf"pid {first.pid}\)") as refused, locked(place / "run"):
+            pytest.fail("both are at work")
+        assert one_line(str(refused.value))
+    finally:
+        first.kill()
+        first.join()
+    with locked(place / "run"), locked(place / "run"):  # the same process may come back
+        assert (place / "run").is_dir()
+    assert disk(place) == before | {"run": True}  # the crashed one's
+
+
+def test_what_was_made_under_a_lock_stays(place):
+    with locked(place / "run"):
+        write_text(place / "run" / "made", "x")
+    assert disk(place / "run") == {"made": b"x"}
+
+
+# ---- every public parameter ---------------------------------------------------------------------------------------
+
+ANY_VALUE = {
+    "Choice.options": "alternatives are what the space's author says",
+}
+"""Parameters that take anything, each with the reason."""
+
+
+def _callables() -> dict[str, Any]:
+    """Public functions, classes, and what classes have for making objects."""
+    found = {name: getattr(nas, name) for name in nas.__all__}
+    found = {k: v for k, v in found.items() if callable(v) and not getattr(v, "_is_protocol", False)}
+    for name, made in list(found.items()):
+        if isinstance(made, type):
+            methods = {k: getattr(made, k) for k, v in vars(made).items() if isinstance(v, classmethod | staticmethod)}
+            found |= {f"{name}.{k}": v for k, v in methods.items() if not k.startswith("_")}
+    return {k: v for k, v in found.items() if not (isinstance(v, type) and issubclass(v, BaseException))}
+
+
+CALLABLES = _callables()
+
+
+def _full_hints(made: Any) -> dict[str, Any]:
+    """Annotations with what only type checkers import: a class is there under its public name."""
+    function = inspect.unwrap(made.__init__ if isinstance(made, type) else made)
+    function = getattr(function, "__func__", function)
+    scope = {**vars(typing), **vars(collections.abc), **{n: getattr(nas, n) for n in nas.__all__}}
+    hints = {}
+    for name, hint in inspect.get_annotations(function).items():
+        try:
+            hints[name] = eval(hint, {**scope, **function.__globals__}) if isinstance(hint, str) else hint
+        except (NameError, TypeError):
+            hints[name] = Any
+    return hints
+
+
+PARAMETERS = [
+    (name, parameter.name)
+    for name, made in CALLABLES.items()
+    for parameter in inspect.signature(made).parameters.values()
+]
+
+
+def _kinds(annotation: Any) -> list[tuple[Any, Meta | None]]:
+    """The alternatives of an annotation, each with its range."""
+    base, *about = typing.get_args(annotation) if typing.get_origin(annotation) is Annotated else (annotation,)
+    meta = next((m for m in about if isinstance(m, Meta)), None)
+    if typing.get_origin(base) in (Union, types.UnionType):
+        return [(kind, own or meta) for a in typing.get_args(base) for kind, own in _kinds(a)]
+    return [(base, meta)]
+
+
+def _standin(annotation: Any, folder: Path) -> Any:
+    """A value of that type, good enough to be bound; whatever is refused is refused before it is looked into."""
+    base, meta = _kinds(annotation)[0]
+    origin = typing.get_origin(base)
+    if base in (int, float):
+        low = (meta.ge if meta.ge is not None else meta.gt + 1 if meta.gt is not None else 1) if meta else 1
+        return base(low)
+    if base is bool or base is type(None):
+        return False if base is bool else None
+    if origin is Literal:
+        return typing.get_args(base)[0]
+    if base is str:
+        return str(folder / "text")
+    if origin in (collections.abc.Mapping, dict):
+        return {}
+    if origin in (list, tuple, collections.abc.Sequence, collections.abc.Iterable):
+        inside = [a for a in typing.get_args(base) if a is not Ellipsis]
+        return origin(()) if origin is tuple and len(inside) > 1 else [_standin(inside[0], folder)]
+    if base is np.ndarray or origin is np.ndarray:
+        return np.zeros((1, 1))
+    if isinstance(base, type) and base not in (object, Any) and not getattr(base, "_is_protocol", False):
+        return base.__new__(base)
+    return Anything() if base is not Any else None
+
+
+def _hostile(annotation: Any) -> list[Any]:
+    """Values that are wrong for the type, whatever its range: a table by kind, not the code under test."""
+    kinds = _kinds(annotation)
+    bases = [typing.get_origin(k) or k for k, _ in kinds]
+    if any(b is Any or b is object or (isinstance(b, type) and getattr(b, "_is_protocol", False)) for b in bases):
+        return []
+    wrong: list[Any] = [Anything()]
+    numbers = [(b, m) for b, m in kinds if b in (int, float)]
+    if not numbers and bool not in bases and not any(b is Literal for b in bases):
+        wrong += [-1, NAN]
+    if numbers:
+        wrong += [NAN, INF, -INF, 10**30] if str not in bases else [NAN, INF]
+        wrong += [-1e-9 if b is float else -1 for b, m in numbers if m and (m.ge == 0 or m.gt == 0)]
+        wrong += [0 for b, m in numbers if m and m.ge is not None and m.ge > 0]
+    if str not in bases and not any(b is Literal for b in bases):
+        wrong += ["", "three", "\u0663"]
+    if any(b is Literal for b in bases):
+        wrong += ["no such thing", NAN]
+    if bool in bases and len(bases) == 1:
+        wrong += [2, NAN, "yes"]
+    if any(b in (list, tuple, collections.abc.Sequence) for b in bases):
+        wrong += [3, [Anything()]]
+    if type(None) not in bases:
+        wrong.append(None)
+    if os.PathLike in bases or any(typing.get_origin(k) is os.PathLike for k, _ in kinds):
+        wrong += ["", "x\0y"]
+    return wrong
+
+
+@pytest.mark.parametrize(("function", "parameter"), PARAMETERS, ids=lambda x: str(x))
+def test_a_number_states_its_range(function, parameter):
+    if f"{function}.{parameter}" in ANY_VALUE:
+        return
+    for base, meta in _kinds(_full_hints(CALLABLES[function]).get(parameter, Any)):
+        inside = typing.get_args(base) if typing.get_origin(base) in (list, tuple, collections.abc.Sequence) else ()
+        for kind, within in [(base, meta), *(k for a in inside if a is not Ellipsis for k in _kinds(a))]:
+            if kind in (int, float):
+                assert within is not None, f"{function}({parameter}: {kind.__name__}) states no range"
+                assert {within.ge, within.gt} != {None}, f"{function}({parameter}) has no lower bound"
+
+
+@pytest.mark.parametrize(("function", "parameter"), PARAMETERS, ids=lambda x: str(x))
+def test_a_wrong_argument_is_one_line(function, parameter, place):
+    made, before = CALLABLES[function], disk(place)
+    hints, there = _full_hints(made), inspect.signature(made).parameters
+    assert parameter in hints, f"{function}({parameter}) has no annotation"
+    if f"{function}.{parameter}" in ANY_VALUE:
+        return
+    others = {
+        n: _standin(hints.get(n, Any), place)
+        for n, p in there.items()
+        if n != parameter and p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    }
+    for value in _hostile(hints[parameter]):
+        kind = there[parameter].kind
+        if kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        bound = inspect.signature(made).bind_partial()
+        bound.arguments |= others | {parameter: (value,) if kind is inspect.Parameter.VAR_POSITIONAL else value}
+        bound.arguments = {n: bound.arguments[n] for n in there if n in bound.arguments}
+        started = time.monotonic()
+        try:
+            made(*bound.args, **bound.kwargs)
+        except NasError as error:
+            assert one_line(str(error)), f"{function}({parameter}={value!r}): {error}"
+        except Exception as error:
+            pytest.fail(f"{function}({parameter}={value!r}) raises {type(error).__name__}: {error}")
+        else:
+            pytest.fail(f"{function}({parameter}={value!r}) is accepted")
+        assert time.monotonic() - started < PATIENCE_S
+    assert disk(place) == before
+
+
+# ---- every flag ----------------------------------------------------------------------------------------------------
+
+
+class Reached(Exception):
+    """The work itself would have begun."""
+
+
+BASE = {
+    "quickstart": ["--run-dir", "new"],
+    "measure": ["--run-dir", "new", "--precision", "fp32"],
+    "fit": ["--space", "mobilenet_v2.digits", "--channels", "1", "--timings", "timings.csv", "--device-name", "x", "--run-dir", "new"],
+    "train": ["--run-dir", "new"],
+    "search": ["--run-dir", "run"],
+    "compress": ["--run-dir", "run"],
+    "export": ["--run-dir", "run", "--candidate", "c00", "--output", "out.onnx"],
+    "report": ["--run-dir", "run"],
+    "sweep": ["--run-dir", "new"],
+    "tables list": ["table.json"],
+    "tables show": ["table.json"],
+    "tables compare": ["table.json", "table.json"],
+    "tables validate": ["table.json"],
+    "tables heatmap": ["table.json", "table.json"],
+}  # fmt: skip
+"""For each command, arguments with which it gets to work."""
+
+FREE_TEXT = {
+    "device_name": "what the user calls a device",
+    "runtime_version": "likewise, of nas fit",
+    "tool_path": "a path on another machine",
+    "remote_python": "a path on another machine",
+    "fit.runtime": "what the user calls a runtime that timed networks",
+}
+"""Flags that take any text but an empty one, with the reason."""
+
+MORE = {
+    "run_dir": ["file"],
+    "output": ["/", "folder"],
+    "optuna": ["/", "folder"],
+    "kit": ["file", "folder"],
+    "energy_log": ["folder", "file"],
+    "import_kit": ["file", "folder"],
+    "table": ["file", "folder"],
+    "like": ["file", "folder"],
+    "timings": ["file", "folder"],
+    "data": ["file", "folder"],
+    "test_data": ["file"],
+    "remote": ["-oProxyCommand=x", "a b", "user@"],
+    "ssh_option": ["StrictHostKeyChecking=no", "x", "=", "Port"],
+    "candidate": ["c99", "../../file"],
+    "device": ["cuda:99", "foo", "meta"],
+}
+"""Beyond what the kind of a flag says: what is wrong with this one."""
+
+
+def _commands() -> dict[str, argparse.ArgumentParser]:
+    from nas.cli.app import parser
+
+    def below(one: argparse.ArgumentParser, name: str) -> dict[str, argparse.ArgumentParser]:
+        subs = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
+        if not subs:
+            return {name: one}
+        return {k: p for sub in subs for n, s in sub.choices.items() for k, p in below(s, f"{name} {n}".strip()).items()}
+
+    return below(parser(), "")
+
+
+def _flags() -> list[tuple[str, str]]:
+    return [
+        (command, (action.option_strings or [action.dest])[-1])
+        for command, one in _commands().items()
+        for action in one._actions
+        if not isinstance(action, argparse._HelpAction | argparse._StoreTrueAction)
+    ]
+
+
+def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
+    """What is wrong for a flag of this kind: a table by kind, and what ``MORE`` says of this one."""
+    annotation = getattr(action.type, "annotation", action.type or str)
+    kinds = _kinds(annotation)
+    bases = {typing.get_origin(k) or k for k, _ in kinds}
+    more = MORE.get(action.dest, []) if f"{command}.{action.dest}" not in FREE_TEXT else []
+    if action.choices or bases & {int, float, Literal}:
+        metas = [m for _, m in kinds if m]
+        low = ["-1"] + ["0" for m in metas if (m.ge or 0) > 0 or m.gt == 0]
+        if any((m.extra or {}).get("unit") for m in metas):
+            low += ["1TBB", "KB"]
+        return ["", " ", "x", "nan", "inf", "-inf", "1e400", "\u0663", "9" * 30, *low, *more]
+    if action.dest in FREE_TEXT or f"{command}.{action.dest}" in FREE_TEXT:
+        return [""]
+    return ["", "no such thing", "loop/x", "file/x", "x" * 300, "x\0y", "x\ny", "../" * 30 + "no/such", *more]
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory, tiny_run) -> Path:
+    """What the base arguments name: a run folder, a table, timings of networks."""
+
+
+@pytest.fixture
+def before_work(monkeypatch):
+    """Whatever takes long, or leaves this process, says that it was reached."""
+
+    def reached(*_: object, **__: object) -> None:
+        raise Reached
+
+    for target in WORK:
+        monkeypatch.setattr(target, reached)
+
+
+def said(argv: list[str], capfd: Any) -> tuple[int, str, str]:
+    from nas.cli.app import main
+
+    capfd.readouterr()
+    try:
+        code = main(argv)
+    except SystemExit as stopped:
+        code = int(stopped.code or 0)
+    out, err = capfd.readouterr()
+    return code, out, err
+
+
+def _with(command: str, action: argparse.Action, value: str) -> list[str]:
+    """The base arguments of a command with another value of one flag."""
+    base = list(BASE[command])
+    exclusive = [
+        o for group in _commands()[command]._mutually_exclusive_groups if action in group._group_actions
+        for a in group._group_actions for o in a.option_strings
+    ]  # fmt: skip
+    for flag in {*action.option_strings, *exclusive} & set(base):
+        at = base.index(flag)
+        del base[at : at + 2]
+    if not action.option_strings:
+        return [*command.split(), f"{value}"] if value.startswith("-") else [*command.split(), value]
+    return [*command.split(), *base, f"{action.option_strings[-1]}={value}"]
