@@ -15,6 +15,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import time
 import types
 import typing
@@ -26,8 +27,10 @@ import pytest
 from msgspec import Meta
 
 import nas
+import search_spaces
 from nas.checks import Batch, Bytes, Count, FilePath, Positive, Seed, Share, Text, check, checked, described, hints_of, parsed
 from nas.errors import BadInput, NasError
+from nas.tables.shipped import SHIPPED
 from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
 
 NAN, INF = float("nan"), float("inf")
@@ -446,15 +449,15 @@ BASE = {
     "fit": ["--space", "mobilenet_v2.digits", "--channels", "1", "--timings", "timings.csv", "--device-name", "x", "--run-dir", "new"],
     "train": ["--run-dir", "new"],
     "search": ["--run-dir", "run"],
-    "compress": ["--run-dir", "run"],
+    "compress": ["--run-dir", "run", "--resume"],
     "export": ["--run-dir", "run", "--candidate", "c00", "--output", "out.onnx"],
     "report": ["--run-dir", "run"],
     "sweep": ["--run-dir", "new"],
     "tables list": ["table.json"],
     "tables show": ["table.json"],
-    "tables compare": ["table.json", "table.json"],
+    "tables compare": ["table.json", "other.json"],
     "tables validate": ["table.json"],
-    "tables heatmap": ["table.json", "table.json"],
+    "tables heatmap": ["table.json", "other.json"],
 }  # fmt: skip
 """For each command, arguments with which it gets to work."""
 
@@ -525,20 +528,76 @@ def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
     return ["", "no such thing", "loop/x", "file/x", "x" * 300, "x\0y", "x\ny", "../" * 30 + "no/such", *more]
 
 
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory, tiny_run) -> Path:
-    """What the base arguments name: a run folder, a table, timings of networks."""
+WORK = (
+    "nas.runs.stages._do",
+    "nas.measuring.campaign.measure",
+    "nas.measuring.campaign.add_energy",
+    "nas.measuring.kit.export_kit",
+    "nas.measuring.kit.import_kit",
+    "nas.measuring.ssh._connected",
+    "nas.tables.fit.whole_network.fit_blocks",
+    "nas.sweeps.sweep.import_ray",
+    "nas.runs.candidates.load_weights",
+    "nas.report.page.write_page",
+    "nas.cli.tables._print",
+    "nas.tables.check.check_saved",
+    "nas.report.heat_map.write_heat_map",
+)
+"""What takes long, or leaves this process: for a command to come there is to accept what it was given."""
 
 
 @pytest.fixture
 def before_work(monkeypatch):
-    """Whatever takes long, or leaves this process, says that it was reached."""
-
     def reached(*_: object, **__: object) -> None:
         raise Reached
 
     for target in WORK:
         monkeypatch.setattr(target, reached)
+
+
+def _candidate(architecture: str, blocks: Any) -> Any:
+    from nas.runs.artefacts import Candidate, MadeFrom, StepRecord
+
+    sizes = {"macs": 1, "params": 1, "size_bytes": 4}
+    return Candidate(
+        id="c00",
+        architecture=architecture,
+        made_from=MadeFrom(genes=(0,), finetune_epochs=1, qat_epochs=1, prune=0.0, seed=0),
+        input_shape=(1, 8, 8),
+        pruned=0.0,
+        fp32_step="extract",
+        blocks=tuple(b.key for b in blocks),
+        steps=(StepRecord(step="extract", precision="fp32", accuracy=0.5, **sizes),),
+    )
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory) -> Path:
+    """What the base arguments name: a run folder that could be searched, a table, timings of networks; and what is
+    hostile in ``place``."""
+    from nas.cli.app import main
+    from nas.runs.artefacts import CANDIDATES, SEARCH, SUMMARY, SUPERNET, Search, write_record
+
+    folder = tmp_path_factory.mktemp("ready")
+    (folder / "file").write_text("content")
+    (folder / "folder").mkdir()
+    (folder / "folder" / "inside").write_text("content")
+    (folder / "loop").symlink_to("loop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.runs.stages._do", lambda stage, job: None)
+        assert main(["train", "--run-dir", str(folder / "run"), "--space", "mobilenet_v2.digits"]) == 0
+    (folder / "run" / SUPERNET).write_bytes(b"weights")
+    write_record(folder / "run" / SEARCH, Search(objectives=(), budget=10**6, evaluations=1, stopped="x"))
+    space = search_spaces.named("mobilenet_v2.digits")
+    sampled = space.sample(20, np.random.default_rng(0))
+    archs = space.describe(sampled)
+    write_record(folder / "run" / CANDIDATES / "c00" / SUMMARY, _candidate(archs[0], space.networks(sampled[:1])[0]))
+    rows = "".join(f'"{arch}",1.0\n' for arch in archs)
+    (folder / "timings.csv").write_text(f"architecture,ms\n{rows}")
+    for ending in (".json", ".csv"):
+        shutil.copy(SHIPPED / f"gold-6240_fbnet_b1{ending}", folder / f"table{ending}")
+        shutil.copy(SHIPPED / f"raspi4_fbnet_b1{ending}", folder / f"other{ending}")
+    return folder
 
 
 def said(argv: list[str], capfd: Any) -> tuple[int, str, str]:
@@ -566,3 +625,47 @@ def _with(command: str, action: argparse.Action, value: str) -> list[str]:
     if not action.option_strings:
         return [*command.split(), f"{value}"] if value.startswith("-") else [*command.split(), value]
     return [*command.split(), *base, f"{action.option_strings[-1]}={value}"]
+
+
+@pytest.fixture
+def at_work(ready, before_work, monkeypatch) -> Path:
+    monkeypatch.chdir(ready)
+    return ready
+
+
+@pytest.mark.parametrize("command", BASE)
+def test_the_base_arguments_get_to_work(command, at_work, capfd):
+    before = disk(at_work)
+    with pytest.raises(Reached):
+        said([*command.split(), *BASE[command]], capfd)
+    shutil.rmtree(at_work / "new", ignore_errors=True)
+    changed = {k for k, v in disk(at_work).items() if before.get(k) != v}
+    assert changed <= {"run/config.json", "run/stages.json"}  # a folder's settings are as they were last asked for
+
+
+@pytest.mark.parametrize(("command", "flag"), _flags(), ids=lambda x: str(x))
+def test_a_wrong_value_of_a_flag_is_one_line(command, flag, at_work, capfd):
+    action = next(a for a in _commands()[command]._actions if flag in (*a.option_strings, a.dest))
+    for value in _wrong_texts(command, action):
+        argv, before = _with(command, action, value), disk(at_work)
+        seen = f"nas {' '.join(argv)!r:.200}"
+        started = time.process_time()
+        try:
+            code, out, err = said(argv, capfd)
+        except Reached:
+            shutil.rmtree(at_work / "new", ignore_errors=True)
+            pytest.fail(f"{seen} is accepted")
+        except Exception as error:
+            pytest.fail(f"{seen} raises {type(error).__name__}: {error}")
+        spent = time.process_time() - started
+        assert code == 2, f"{seen} ends with {code}: {out}"
+        assert out == "", f"{seen} prints {out!r}"
+        assert one_line(err), f"{seen} says {err!r}"
+        assert err.startswith("nas: ")
+        assert disk(at_work) == before, f"{seen} changes the disk"
+        assert spent < PATIENCE_S, f"{seen} takes {spent:.1f} s"
+
+
+def test_every_flag_that_takes_any_text_is_there():
+    dests = {a.dest for one in _commands().values() for a in one._actions}
+    assert {name.rpartition(".")[2] for name in [*FREE_TEXT, *MORE]} <= dests
