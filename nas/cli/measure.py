@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,16 @@ _KIT_TOOLS = ("onnxruntime", "trtexec", "benchmark_model")
 
 def run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Path, LatencyTable], None]) -> None:
     """Measure, or write or read a kit, as the parsed arguments say."""
+    logger, handler = logging.getLogger("nas"), logging.StreamHandler(sys.stderr)
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    try:
+        _run_measure(args, space, show)
+    finally:
+        logger.removeHandler(handler)
+
+
+def _run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Path, LatencyTable], None]) -> None:
     _check_combination(args)
     if args.energy_log:
         from nas.measuring.campaign import add_energy
@@ -48,7 +59,6 @@ def run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Pa
                 seed=args.seed,
                 calibrate=args.calibrate,
                 validate=args.validate,
-                progress=_tty(),
             )
             print(f"{folder}: copy it to the device and run: python3 run.py")
             continue
@@ -71,7 +81,6 @@ def run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Pa
                 ssh_options=args.ssh_option,
                 python=args.remote_python,
                 tool_path=args.tool_path,
-                say=_say,
             )
         else:
             from nas.measuring.campaign import measure
@@ -87,14 +96,12 @@ def run_measure(args: argparse.Namespace, space: SearchSpace, show: Callable[[Pa
                 validate=args.validate,
                 isolate=True,
                 meter=_meter(args),
-                progress=_tty(),
-                say=_say,
             )
         show(stem, table)
     return None
 
 
-def runtimes() -> dict[str, Callable[[Any, str], Runtime]]:
+def runtimes() -> dict[str, Callable[[Any, Any], Runtime]]:
     """Name on the command line -> runtime of (arguments, precision)."""
     from nas.runtimes import EthosU, LiteRT, OnnxRuntime, OpenVINO, TorchCPU, TorchCUDA
 
@@ -194,7 +201,7 @@ def _check_combination(args: argparse.Namespace) -> None:
         raise BadInput("--name names one table; pass one --precision with it")
 
 
-def _precisions(args: argparse.Namespace) -> list[str]:
+def _precisions(args: argparse.Namespace) -> list[Any]:
     if args.precision:
         return list(args.precision)
     return {"torch": ["fp32"], "torch-compiled": ["fp32"], "cuda": ["fp32", "fp16"], "ethos-u": ["int8"]}.get(
@@ -224,11 +231,3 @@ def _meter(args: argparse.Namespace) -> Meter | None:
     if not Path(args.energy).exists():
         raise BadInput(f"there is no meter {args.energy!r}; there are {', '.join(known)}, or a file that holds µW")
     return SysfsPower(Path(args.energy))
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _tty() -> bool:
-    return sys.stderr.isatty()

@@ -13,27 +13,26 @@ import pandas as pd
 import torch
 
 from nas.blocks import from_key
-from nas.compression.pipeline import Compressed, Step, compress
 from nas.compression.finetune import FineTune
-from nas.compression.quantize import Int8Network, OnnxNetwork, Quantize
+from nas.compression.pipeline import Compressed, Step, compress
 from nas.compression.prune import Prune
+from nas.compression.quantize import Int8Network, OnnxNetwork, Quantize
 from nas.data.images import ImageData
 from nas.deploy.arena import FILE, MemoryModel
 from nas.deploy.bundle import export_bundle
 from nas.deploy.to_onnx import export_onnx
+from nas.engine.result import SearchResult
 from nas.errors import BadInput
-from nas.tables.table import LatencyTable
-from nas.tables.interpolate import estimate
-from nas.tables.interpolate import PRUNED
 from nas.files import write_text
 from nas.measuring.timing import time_interleaved
 from nas.modules import Network
-from nas.runs.folder import PRECISIONS, Run, stage
-from nas.engine.result import SearchResult
 from nas.pareto import non_dominated
+from nas.runs.folder import PRECISIONS, Run, stage
 from nas.space import Archs
 from nas.supernet import Supernet
 from nas.supernet.training import calibrated
+from nas.tables.interpolate import PRUNED, estimate
+from nas.tables.table import LatencyTable
 from nas.training.loop import accuracy, load_weights, save_weights
 
 

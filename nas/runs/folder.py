@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from nas.data.images import ImageData
+from nas.device import cores, cpu_name
 from nas.errors import BadInput
 from nas.files import write_text
 from nas.objectives import Objective
-from nas.runtimes import OnnxRuntime, Runtime
-from nas.device import cores, cpu_name
+from nas.runtimes import Runtime, made
 from nas.searchers.guided import Guided
 from nas.searchers.searcher import Searcher
 from nas.space import SearchSpace
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def runtimes(self) -> dict[str, Runtime]:
-        return {p: OnnxRuntime(precision=p, threads=self.settings.threads) for p in PRECISIONS}
+        return {p: made("onnxruntime", p, threads=self.settings.threads) for p in PRECISIONS}
 
 
 def open_run(run: Run, command: str) -> None:

@@ -15,18 +15,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nas.runs.candidates import candidates_stage, final_stage
+from nas.engine.loop import search
+from nas.engine.result import SearchResult
 from nas.errors import BadInput
-from nas.tables.table import LatencyTable
-from nas.measuring.campaign import measure
 from nas.files import write_text
+from nas.measuring.campaign import measure
 from nas.objectives import Constraint, Objective, latency
 from nas.objectives.accuracy import accuracy as accuracy_objective
+from nas.runs.candidates import candidates_stage, final_stage
 from nas.runs.folder import PRECISIONS, Run, stage
-from nas.engine.result import SearchResult
-from nas.engine.loop import search
 from nas.supernet import Supernet, train_supernet
 from nas.supernet.training import load_supernet
+from nas.tables.table import LatencyTable
 from nas.training.loop import Recipe
 
 
