@@ -55,7 +55,7 @@ def add_sweep(sub: argparse.ArgumentParser) -> None:
 
 def run_sweep(args: argparse.Namespace) -> None:
     """Run the sweep of the parsed arguments, print its table, write its report."""
-    from nas.report import write_sweep_report
+    from nas.report.sweep_page import write_sweep_report
     from nas.sweeps.folder import read_settings
     from nas.sweeps.sweep import sweep
 
