@@ -70,22 +70,18 @@ def sweep(
 ) -> pd.DataFrame:
     """Run ``trial(settings, run_dir, report)`` for all combinations of ``settings``; one row per trial.
 
-    ``settings``: a list is a set of alternatives, of which the product is run; a Ray Tune domain
-    (``ray.tune.loguniform(...)``) is sampled from ``seed``, ``samples`` times per combination; anything else is fixed.
-    ``trial`` is an ordinary function: it runs one search in the folder that it is given
-    (``nas.search(..., run_dir=run_dir, resume=True)``) and returns its result, or it returns numbers; a training may
-    ``report({"accuracy": ...})`` per epoch. ``cpus``, ``gpus`` (fractions allowed) and ``resources`` such as
-    ``{"jetson": 1}``: what each trial needs.
+    ``settings``: the product of all lists is run; a Ray Tune domain (``ray.tune.loguniform(...)``) is sampled ``samples``
+    times per combination, from ``seed``; anything else is fixed. ``trial`` runs one search in its folder (``nas.search(...,
+    run_dir=run_dir, resume=True)``) and returns the result, or returns numbers; a training may ``report({"accuracy": ...})``
+    per epoch. It needs ``cpus``, ``gpus`` (fractions allowed) and ``resources`` such as ``{"jetson": 1}``.
+    ``search_alg="optuna"`` draws ``samples`` settings, those of lists too, and ``scheduler="asha"`` stops poor trainings
+    early (Li et al. 2020, arXiv:1810.05934), both by ``metric``; Ray's own objects are taken as well. ``address``: of a
+    cluster, as in ``ray.init``; all its machines must see ``run_dir``.
 
-    ``search_alg="optuna"`` draws ``samples`` settings with Optuna, those of lists too, and ``scheduler="asha"`` stops
-    poor trainings early (Li et al. 2020, arXiv:1810.05934), both by ``metric``; Ray's own objects are taken as well.
-    ``address``: of a cluster, as in ``ray.init``; ``run_dir`` must then be a folder that all its machines see.
-
-    A trial that raises is tried again up to ``max_failures`` times and then becomes a row with its ``error``; the others
-    go on. ``resume=True`` goes on after an interruption, also with other settings: finished trials are known by their
-    folders, failed ones get another chance, a search that was under way replays its ledger. Raises BadInput when
-    ``run_dir`` holds a sweep and ``resume`` is not given, another process is at work there, or no machine has what a trial
-    needs; MissingPackage without Ray.
+    A trial that raises is tried again ``max_failures`` times and then is a row with its ``error``. ``resume=True`` goes on,
+    also with other settings: finished trials are known by their folders, failed ones get another chance, an interrupted
+    search replays its ledger. Raises BadInput when ``run_dir`` holds a sweep and ``resume`` is not given, another process is
+    at work there, or no machine has what a trial needs; MissingPackage without Ray.
     """
     folder = folder_of(run_dir, "sweep folder").resolve()
     runner = TrialRunner(trial=trial, trials=folder / TRIALS, attempts=1 + max_failures, metric=metric, mode=mode)
