@@ -54,9 +54,9 @@ class Device:
     kit: Annotated[FilePath | None, "write a measuring kit: models and one script to run on the device"] = None
     import_kit: Annotated[FilePath | None, "make the table from a kit that has run"] = None
     remote: Annotated[Text | None, "user@host: measure over SSH: copy a kit, run it, fetch the results"] = None
-    tool: Annotated[
-        Literal["onnxruntime", "trtexec", "benchmark_model"], "what runs the kit's models there"
-    ] = "onnxruntime"
+    tool: Annotated[Literal["onnxruntime", "trtexec", "benchmark_model"], "what runs the kit's models there"] = (
+        "onnxruntime"
+    )
     tool_path: Annotated[Text | None, "with --remote: where trtexec or benchmark_model is there"] = None
     remote_python: Annotated[Text, "with --remote: its Python there"] = "python3"
     leave_out_failed: Annotated[bool, "with --import-kit: a table without the blocks that failed"] = False

@@ -29,7 +29,9 @@ class Swept:
     """What is swept; of a sweep that is resumed, what is not given stays as it was."""
 
     space: Annotated[Literal["nasbench201"], "a tabular space"] = "nasbench201"
-    run: Annotated[FilePath | None, "instead: a run folder with tables and a supernet; its tables are the devices"] = None
+    run: Annotated[FilePath | None, "instead: a run folder with tables and a supernet; its tables are the devices"] = (
+        None
+    )
     devices: Annotated[Text | None, f"comma-separated (default: all of the run folder; {','.join(_DEVICES)})"] = None
     searchers: Annotated[Text, "comma-separated"] = "guided,nsga2,random"
     seeds: Annotated[int, Meta(ge=1, le=10_000), "repetitions"] = 3
@@ -80,8 +82,11 @@ def _settings(chosen: Mapping[str, Any], before: Mapping[str, Any], folder: str)
     devices = _listed("device", swept.devices, known) or before.get("device") or (known if run else list(_DEVICES))
     searchers = _listed("searcher", swept.searchers, searcher_names())
     settings = {"searcher": searchers, "seed": list(range(swept.seeds)), "budget": swept.budget}
-    kept = {k: before[k] for k, flag in (("searcher", "searchers"), ("seed", "seeds"), ("budget", "budget"))
-            if k in before and flag not in chosen}
+    kept = {
+        k: before[k]
+        for k, flag in (("searcher", "searchers"), ("seed", "seeds"), ("budget", "budget"))
+        if k in before and flag not in chosen
+    }
     return {"device": devices, **settings, **kept, **({"run": run} if run else {})}
 
 

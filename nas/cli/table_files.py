@@ -46,6 +46,8 @@ def stems(paths: Sequence[str]) -> list[Path]:
     """
     found: list[Path] = []
     for given in paths or [p for p in PLACES if p.is_dir()]:
+        if not str(given).strip() or "\0" in str(given):
+            stem_of(given)  # says what a table is
         if Path(given).name.endswith(_WHOLE) and Path(given).is_file():
             found.append(Path(given))
         elif Path(given).is_dir():
