@@ -15,74 +15,64 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 # Known gaps, only ever fewer: take out what is fixed.
 NO_SHAPE = frozenset(
-    """
-nas.data.image_files.read_image
-nas.data.inputs.batches
-nas.data.inputs.calibration_images
-nas.deploy.litert_file.from_integers
-nas.deploy.litert_file.quantized
-nas.deploy.litert_file.to_integers
-nas.deploy.parity.check_fp32
-nas.deploy.parity.check_int8
-nas.deploy.parity.compared
-nas.deploy.parity.noise
-nas.deploy.to_onnx.onnx_int8
-nas.deploy.to_onnx.quantized
-nas.deploy.torch_source.generate
-nas.engine.loop.Workers.submit
-nas.measuring.timing.time_interleaved
-nas.objectives.objective.EnergyTable.lookup_energy
-nas.objectives.objective.Table.lookup
-nas.objectives.objective.Table.spread
-nas.objectives.predicted.Evaluated.archs
-nas.objectives.predicted.Evaluated.column
-nas.objectives.predicted.Evaluated.good
-nas.objectives.proxies.grad_norm
-nas.objectives.proxies.naswot
-nas.objectives.proxies.snip
-nas.objectives.proxies.synflow
-nas.searchers.evolution.RegularizedEvolution.ask
-nas.searchers.evolution.RegularizedEvolution.tell
-nas.searchers.guided.Guided.ask
-nas.searchers.local_search.LocalSearch.ask
-nas.searchers.local_search.LocalSearch.tell
-nas.searchers.nsga2.NSGA2.ask
-nas.searchers.nsga2.constrained_rank
-nas.searchers.optuna_tpe.OptunaSearch.ask
-nas.searchers.ppo.PolicySearch.ask
-nas.searchers.random.RandomSearch.ask
-nas.searchers.random.RandomSearch.tell
-nas.searchers.seen.Seen.add
-nas.space.keys
-nas.supernet.elastic.Elastic.sliced
-nas.supernet.elastic.ElasticBatchNorm2d.forward
-nas.supernet.elastic.ElasticBatchNorm2d.sliced
-nas.supernet.elastic.ElasticConv2d.forward
-nas.supernet.elastic.ElasticConv2d.sliced
-nas.supernet.elastic.ElasticLinear.forward
-nas.supernet.elastic.ElasticLinear.sliced
-nas.tables.features.block_counts
-nas.tables.validation.positive
-""".split()
+    [
+        "nas.data.image_files.read_image",
+        "nas.data.inputs.batches",
+        "nas.data.inputs.calibration_images",
+        "nas.deploy.litert_file.from_integers",
+        "nas.deploy.litert_file.quantized",
+        "nas.deploy.litert_file.to_integers",
+        "nas.deploy.parity.check_fp32",
+        "nas.deploy.parity.check_int8",
+        "nas.deploy.parity.compared",
+        "nas.deploy.parity.noise",
+        "nas.deploy.to_onnx.onnx_int8",
+        "nas.deploy.to_onnx.quantized",
+        "nas.deploy.torch_source.generate",
+        "nas.engine.loop.Workers.submit",
+        "nas.measuring.timing.time_interleaved",
+        "nas.objectives.objective.EnergyTable.lookup_energy",
+        "nas.objectives.objective.Table.lookup",
+        "nas.objectives.objective.Table.spread",
+        "nas.objectives.predicted.Evaluated.archs",
+        "nas.objectives.predicted.Evaluated.column",
+        "nas.objectives.predicted.Evaluated.good",
+        "nas.objectives.proxies.grad_norm",
+        "nas.objectives.proxies.naswot",
+        "nas.objectives.proxies.snip",
+        "nas.objectives.proxies.synflow",
+        "nas.searchers.nsga2.constrained_rank",
+        "nas.searchers.seen.Seen.add",
+        "nas.space.keys",
+        "nas.supernet.elastic.Elastic.sliced",
+        "nas.supernet.elastic.ElasticBatchNorm2d.forward",
+        "nas.supernet.elastic.ElasticBatchNorm2d.sliced",
+        "nas.supernet.elastic.ElasticConv2d.forward",
+        "nas.supernet.elastic.ElasticConv2d.sliced",
+        "nas.supernet.elastic.ElasticLinear.forward",
+        "nas.supernet.elastic.ElasticLinear.sliced",
+        "nas.tables.features.block_counts",
+        "nas.tables.validation.positive",
+    ]
 )
 NO_RAISES = frozenset(
-    """
-nas.cli.table_files.load
-nas.cli.table_files.stems
-nas.deploy.litert_file.interpreter
-nas.engine.ray_workers.start_ray
-nas.engine.result.SearchResult.plot
-nas.measuring.campaign.add_energy
-nas.objectives.combine.penalized
-nas.runs.stages.run_all
-nas.runtimes.litert.LiteRT.load
-nas.runtimes.runtime.blaming
-nas.searchers.guided.Guided.tell
-nas.searchers.ppo.PolicySearch.tell
-nas.sweeps.folder.read_settings
-nas.tables.fit.few_shot.choose_timed
-nas.tables.fit.few_shot.choose_to_adapt
-""".split()
+    [
+        "nas.cli.table_files.load",
+        "nas.cli.table_files.stems",
+        "nas.deploy.litert_file.interpreter",
+        "nas.engine.ray_workers.start_ray",
+        "nas.engine.result.SearchResult.plot",
+        "nas.measuring.campaign.add_energy",
+        "nas.objectives.combine.penalized",
+        "nas.runs.stages.run_all",
+        "nas.runtimes.litert.LiteRT.load",
+        "nas.runtimes.runtime.blaming",
+        "nas.searchers.guided.Guided.tell",
+        "nas.searchers.ppo.PolicySearch.tell",
+        "nas.sweeps.folder.read_settings",
+        "nas.tables.fit.few_shot.choose_timed",
+        "nas.tables.fit.few_shot.choose_to_adapt",
+    ]
 )
 
 
@@ -139,7 +129,7 @@ def gaps(needs, found) -> set[str]:
 
     def doc(name: str, node: Function) -> str:
         is_method = name.split(".")[-2][:1].isupper()
-        return ast.get_docstring(node) or (said.get(node.name, "") if is_method else "")
+        return (ast.get_docstring(node) or "") + (said.get(node.name, "") if is_method else "")
 
     return {name for name, node, of_class in FUNCTIONS if needs(node) and not found(doc(name, node), of_class)}
 
