@@ -65,6 +65,20 @@ class Slot:
     block: Callable[..., Block | None]
 
 
+@dataclass(frozen=True, eq=False)
+class _Expanded:
+    """``Slot.block`` as what it returned: ``ids`` into ``blocks`` (from 1, 0 for None) over all combinations of values."""
+
+    values: tuple[tuple[Value, ...], ...]
+    ids: NDArray[np.int32]
+    blocks: tuple[Block, ...]
+
+    def __call__(self, *values: Value) -> Block | None:
+        index = [options.index(value) for options, value in zip(self.values, values, strict=True)]
+        block = int(self.ids.reshape([len(options) for options in self.values])[tuple(index)])
+        return self.blocks[block - 1] if block else None
+
+
 @dataclass(frozen=True)
 class Extremes:
     """The exact reachable range of a quantity, with an architecture ``(genes,)`` at either end."""
@@ -104,6 +118,17 @@ class SearchSpace:
         self.blocks, self._slot_ids = self._expand()
         self._radix = self._mixed_radix()
         self._check_chain()
+
+    def __repr__(self) -> str:
+        networks = f"{self.size:,}" if self.size < 10**9 else f"10^{len(str(self.size)) - 1}"
+        return f"<SearchSpace {self.name}: {networks} networks of {len(self.blocks):,} different blocks, {self.genes} genes>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the slots' functions are often closures, which cannot be pickled; what they returned can
+        values = [tuple(self.choices[g].values for g in genes) for genes in self._genes]
+        expanded = map(_Expanded, values, self._slot_ids, itertools.repeat(self.blocks))
+        slots = tuple(Slot(s.name, s.genes, block) for s, block in zip(self.slots, expanded, strict=True))
+        return self.__dict__ | {"slots": slots}
 
     # ---- what the space is -----------------------------------------------------------------------------------
 

@@ -79,11 +79,11 @@ def test_searchers_take_rows_they_never_asked_for_and_failed_ones(searcher):
     assert not {r.tobytes() for r in asked} & {r.tobytes() for r in archs}
 
 
-def test_restart_repeats(searcher):
+def test_reset_repeats(searcher):
     first = searcher.ask(10)
-    searcher.restart(3)
+    searcher.reset(3)
     assert np.array_equal(searcher.ask(10), first)
-    searcher.restart(4)
+    searcher.reset(4)
     assert not np.array_equal(searcher.ask(10), first)
 
 
@@ -254,7 +254,8 @@ _KILLED = """
 import os, time, numpy as np
 from test_search import SPACE, COST, quality
 from nas.objectives import Objective
-from nas.search import NSGA2, search
+from nas.engine.loop import search
+from nas.searchers.nsga2 import NSGA2
 def slow(archs):
     time.sleep(0.02)
     return quality(archs)
@@ -481,7 +482,7 @@ def test_searchers_know_other_spellings_of_a_network_they_are_told(searcher):
 class Parrot:
     """A searcher that repeats itself, and spells the same networks in other ways."""
 
-    def restart(self, seed):
+    def reset(self, seed):
         pass
 
     def describe(self):

@@ -74,11 +74,11 @@ def test_proposals_are_valid_new_and_canonical(make):
     assert len(np.unique(archs, axis=0)) == len(archs) >= 80
 
 
-def test_the_same_seed_and_results_give_the_same_proposals_and_restart_repeats_them(make):
+def test_the_same_seed_and_results_give_the_same_proposals_and_reset_repeats_them(make):
     searcher = make(SPACE, seed=5)
     first = play(searcher, 60)
     assert (first == play(make(SPACE, seed=5), 60)).all()
-    searcher.restart(5)
+    searcher.reset(5)
     assert (first == play(searcher, 60)).all()
     assert (first != play(make(SPACE, seed=6), 60)).any()
 

@@ -85,10 +85,10 @@ def add_measure(sub: argparse.ArgumentParser) -> None:
     for runtime, cls in named().items():
         for name in parameters(cls):
             settings.setdefault(name, []).append(runtime)
+    groups = {r: sub.add_argument_group(f"with --runtime {r}") for (r, *others) in settings.values() if not others}
     for name, of in settings.items():
         if name not in vars(Measured):
-            group = sub.add_argument_group(f"with --runtime {of[0]}") if len(of) == 1 else sub
-            add_flag(group, name, *parameters(named()[of[0]])[name])
+            add_flag(groups[of[0]] if len(of) == 1 else sub, name, *parameters(named()[of[0]])[name])
     add_flags(sub.add_argument_group("a device that this machine reaches by cable, card or network"), Device)
 
 

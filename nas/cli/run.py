@@ -143,7 +143,8 @@ def run_export(args: argparse.Namespace) -> None:
 
 def run_report(args: argparse.Namespace) -> None:
     """The page of a run's folder, or of a sweep's."""
-    from nas.report import write_report, write_sweep_report
+    from nas.report import write_report
+    from nas.report.sweep_page import write_sweep_report
 
     folder = folder_of(args.run_dir)
     print((write_sweep_report if (folder / "sweep.json").exists() else write_report)(folder))

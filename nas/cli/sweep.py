@@ -55,7 +55,7 @@ def add_sweep(sub: argparse.ArgumentParser) -> None:
 
 def run_sweep(args: argparse.Namespace) -> None:
     """Run the sweep of the parsed arguments, print its table, write its report."""
-    from nas.report import write_sweep_report
+    from nas.report.sweep_page import write_sweep_report
     from nas.sweeps.folder import read_settings
     from nas.sweeps.sweep import sweep
 
@@ -117,13 +117,11 @@ def _on_table(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping
 
 
 def _on_run(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[str, float]], None]) -> SearchResult:
-    from nas.runs import stages
     from nas.runs.folder import reopen
+    from nas.runs.search import objectives_of
 
     run = reopen(settings["run"])
-    tables = stages.load_tables(run)
-    objectives, _ = stages.objectives_of(run, stages.load_trained(run), tables[settings["device"]])
-    return _search(objectives, run.space, settings, run_dir)
+    return _search(objectives_of(run, settings["device"]), run.space, settings, run_dir)
 
 
 def _search(objectives: list[Any], space: Any, settings: dict[str, Any], run_dir: Path) -> SearchResult:

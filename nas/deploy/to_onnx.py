@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import logging
 import os
@@ -137,11 +138,25 @@ def quantized(
             Images(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=not symmetric_activations and weight_limit() < 127,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QInt8 if symmetric_activations else QuantType.QUInt8,
             extra_options={"ActivationSymmetric": symmetric_activations},
         )
         return onnx.load(target)
+
+
+@functools.cache
+def weight_limit() -> int:
+    """The largest integer of a weight beside unsigned activations: 127, or 64 on an x86 CPU without VNNI.
+
+    There ONNX Runtime adds pairs of products in 16 bits, which larger weights overflow in silence.
+    """
+    try:
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):  # not Linux, or not x86
+        return 127
+    return 127 if "vnni" in flags else 64
 
 
 def run_onnx(model: bytes, x: NDArray[np.float32], batch: int = 1) -> NDArray[np.float32]:
