@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
-import os
 import struct
 import warnings
 import zipfile
@@ -26,7 +25,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.checks import Seed, checked, shown
+from nas.checks import FilePath, Seed, Text, checked, shown
 from nas.data.image_files import ImageFile, find_images, image_path, read_image
 from nas.data.splits import Split, check_disjoint, divide
 from nas.errors import BadInput
@@ -39,6 +38,7 @@ Fraction = Annotated[float, Meta(gt=0, lt=1)]
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # what entries of a zip raise
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ImageData:
     """A data set. ``mean`` and ``std (c,)``: of the *training* pixels in [0, 1]. ``notes``: what loading changed.
@@ -47,8 +47,8 @@ class ImageData:
     class, and class names that are not at least two different texts.
     """
 
-    name: str
-    classes: tuple[str, ...]
+    name: Text
+    classes: tuple[Text, ...]
     train: Split
     val: Split
     test: Split
@@ -57,14 +57,9 @@ class ImageData:
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "val": self.val, "test": self.test}
-        if isinstance(self.classes, str) or not all(isinstance(c, str) for c in self.classes):
-            raise BadInput(f"classes are texts, one for each class, got {shown(self.classes)}")
-        object.__setattr__(self, "classes", tuple(self.classes))
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
             raise BadInput(f"classes are at least two different names, got {shown(self.classes)}")
         for name, split in splits.items():
-            if not isinstance(split, Split):
-                raise BadInput(f"{name} is a nas.Split(images=..., labels=...), got {shown(split)}")
             if not len(split):
                 raise BadInput(f"{self.name} has no images in {name}; training, validation and test need some each")
             if split.images.shape[1:] != self.train.images.shape[1:]:
@@ -147,14 +142,14 @@ def load_digits(seed: Seed = 0) -> ImageData:
 
 @checked
 def load_images(
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
     size: Annotated[int, Meta(ge=1, le=16_384)],
     channels: Literal[1, 3] = 3,
     val: Fraction = 0.15,
     test: Fraction = 0.15,
     seed: Seed = 0,
-    test_path: str | os.PathLike[str] | None = None,
+    test_path: FilePath | None = None,
     skip_bad: bool = False,
     max_bytes: Annotated[int, Meta(ge=1)] = MAX_BYTES,
 ) -> ImageData:

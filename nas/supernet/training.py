@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from nas.checks import Count, Seed, checked
+from nas.checks import Count, FilePath, Seed, checked, shown
 from nas.data.images import ImageData
 from nas.data.inputs import batches, fixed_choice
 from nas.errors import BadInput
@@ -36,7 +35,7 @@ def train_supernet(
     data: ImageData,
     *,
     epochs: Count | None = None,
-    run_dir: str | os.PathLike[str],
+    run_dir: FilePath,
     recipe: Recipe | None = None,
     augment: Augment | None = None,
     strategy: Strategy | None = None,
@@ -56,9 +55,10 @@ def train_supernet(
     Raises BadInput when the data do not fit the space, the device is not there, or ``run_dir`` holds a training with
     other settings, which are named; NasError when the loss is no longer finite.
     """
+    folder = folder_of(run_dir)
     check_fit(space, data)
     recipe, augment, strategy = recipe_of(epochs, recipe), augment or Augment.suited_to(data), strategy or Sandwich()
-    place, folder = torch_device(device), folder_of(run_dir)
+    place = torch_device(device)
     weights, checkpoint = folder / "supernet.safetensors", folder / "supernet.checkpoint.pt"
     if not resume and (weights.exists() or checkpoint.exists()):
         raise BadInput(f"{folder} already holds a training; pass resume (--resume) to go on with it, or another folder")
@@ -93,7 +93,8 @@ def train_supernet(
     return supernet
 
 
-def load_supernet(space: SearchSpace, path: str | os.PathLike[str], device: str = "cpu") -> Supernet:
+@checked
+def load_supernet(space: SearchSpace, path: FilePath, device: str = "cpu") -> Supernet:
     """A supernet from the weights file that ``train_supernet`` wrote.
 
     Raises BadInput when the file is missing, damaged or was made for another space, or the device is not there.
@@ -105,8 +106,14 @@ def load_supernet(space: SearchSpace, path: str | os.PathLike[str], device: str 
     return supernet
 
 
+@checked
 def calibrated(supernet: Supernet, arch: Archs, data: ImageData) -> torch.nn.Module:
-    """``arch (genes,)`` cut out of the supernet, its batch norm recalibrated on training images."""
+    """``arch (genes,)`` cut out of the supernet, its batch norm recalibrated on training images.
+
+    Raises BadInput for what is not one architecture of the space.
+    """
+    if np.ndim(arch) != 1:
+        raise BadInput(f"one architecture is a row of choice indices (genes,), got {shown(arch)}")
     network = supernet.extract(arch).eval()
     images = fixed_choice(data, RECALIBRATION_IMAGES)
     recalibrate(network, batches(images, data, input_size(network), device=device_of(network)))
