@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, Union
 import numpy as np
 import pytest
 from msgspec import Meta
+from PIL import Image
 
 import nas
 import search_spaces
@@ -461,6 +462,21 @@ BASE = {
 }  # fmt: skip
 """For each command, arguments with which it gets to work."""
 
+WITH = {
+    "ssh_option": ["--remote", "b@c"],
+    "tool_path": ["--remote", "b@c"],
+    "remote_python": ["--remote", "b@c"],
+    "system_config": ["--runtime", "ethos-u", "--precision", "int8"],
+    "memory_mode": ["--runtime", "ethos-u", "--precision", "int8"],
+    "vela_config": ["--runtime", "ethos-u", "--precision", "int8"],
+    "accelerator": ["--runtime", "ethos-u", "--precision", "int8"],
+    "test_data": ["--data", "images"],
+    "size": ["--data", "images"],
+    "choose": [],
+    "board": [],
+}
+"""What a flag goes with, besides the base arguments."""
+
 FREE_TEXT = {
     "device_name": "what the user calls a device",
     "runtime_version": "likewise, of nas fit",
@@ -475,11 +491,13 @@ MORE = {
     "output": ["/", "folder"],
     "optuna": ["/", "folder"],
     "kit": ["file", "folder"],
-    "energy_log": ["folder", "file"],
-    "import_kit": ["file", "folder"],
+    "energy_log": ["folder", "file", "no such thing"],
+    "import_kit": ["file", "folder", "no such thing"],
     "table": ["file", "folder"],
-    "like": ["file", "folder"],
-    "timings": ["file", "folder"],
+    "like": ["file", "folder", "no such thing"],
+    "timings": ["file", "folder", "no such thing"],
+    "run": ["file", "folder", "no such thing"],
+    "vela_config": ["file", "folder", "no such thing"],
     "data": ["file", "folder"],
     "test_data": ["file"],
     "remote": ["-oProxyCommand=x", "a b", "user@"],
@@ -502,10 +520,13 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     return below(parser(), "")
 
 
+COMMANDS = _commands()
+
+
 def _flags() -> list[tuple[str, str]]:
     return [
         (command, (action.option_strings or [action.dest])[-1])
-        for command, one in _commands().items()
+        for command, one in COMMANDS.items()
         for action in one._actions
         if not isinstance(action, argparse._HelpAction | argparse._StoreTrueAction)
     ]
@@ -523,6 +544,8 @@ def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
         if any((m.extra or {}).get("unit") for m in metas):
             low += ["1TBB", "KB"]
         return ["", " ", "x", "nan", "inf", "-inf", "1e400", "\u0663", "9" * 30, *low, *more]
+    if FilePath in (annotation, *(typing.get_args(annotation))) or os.PathLike in bases:
+        return [*(p for p in NO_PATHS if isinstance(p, str) and p != "\ud800" and "/proc" not in p), *more]
     if action.dest in FREE_TEXT or f"{command}.{action.dest}" in FREE_TEXT:
         return [""]
     return ["", "no such thing", "loop/x", "file/x", "x" * 300, "x\0y", "x\ny", "../" * 30 + "no/such", *more]
@@ -530,10 +553,8 @@ def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
 
 WORK = (
     "nas.runs.stages._do",
-    "nas.measuring.campaign.measure",
-    "nas.measuring.campaign.add_energy",
-    "nas.measuring.kit.export_kit",
-    "nas.measuring.kit.import_kit",
+    "nas.measuring.campaign.plan",
+    "nas.measuring.kit.plan",
     "nas.measuring.ssh._connected",
     "nas.tables.fit.whole_network.fit_blocks",
     "nas.sweeps.sweep.import_ray",
@@ -615,15 +636,13 @@ def said(argv: list[str], capfd: Any) -> tuple[int, str, str]:
 def _with(command: str, action: argparse.Action, value: str) -> list[str]:
     """The base arguments of a command with another value of one flag."""
     base = list(BASE[command])
-    exclusive = [
-        o for group in _commands()[command]._mutually_exclusive_groups if action in group._group_actions
-        for a in group._group_actions for o in a.option_strings
-    ]  # fmt: skip
-    for flag in {*action.option_strings, *exclusive} & set(base):
+    others = ["--timings"] if action.dest in ("choose", "board") else []
+    for flag in {*action.option_strings, *others} & set(base):
         at = base.index(flag)
         del base[at : at + 2]
     if not action.option_strings:
         return [*command.split(), f"{value}"] if value.startswith("-") else [*command.split(), value]
+    base += WITH.get(action.dest, []) if action.option_strings[-1] not in WITH.get(action.dest, []) else []
     return [*command.split(), *base, f"{action.option_strings[-1]}={value}"]
 
 
@@ -645,7 +664,7 @@ def test_the_base_arguments_get_to_work(command, at_work, capfd):
 
 @pytest.mark.parametrize(("command", "flag"), _flags(), ids=lambda x: str(x))
 def test_a_wrong_value_of_a_flag_is_one_line(command, flag, at_work, capfd):
-    action = next(a for a in _commands()[command]._actions if flag in (*a.option_strings, a.dest))
+    action = next(a for a in COMMANDS[command]._actions if flag in (*a.option_strings, a.dest))
     for value in _wrong_texts(command, action):
         argv, before = _with(command, action, value), disk(at_work)
         seen = f"nas {' '.join(argv)!r:.200}"
@@ -667,5 +686,5 @@ def test_a_wrong_value_of_a_flag_is_one_line(command, flag, at_work, capfd):
 
 
 def test_every_flag_that_takes_any_text_is_there():
-    dests = {a.dest for one in _commands().values() for a in one._actions}
+    dests = {a.dest for one in COMMANDS.values() for a in one._actions}
     assert {name.rpartition(".")[2] for name in [*FREE_TEXT, *MORE]} <= dests

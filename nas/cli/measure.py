@@ -64,6 +64,12 @@ class Device:
         default_factory=list
     )
 
+    def __post_init__(self) -> None:
+        for name in ("tool_path", "remote_python", "ssh_option", "leave_out_failed"):
+            way = "import_kit" if name == "leave_out_failed" else "remote"
+            if getattr(self, name) not in (None, False, [], Device.remote_python) and not getattr(self, way):
+                raise BadInput(f"{option(name)} goes with {option(way)}")
+
     @property
     def way(self) -> str:
         """The flag that says how the device is reached; '' for this machine. Raises BadInput for two."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from nas.checks import Count, FilePath, Text, checked
+from nas.checks import Count, FilePath, Text, checked, shown
 from nas.cli.flags import add_flag, add_flags, given
 from nas.cli.names import Resume, RunDir, one_of
 from nas.errors import BadInput
@@ -45,6 +46,10 @@ class Cluster:
 
     max_concurrent: Annotated[int | None, Meta(ge=1, le=10_000), "trials at a time (default: one per core)"] = None
     address: Annotated[Text | None, "of a running Ray cluster (default: this machine)"] = None
+
+    def __post_init__(self) -> None:
+        if self.address and not re.fullmatch(r"auto|(ray://)?[\w.\-]{1,253}:\d{1,5}", self.address):
+            raise BadInput(f"address is auto, host:port or ray://host:port, got {shown(self.address)}")
 
 
 def add_sweep(sub: argparse.ArgumentParser) -> None:

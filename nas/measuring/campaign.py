@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
 from tqdm import tqdm
@@ -40,9 +40,9 @@ def measure(
     run_dir: str | os.PathLike[str],
     name: str | None = None,
     resume: bool = False,
-    calibrate: Count = 60,
-    validate: Count = 20,
-    seed: Seed = 0,
+    calibrate: Annotated[Count, "networks timed to fit what blocks alone do not show"] = 60,
+    validate: Annotated[Count, "other networks, to judge the table by"] = 20,
+    seed: Annotated[Seed, "of the networks that are timed"] = 0,
     isolate: bool = False,
     meter: Meter | None = None,
     progress: bool | None = None,
