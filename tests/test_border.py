@@ -449,7 +449,7 @@ BASE = {
     "measure": ["--run-dir", "new", "--precision", "fp32"],
     "fit": ["--space", "mobilenet_v2.digits", "--channels", "1", "--timings", "timings.csv", "--device-name", "x", "--run-dir", "new"],
     "train": ["--run-dir", "new"],
-    "search": ["--run-dir", "run"],
+    "search": ["--run-dir", "trained"],
     "compress": ["--run-dir", "run", "--resume"],
     "export": ["--run-dir", "run", "--candidate", "c00", "--output", "out.onnx"],
     "report": ["--run-dir", "run"],
@@ -490,7 +490,7 @@ MORE = {
     "run_dir": ["file"],
     "output": ["/", "folder"],
     "optuna": ["/", "folder"],
-    "kit": ["file", "folder"],
+    "kit": ["file"],
     "energy_log": ["folder", "file", "no such thing"],
     "import_kit": ["file", "folder", "no such thing"],
     "table": ["file", "folder"],
@@ -608,6 +608,7 @@ def ready(tmp_path_factory) -> Path:
         patch.setattr("nas.runs.stages._do", lambda stage, job: None)
         assert main(["train", "--run-dir", str(folder / "run"), "--space", "mobilenet_v2.digits"]) == 0
     (folder / "run" / SUPERNET).write_bytes(b"weights")
+    shutil.copytree(folder / "run", folder / "trained")
     write_record(folder / "run" / SEARCH, Search(objectives=(), budget=10**6, evaluations=1, stopped="x"))
     space = search_spaces.named("mobilenet_v2.digits")
     sampled = space.sample(20, np.random.default_rng(0))
@@ -659,7 +660,7 @@ def test_the_base_arguments_get_to_work(command, at_work, capfd):
         said([*command.split(), *BASE[command]], capfd)
     shutil.rmtree(at_work / "new", ignore_errors=True)
     changed = {k for k, v in disk(at_work).items() if before.get(k) != v}
-    assert changed <= {"run/config.json", "run/stages.json"}  # a folder's settings are as they were last asked for
+    assert changed <= {f"{run}/{name}.json" for run in ("run", "trained") for name in ("config", "stages")}  # a folder's settings are as they were last asked for
 
 
 @pytest.mark.parametrize(("command", "flag"), _flags(), ids=lambda x: str(x))

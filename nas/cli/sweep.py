@@ -6,7 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -66,10 +66,10 @@ def run_sweep(args: argparse.Namespace) -> None:
     from nas.sweeps.folder import read_settings
     from nas.sweeps.sweep import sweep
 
-    resume = bool(given(args, sweep, "resume"))
+    resume, where = bool(given(args, sweep, "resume")), Cluster(**given(args, Cluster))
     settings = _settings(given(args, Swept), read_settings(args.run_dir) if resume else {}, args.run_dir)
     trial = _on_run if "run" in settings else _on_table
-    frame = sweep(trial, settings, run_dir=args.run_dir, resume=resume, **given(args, Cluster))
+    frame = sweep(trial, settings, run_dir=args.run_dir, resume=resume, **asdict(where))
     print(frame.drop(columns=[c for c in ("trial", "run") if c in frame]).to_string(index=False))
     print(f"\nreport: {write_sweep_report(args.run_dir)}")
 
