@@ -131,7 +131,7 @@ def make_of(block: Block) -> tuple[object, ...]:
     """What two blocks share when only their channels and size differ."""
     names = ("kernel", "stride", "residual")
     return (
-        block.act,  # type: ignore[attr-defined]
+        getattr(block, "act", ""),
         block.kind,
         *(getattr(block, n, None) for n in names),
         getattr(block, "groups", 1),
