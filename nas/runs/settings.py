@@ -27,7 +27,9 @@ class Settings:
 
     budget: Annotated[Count, "networks evaluated by the search"] = 400
     searcher: Annotated[Text, "what proposes networks; guided needs the fewest evaluations"] = "guided"
-    population: Annotated[Annotated[int, Meta(ge=4, le=100_000)] | None, "of a searcher that has one (default: its own)"] = None
+    population: Annotated[
+        Annotated[int, Meta(ge=4, le=100_000)] | None, "of a searcher that has one (default: its own)"
+    ] = None
     precision: Annotated[Literal["fp32", "int8"], "the latency that is searched for"] = "int8"
     table: Annotated[Text | None, "latency table of the device to search for, instead of this machine's"] = None
     unvalidated_table: Annotated[bool, "accept a table whose error nobody has measured"] = False
