@@ -12,6 +12,7 @@ from nas.runs.settings import Settings
 from nas.runtimes import Runtime
 from nas.searchers.searcher import Searcher
 from nas.space import SearchSpace
+from nas.training.recipe import torch_device
 
 PRECISIONS = ("fp32", "int8")
 """In which every candidate is exported."""
@@ -38,6 +39,7 @@ def searcher_of(settings: Settings, space: SearchSpace, objectives: Sequence[Obj
 
 def check_names(settings: Settings, space: SearchSpace) -> None:
     """Raises BadInput for a name that there is not, MissingPackage for a runtime that is not installed."""
+    torch_device(settings.device)
     if "objectives" not in _parameters(settings):
         searcher_of(settings, space, ())
     for runtime in runtimes_of(settings).values():
