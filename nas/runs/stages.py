@@ -59,7 +59,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="search",
-        what="a finished search",
+        what="a search",
         command="nas search",
         needs=("supernet",),
         done=search_is_done,
