@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block, chain_error
-from nas.checks import shown
+from nas.checks import CountOrNone, Probability, check, shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
@@ -65,6 +65,20 @@ class Slot:
     block: Callable[..., Block | None]
 
 
+@dataclass(frozen=True, eq=False)
+class _Expanded:
+    """``Slot.block`` as what it returned: ``ids`` into ``blocks`` (from 1, 0 for None) over all combinations of values."""
+
+    values: tuple[tuple[Value, ...], ...]
+    ids: NDArray[np.int32]
+    blocks: tuple[Block, ...]
+
+    def __call__(self, *values: Value) -> Block | None:
+        index = [options.index(value) for options, value in zip(self.values, values, strict=True)]
+        block = int(self.ids.reshape([len(options) for options in self.values])[tuple(index)])
+        return self.blocks[block - 1] if block else None
+
+
 @dataclass(frozen=True)
 class Extremes:
     """The exact reachable range of a quantity, with an architecture ``(genes,)`` at either end."""
@@ -92,6 +106,7 @@ class SearchSpace:
         *,
         features: Callable[[Archs], NDArray[np.float64]] | None = None,
     ) -> None:
+        check("name", name, str)
         self.name = name
         self.features = features
         self.choices = tuple(choices)
@@ -104,6 +119,17 @@ class SearchSpace:
         self.blocks, self._slot_ids = self._expand()
         self._radix = self._mixed_radix()
         self._check_chain()
+
+    def __repr__(self) -> str:
+        networks = f"{self.size:,}" if self.size < 10**9 else f"10^{len(str(self.size)) - 1}"
+        return f"<SearchSpace {self.name}: {networks} networks of {len(self.blocks):,} different blocks, {self.genes} genes>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the slots' functions are often closures, which cannot be pickled; what they returned can
+        values = [tuple(self.choices[g].values for g in genes) for genes in self._genes]
+        expanded = map(_Expanded, values, self._slot_ids, itertools.repeat(self.blocks))
+        slots = tuple(Slot(s.name, s.genes, block) for s, block in zip(self.slots, expanded, strict=True))
+        return self.__dict__ | {"slots": slots}
 
     # ---- what the space is -----------------------------------------------------------------------------------
 
@@ -184,7 +210,11 @@ class SearchSpace:
         return given
 
     def sample(self, n: int, rng: np.random.Generator) -> Archs:
-        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible)."""
+        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible).
+
+        Raises BadInput for a negative ``n``.
+        """
+        check("n", n, CountOrNone)
         return self.canonical(rng.integers(0, self.sizes, size=(n, self.genes)).astype(np.uint8))
 
     def active(self, archs: Archs) -> NDArray[np.bool_]:
@@ -204,7 +234,9 @@ class SearchSpace:
         """Each active gene changes to another of its values with probability ``rate`` (default: 1/genes).
 
         At least one active gene with more than one value changes in every row. Returns canonical architectures.
+        Raises BadInput for a rate that is no probability.
         """
+        check("rate", rate, Probability | None)
         archs = self.canonical(archs)
         free = self.active(archs) & (self.sizes > 1)
         rate = 1.0 / self.genes if rate is None else rate
@@ -216,7 +248,12 @@ class SearchSpace:
         return self.canonical(np.where(changed, (archs + step) % self.sizes, archs).astype(np.uint8))
 
     def crossover(self, first: Archs, second: Archs, rng: np.random.Generator) -> Archs:
-        """Uniform crossover of two batches of parents, row by row. Returns canonical architectures."""
+        """Uniform crossover of two batches of parents, row by row. Returns canonical architectures.
+
+        Raises BadInput for batches of two shapes.
+        """
+        if first.shape != second.shape:
+            raise BadInput(f"crossover takes as many first as second parents, got {first.shape} and {second.shape}")
         return self.canonical(np.where(rng.random(first.shape) < 0.5, first, second))
 
     def decode(self, archs: ArrayLike) -> list[dict[str, Value]]:

@@ -18,19 +18,23 @@ from nas.blocks import Block, Stem
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from search_spaces.efficientnet import EfficientNet
+from search_spaces.efficientnet_v2 import EfficientNetV2
 from search_spaces.fbnet import FBNet
 from search_spaces.mobilenet_v2 import MobileNetV2
 from search_spaces.mobilenet_v3 import MobileNetV3
 from search_spaces.nasbench201 import NasBench201
 from search_spaces.ofa import OnceForAll
+from search_spaces.resnet import ResNet
 
 __all__ = [
     "EfficientNet",
+    "EfficientNetV2",
     "FBNet",
     "MobileNetV2",
     "MobileNetV3",
     "NasBench201",
     "OnceForAll",
+    "ResNet",
     "named",
     "names",
     "of_table",

@@ -180,7 +180,7 @@ def test_asks_repeat(name):
 
     searcher = OptunaSearch(small, make, seed=3)
     first = play(searcher)
-    searcher.restart(3)
+    searcher.reset(3)
     assert (play(searcher) == first).all()
     assert (play(OptunaSearch(small, make, seed=4)) != first).any()
 

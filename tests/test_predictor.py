@@ -8,7 +8,7 @@ from nas.errors import BadInput
 from nas.objectives import Objective
 from nas.objectives.predictor import Predictor
 from nas.pareto import hypervolume, non_dominated
-from nas.searchers.acquisition import RESOLUTION, Beliefs, Models, Scale
+from nas.searchers.acquisition import RESOLUTION, JointPosterior, Models, Scale
 from nas.space import Choice, SearchSpace
 from search_spaces import MobileNetV3, NasBench201
 
@@ -67,7 +67,7 @@ def test_equal_values_are_no_trouble():
     assert np.isfinite(std).all()
 
 
-class Believed:
+class Independent:
     """A posterior of independent normals."""
 
     def __init__(self, mean, std):
@@ -84,9 +84,9 @@ def test_expected_hypervolume_improvement_is_what_simulation_says(known):
     reference = np.array([1.5, 1.4])
     mean, std = np.log(rng.uniform(0.1, 1.1, (6, 2))), rng.uniform(0.1, 0.6, (6, 2))
     exact = np.exp(mean) - RESOLUTION
-    modelled = {0: Believed(mean[:, 0], std[:, 0])} | ({} if known else {1: Believed(mean[:, 1], std[:, 1])})
-    beliefs = Beliefs(exact=exact, modelled=modelled, likely=np.ones(6))
-    gains = beliefs.expected_gain(np.arange(6), front, reference, rng)
+    modelled = {0: Independent(mean[:, 0], std[:, 0])} | ({} if known else {1: Independent(mean[:, 1], std[:, 1])})
+    posterior = JointPosterior(exact=exact, modelled=modelled, likely=np.ones(6))
+    gains = posterior.expected_gain(np.arange(6), front, reference, rng)
     base = hypervolume(front, reference)
     for row in range(6):
         draws = np.exp(mean[row] + std[row] * rng.normal(size=(4000, 2))) - RESOLUTION
@@ -99,18 +99,18 @@ def test_expected_hypervolume_improvement_is_what_simulation_says(known):
 def test_a_batch_spreads_out():
     rng = np.random.default_rng(0)
     mean = np.log(np.array([[0.3, 0.3], [0.3, 0.3], [0.05, 0.9]]) + RESOLUTION)
-    modelled = {i: Believed(mean[:, i], np.full(3, 0.05)) for i in range(2)}
-    beliefs = Beliefs(exact=np.zeros((3, 2)), modelled=modelled, likely=np.ones(3))
+    modelled = {i: Independent(mean[:, i], np.full(3, 0.05)) for i in range(2)}
+    posterior = JointPosterior(exact=np.zeros((3, 2)), modelled=modelled, likely=np.ones(3))
     front = np.array([[0.0, 1.0], [1.0, 0.0]])
-    assert set(beliefs.pick(2, 3, front, np.array([1.2, 1.2]), rng)[:2]) != {0, 1}  # the same point twice adds little
+    assert set(posterior.pick(2, 3, front, np.array([1.2, 1.2]), rng)[:2]) != {0, 1}  # the same point twice adds little
 
 
 def test_a_known_objective_that_fails_is_no_candidate():
     fails = Objective(name="fails", fn=lambda a: np.where(a[:, 0] == 0, np.nan, 1.0))
     scale = Scale.of(np.array([[0.0, 2.0], [1.0, 1.0]]))
     predictor = Predictor(SPACE, ARCHS[:20], VALUES[:20])
-    beliefs = Models(scale=scale, predictors={0: predictor}, known={1: fails}).beliefs(ARCHS)
-    assert (beliefs.optimistic(1.0)[ARCHS[:, 0] == 0, 1] > 1e3).all()
+    posterior = Models(scale=scale, predictors={0: predictor}, known={1: fails}).posterior(ARCHS)
+    assert (posterior.optimistic(1.0)[ARCHS[:, 0] == 0, 1] > 1e3).all()
 
 
 def test_the_scale_reaches_beyond_the_front():

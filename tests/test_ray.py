@@ -15,7 +15,7 @@ import pytest
 
 from nas.engine.evaluate import Evaluate
 from nas.engine.loop import search
-from nas.engine.ray_workers import RayWorkers, crew
+from nas.engine.ray_workers import RayWorkers, on_ray
 from nas.errors import BadInput, MissingPackage
 from nas.objectives import Objective, macs
 from nas.objectives.accuracy import accuracy
@@ -150,16 +150,16 @@ def test_close_ends_what_is_under_way(tiny, tmp_path):
 
 def test_more_workers_than_the_cluster_has_room_for(tiny):
     """The actors that never start must not hold candidates back."""
-    result = search(tiny, [costly(count)], RandomSearch(tiny, seed=0), budget=10, workers=crew(3, cpus=2))
+    result = search(tiny, [costly(count)], RandomSearch(tiny, seed=0), budget=10, workers=on_ray(3, cpus=2))
     assert list(result.error) == [""] * 10
 
 
 @pytest.mark.parametrize(
     ("workers", "said"),
     [
-        (crew(1, resources={"jetson": 1}), r"no machine of the Ray cluster has CPU 1, jetson 1; there is CPU 4"),
-        (crew(1, gpus=64), r"has CPU 1, GPU 64"),
-        (crew(0), "workers is a number of processes, at least 1, got 0"),
+        (on_ray(1, resources={"jetson": 1}), r"no machine of the Ray cluster has CPU 1, jetson 1; there is CPU 4"),
+        (on_ray(1, gpus=64), r"has CPU 1, GPU 64"),
+        (on_ray(0), "workers is a number of processes, at least 1, got 0"),
         (0, "workers is a number of processes, at least 1, got 0"),
     ],
     ids=["resource", "gpus", "none", "zero"],

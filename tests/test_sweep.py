@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nas.cli import names
 from nas.cli.app import main
 from nas.device import Device
 from nas.engine.loop import search
@@ -24,12 +26,12 @@ from nas.errors import BadInput
 from nas.objectives import Objective, macs
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
 from nas.report.sweep_page import write_sweep_report
-from nas.runs.folder import Run, Settings, open_run
+from nas.runs.folder import new_run, opened
 from nas.searchers.random import RandomSearch
 from nas.supernet import Supernet
 from nas.sweeps.folder import read_sweep, trial_name
 from nas.sweeps.sweep import sweep
-from nas.sweeps.trial import run_trial
+from nas.sweeps.trial import TrialRunner
 from nas.tables.table import LatencyTable, Validation
 from nas.training.weights import save_weights
 from search_spaces import EfficientNet, NasBench201
@@ -187,7 +189,7 @@ def test_a_killed_driver_loses_no_evaluation(started, tmp_path):
     """Killed in the middle of its trials, resumed here: what an undisturbed sweep finds, nothing evaluated twice."""
     folder = tmp_path / "killed"
     settings = {"weight": [1, 2], "seed": [0], "pause": 0.05}
-    code = f"import test_sweep, nas.sweep; nas.sweeps.sweep.sweep(test_sweep.small_search, {settings}, run_dir={str(folder)!r})"
+    code = f"import test_sweep, nas; nas.sweep(test_sweep.small_search, {settings}, run_dir={str(folder)!r})"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     driver = subprocess.Popen([sys.executable, "-c", code], env=environment)
     deadline = time.monotonic() + 60
@@ -290,21 +292,10 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys, given, said):
 
 
 def test_the_command_sweeps_a_trained_run(started, tmp_path, digits, capsys):
-    run = Run(
-        folder=tmp_path / "run",
-        space=SPACE,
-        data=digits,
-        settings=Settings(),
-        inputs={
-            "data": "digits",
-            "space": "efficientnet.digits",
-            "test_data": None,
-            "size": None,
-            "channels": None,
-            "skip_bad": False,
-        },
-    )
-    open_run(run, "nas quickstart")
+    space = functools.partial(names.space, space="efficientnet.digits")
+    run = new_run(space, names.images, run_dir=tmp_path / "run")
+    with opened(run):
+        pass
     rows = pd.DataFrame({"block": [b.key for b in SPACE.blocks], "runs": 1})
     for i, precision in enumerate(("fp32", "int8")):
         rows["latency_ms"] = rows["p10_ms"] = rows["p90_ms"] = np.random.default_rng(i).uniform(1, 2, len(rows))
@@ -340,7 +331,7 @@ def compared(tmp_path_factory) -> Path:
     grid = [(d, s, seed) for d in ("pixel2", "raspi4") for s in ("long", "short") for seed in (0, 1)]
     for device, searcher, seed in [*grid, ("pixel2", "broken", 0)]:
         settings = {"device": device, "searcher": searcher, "seed": seed}
-        run_trial(trial, settings, folder / "trials", lambda m: None, attempts=1, metric=None, mode="max")
+        TrialRunner(trial=trial, trials=folder / "trials")(settings, lambda m: None)
     return folder
 
 
@@ -376,6 +367,6 @@ def test_the_report_needs_a_sweep(tmp_path):
 
 
 def test_a_sweep_of_trainings_has_a_report_too(tmp_path):
-    run_trial(training, {"lr": 0.5}, tmp_path / "trials", lambda m: None, attempts=1, metric=None, mode="max")
+    TrialRunner(trial=training, trials=tmp_path / "trials")({"lr": 0.5}, lambda m: None)
     assert json.loads((tmp_path / "trials" / "lr=0.5" / "done.json").read_text())["test"] == 0.5
     assert "1 trials, 1 finished" in write_sweep_report(tmp_path).read_text()

@@ -4,147 +4,153 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
-from collections.abc import Sequence
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
+from nas.checks import Batch, FilePath, Seed, Text, Threads, checked
+from nas.cli import names
+from nas.cli.flags import add_flags, given, option
+from nas.cli.printing import print_table
+from nas.cli.table_files import timings
 from nas.errors import BadInput
+from nas.files import file_name, folder_of, write_bytes, write_text
+from nas.tables.fit.whole_network import Chosen
+from nas.tables.table import LatencyTable
 
 if TYPE_CHECKING:
     from nas.space import SearchSpace
-    from nas.tables.table import LatencyTable
 
 _LIST = "timings.csv"
 
 
-def run_fit(args: argparse.Namespace, space: SearchSpace) -> Path | tuple[Path, LatencyTable]:
-    """Write the networks to time (``--choose``), or the table of the timings; returns the file, or the stem and table."""
-    if args.board:
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """One of ``choose``, ``timings`` and ``board``, and what goes with it."""
+
+    choose: Annotated[Chosen | None, "write the networks to time, this many, and a list to fill in"] = None
+    timings: Annotated[FilePath | None, "the list, filled in: columns architecture, ms"] = None
+    board: Annotated[Text | None, "a Cortex-M board of MLPerf Tiny, such as NUCLEO-L4R5ZI; a wrong name lists them"] = (
+        None
+    )
+    like: Annotated[
+        list[FilePath],
+        "tables of known devices to adapt from: then 10 networks may do, without them a few hundred are better",
+    ] = field(default_factory=list)
+    seed: Annotated[Seed, "of the choice"] = 0
+    output: Annotated[FilePath, "with --choose: folder to write"] = "timings"
+    tool: Annotated[Literal["onnxruntime", "trtexec", "benchmark_model"], "with --choose: what will run the files"] = (
+        "onnxruntime"
+    )
+    name: Annotated[Text | None, "file name of the table (default: from the device)"] = None
+    run_dir: Annotated[FilePath, "folder of the table"] = "runs"
+
+    def __post_init__(self) -> None:
+        ways = ("choose", "timings", "board")
+        chosen = [option(way) for way in ways if getattr(self, way) is not None]
+        if len(chosen) != 1:
+            raise BadInput(f"give one of {', '.join(map(option, ways))}, got {' and '.join(chosen) or 'none'}")
+        if self.name is not None:
+            file_name(self.name, "name")
+        folder_of(self.run_dir)
+        folder_of(self.output, "output")
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Timed:
+    """What is timed."""
+
+    device_name: Annotated[Text | None, "such as 'Jetson TX2'"] = None
+    runtime: Annotated[Text, "such as tensorrt"] = "unknown"
+    runtime_version: Annotated[Text, "of the runtime"] = "unknown"
+    precision: Annotated[Literal["fp32", "fp16", "int8"], "of the networks"] = "fp32"
+    batch: Annotated[Batch, "images per run"] = 1
+    threads: Annotated[Threads, "of the runtime"] = 1
+
+
+def add_fit(sub: argparse.ArgumentParser) -> None:
+    """The flags of ``nas fit``."""
+    add_flags(sub, Fit)
+    add_flags(sub, names.space)
+    add_flags(sub.add_argument_group("what is timed"), Timed)
+
+
+def run_fit(args: argparse.Namespace) -> None:
+    """Write the networks to time (``--choose``), or the table of the timings."""
+    what, timed = Fit(**given(args, Fit)), Timed(**given(args, Timed))
+    space = names.space(**given(args, names.space))
+    if what.board:
         from nas.tables.fit.boards import board_table
 
-        return _saved(args, board_table(args.board, space))
-    known = _tables(args.like, space)
-    if args.choose is not None:
-        return _choose(args, space, known)
-    return _fit(args, space, known)
+        _save(what, board_table(what.board, space))
+        return
+    known = [LatencyTable.load(path) for path in what.like]
+    for table in known:
+        table.check_space(space)
+    if what.choose is not None:
+        print(_choose(what, timed, space, known))
+    else:
+        _save(what, _fitted(what, timed, space, known))
 
 
-def add_flags(sub: argparse.ArgumentParser) -> None:
-    """The flags of ``nas fit``."""
-    what = sub.add_mutually_exclusive_group(required=True)
-    what.add_argument("--choose", type=int, metavar="N", help="write the N networks to time, and a list to fill in")
-    what.add_argument("--timings", metavar="CSV", help="the list, filled in: columns architecture, ms")
-    what.add_argument("--board", help="a Cortex-M board of MLPerf Tiny, such as NUCLEO-L4R5ZI; a wrong name lists them")
-    sub.add_argument("--space", required=True, help="search space")
-    sub.add_argument("--classes", type=int, help="number of classes (default: the space's own)")
-    sub.add_argument("--channels", type=int, help="input channels (default: the space's own)")
-    sub.add_argument(
-        "--like",
-        nargs="+",
-        default=[],
-        metavar="TABLE",
-        help="tables of known devices to adapt from: then 10 networks may do, without them a few hundred are better",
-    )
-    sub.add_argument("--seed", type=int, default=0, help="of the choice (default 0)")
-    sub.add_argument("--output", default="timings", help="with --choose: folder to write (default %(default)s)")
-    sub.add_argument(
-        "--tool",
-        default="onnxruntime",
-        choices=["onnxruntime", "trtexec", "benchmark_model"],
-        help="with --choose: what will run the files (default %(default)s)",
-    )
-    device = sub.add_argument_group("what is timed")
-    device.add_argument("--device-name", help="such as 'Jetson TX2'")
-    device.add_argument("--runtime", default="unknown", help="such as tensorrt (default %(default)s)")
-    device.add_argument("--runtime-version", default="unknown")
-    device.add_argument("--precision", default="fp32", choices=["fp32", "fp16", "int8"], help="default fp32")
-    device.add_argument("--batch", type=int, default=1, help="images per run (default 1)")
-    device.add_argument("--threads", type=int, default=1, help="default 1")
-    device.add_argument("--name", help="file name of the table (default: from the device)")
-    device.add_argument("--run-dir", default="runs", help="folder of the table (default %(default)s)")
-
-
-def _choose(args: argparse.Namespace, space: SearchSpace, known: Sequence[LatencyTable]) -> Path:
+def _choose(what: Fit, timed: Timed, space: SearchSpace, known: list[LatencyTable]) -> Path:
     import pandas as pd
 
-    from nas.files import write_text
     from nas.measuring.kit import model_bytes
     from nas.modules import Network
     from nas.tables.fit.few_shot import choose_to_adapt
     from nas.tables.fit.whole_network import choose_networks
 
-    folder = Path(args.output)
+    assert what.choose is not None
+    folder = folder_of(what.output, "output")
     if (folder / _LIST).exists():
         raise BadInput(f"{folder / _LIST} is there already; fill it in, or choose another --output")
     if known:
-        archs = choose_to_adapt(space, known, args.choose, seed=args.seed)
+        archs = choose_to_adapt(space, known, what.choose, seed=what.seed)
     else:
-        archs = choose_networks(space, args.choose, seed=args.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    ending = "tflite" if args.tool == "benchmark_model" else "onnx"
-    files = []
-    for i, blocks in enumerate(space.networks(archs)):
-        files.append(f"{i:03d}.{ending}")
+        archs = choose_networks(space, what.choose, seed=what.seed)
+    ending = "tflite" if what.tool == "benchmark_model" else "onnx"
+    files = [f"{i:03d}.{ending}" for i in range(len(archs))]
+    for file, blocks in zip(files, space.networks(archs), strict=True):
         content = model_bytes(
-            Network(blocks), blocks[0].in_shape, tool=args.tool, precision=args.precision, batch=args.batch
+            Network(blocks), blocks[0].in_shape, tool=what.tool, precision=timed.precision, batch=timed.batch
         )
-        (folder / files[-1]).write_bytes(content)
+        write_bytes(folder / file, content)
     frame = pd.DataFrame({"file": files, "architecture": space.describe(archs), "ms": ""})
     write_text(folder / _LIST, frame.to_csv(index=False))
-    print(f"time each of the {len(files)} files there and fill in the column ms", file=sys.stderr)
+    logging.getLogger("nas").info("time each of the %d files there and fill in the column ms", len(files))
     return folder / _LIST
 
 
-def _fit(args: argparse.Namespace, space: SearchSpace, known: Sequence[LatencyTable]) -> tuple[Path, LatencyTable]:
-    import pandas as pd
-
+def _fitted(what: Fit, timed: Timed, space: SearchSpace, known: list[LatencyTable]) -> LatencyTable:
     from nas.device import Device
     from nas.tables.fit.few_shot import adapt
     from nas.tables.fit.whole_network import fit_blocks
 
-    if not args.device_name:
+    if not timed.device_name:
         raise BadInput("name the device that was timed: --device-name 'Jetson TX2'")
-    try:
-        frame = pd.read_csv(args.timings)
-        texts, ms = frame["architecture"].astype(str), pd.to_numeric(frame["ms"]).to_numpy(float)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{args.timings} is not a list with the columns architecture and ms: {error}") from None
-    if frame["ms"].isna().any():
-        raise BadInput(
-            f"{args.timings}: {int(frame['ms'].isna().sum())} of {len(frame)} networks have no ms yet; "
-            "fill them in or delete their lines"
-        )
     device = Device(
-        name=args.device_name,
-        chip=args.device_name,
-        runtime=args.runtime,
-        version=args.runtime_version,
-        precision=args.precision,
-        batch=args.batch,
-        threads=args.threads,
+        name=timed.device_name,
+        chip=timed.device_name,
+        runtime=timed.runtime,
+        version=timed.runtime_version,
+        precision=timed.precision,
+        batch=timed.batch,
+        threads=timed.threads,
     )
-    today = datetime.date.today().isoformat()
-    archs = space.parse(texts)
+    texts, ms = timings(str(what.timings))
+    archs, today = space.parse(texts), datetime.date.today().isoformat()
     if known:
-        table = adapt(space, known, archs, ms, device=device, date=today)
-    else:
-        table = fit_blocks(space, archs, ms, device=device, date=today)
-    return _saved(args, table)
+        return adapt(space, known, archs, ms, device=device, date=today)  # type: ignore[arg-type]
+    return fit_blocks(space, archs, ms, device=device, date=today)  # type: ignore[arg-type]
 
 
-def _saved(args: argparse.Namespace, table: LatencyTable) -> tuple[Path, LatencyTable]:
-    stem = Path(args.run_dir) / (args.name or f"table_{table.device.key}")
+def _save(what: Fit, table: LatencyTable) -> None:
+    stem = folder_of(what.run_dir) / (what.name or f"table_{table.name}")
     if stem.with_name(stem.name + ".json").exists():
         raise BadInput(f"{stem}.json is there already; choose another --name or --run-dir")
     table.save(stem)
-    return stem, table
-
-
-def _tables(paths: Sequence[str], space: SearchSpace) -> list[LatencyTable]:
-    from nas.tables.table import LatencyTable
-
-    tables = [LatencyTable.load(p.removesuffix(".json").removesuffix(".csv")) for p in paths]
-    for table in tables:
-        table.check_space(space)
-    return tables
+    print_table(stem, table)

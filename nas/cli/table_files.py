@@ -2,89 +2,89 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterable, Sequence
+import gzip
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from nas.errors import BadInput
+from nas.files import first_line, read_json, read_text
+from nas.space import SearchSpace
+from nas.tables.shipped import SHIPPED, stem_of, without_ending
+from nas.tables.table import LatencyTable
 
-if TYPE_CHECKING:
-    from nas.space import SearchSpace
-    from nas.tables.table import LatencyTable
-
-PLACES = ("latency_tables", "runs")
+PLACES = (SHIPPED, Path("runs"))
 """Where tables are looked for when no path is given."""
 
-Found = list[tuple[Path, "LatencyTable"]]
+Found = list[tuple[Path, LatencyTable]]
+_WHOLE = ".csv.gz"  # tables of whole networks, such as NAS-Bench-201's
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """The .json beside a table of whole networks."""
+
+    kind: str
+    space: str
 
 
 def space_of(table: LatencyTable) -> tuple[SearchSpace | None, str]:
-    """The space a table says it was made for, or None and why it cannot be made from its name."""
-    from nas.blocks import Head, Stem
-    from search_spaces import EfficientNet, FBNet, MobileNetV2, MobileNetV3, OnceForAll
+    """The space a table says it was made for, or None and why it cannot be made."""
+    import search_spaces
 
-    makers: dict[str, Callable[..., SearchSpace]] = {
-        **{f"mobilenet_v2_{size}": getattr(MobileNetV2, size) for size in ("digits", "imagenet")},
-        **{f"mobilenet_v3_{size}": getattr(MobileNetV3, size) for size in ("digits", "cifar", "imagenet")},
-        **{f"efficientnet_{size}": getattr(EfficientNet, size) for size in ("digits", "imagenet")},
-        "proxyless_nas": OnceForAll.proxyless_nas,
-        "fbnet_cifar100": FBNet.cifar100,
-    }
-    name = table.space.get("name", "")
-    stems = [b for b in table.blocks if isinstance(b, Stem)]
-    heads = [b for b in table.blocks if isinstance(b, Head)]
-    if not stems or not heads:
-        return None, f"{table.name} has no stem or no head, so it is not of a whole space"
-    sizes: dict[str, Any] = {"classes": heads[0].out_ch, "in_channels": stems[0].in_ch}
-    width = name.removeprefix("ofa_mobilenet_v3_w")
-    if width != name and width.replace(".", "", 1).isdecimal():
-        images = tuple(sorted({b.size for b in stems}))
-        space = OnceForAll.mobilenet_v3(width=float(width), resolutions=images, **sizes)
-    elif name in makers:
-        space = makers[name](**sizes)
-    else:
-        return None, f"this command knows no space {name!r}"
-    if table.space.get("fingerprint", space.fingerprint) != space.fingerprint:
-        return None, f"{name} is another space now than when {table.name} was made"
-    return space, ""
+    try:
+        return search_spaces.of_table(table.space, table.blocks), ""
+    except BadInput as error:
+        return None, str(error)
 
 
 def stems(paths: Sequence[str]) -> list[Path]:
-    """Tables (without their ending) in the files and folders given; whole-network tables keep theirs, .csv.gz."""
-    places = [Path(p) for p in paths] or [Path(p) for p in PLACES if Path(p).is_dir()]
+    """Tables (without their ending) in the files and folders given; those of whole networks keep theirs, .csv.gz.
+
+    Raises BadInput where there is none.
+    """
     found: list[Path] = []
-    for place in places:
-        if place.is_dir():
-            found += sorted({_stem(p) for p in place.rglob("*.json") if is_table(p)})
-            found += sorted(p for p in place.rglob("*.csv.gz") if is_whole(p))
+    if "" in paths:
+        raise BadInput("a path is not empty; name a table or a folder of them")
+    for given in paths or [p for p in PLACES if p.is_dir()]:
+        if not str(given).strip() or "\0" in str(given):
+            stem_of(given)  # says what a table is
+        if Path(given).name.endswith(_WHOLE) and Path(given).is_file():
+            found.append(Path(given))
+        elif Path(given).is_dir():
+            found += sorted({without_ending(p) for p in Path(given).rglob("*.json") if is_table(p)})
+            found += sorted(p for p in Path(given).rglob(f"*{_WHOLE}") if is_whole(p))
         else:
-            found.append(_stem(place))
+            found.append(stem_of(given))
     if not found:
-        raise BadInput(f"no latency tables in {', '.join(paths) or ' and '.join(PLACES)}; nas measure makes one")
+        places = ", ".join(str(p) for p in paths or PLACES)
+        raise BadInput(f"no latency tables in {places}; nas measure makes one")
     return list(dict.fromkeys(found))
 
 
 def is_table(path: Path) -> bool:
-    return path.with_suffix(".csv").exists() and '"calibration"' in path.read_text(errors="replace")
+    """Whether this .json is that of a latency table."""
+    return path.with_suffix(".csv").is_file() and '"calibration"' in path.read_text(errors="replace")
 
 
 def is_whole(path: Path) -> bool:
-    """Whether it is a table of whole networks, such as NAS-Bench-201's."""
-    return path.name.endswith(".csv.gz") and about_of(path).exists()
+    """Whether it is a table of whole networks."""
+    return path.name.endswith(_WHOLE) and _about(path).exists()
 
 
-def about_of(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(".csv.gz") + ".json")
-
-
-def _stem(path: Path) -> Path:
-    return path.with_suffix("") if path.suffix in (".csv", ".json") else path
+def whole(path: Path) -> tuple[About, int]:
+    """What a table of whole networks says of itself, and of how many devices it has latencies. Raises BadInput."""
+    try:
+        with gzip.open(path, "rt") as file:
+            columns = file.readline().split(",")
+    except (OSError, EOFError, UnicodeError) as error:
+        raise BadInput(f"{path} is damaged: {first_line(error)}") from None
+    return read_json(_about(path), About), sum(name.startswith("latency_ms") for name in columns)
 
 
 def load(paths: Sequence[str]) -> Found:
-    from nas.tables.table import LatencyTable
-
+    """The tables there. Raises BadInput for one that is damaged, and where there is none of blocks."""
     found = [stem for stem in stems(paths) if not is_whole(stem)]
     if not found:
         raise BadInput(f"{', '.join(paths)}: tables of whole networks have no blocks; nas tables heatmap takes them")
@@ -92,8 +92,7 @@ def load(paths: Sequence[str]) -> Found:
 
 
 def loadable(paths: Iterable[Path]) -> dict[Path, LatencyTable]:
-    from nas.tables.table import LatencyTable
-
+    """Those that are not damaged."""
     tables = {}
     for stem in paths:
         try:
@@ -104,26 +103,49 @@ def loadable(paths: Iterable[Path]) -> dict[Path, LatencyTable]:
 
 
 def readable(paths: Sequence[str]) -> tuple[Found, list[Path]]:
-    """Tables, and tables of whole networks; damaged ones in folders are named on stderr and left out."""
-    from nas.tables.table import LatencyTable
-
-    found, whole = [], []
+    """Tables, and tables of whole networks; damaged ones in folders are named and left out."""
+    found, others = [], []
+    asked_for = [Path(p) for p in paths]
     for stem in stems(paths):
         if is_whole(stem):
-            whole.append(stem)
+            others.append(stem)
             continue
         try:
             found.append((stem, LatencyTable.load(stem)))
         except BadInput as error:
-            if str(stem) in paths or (len(paths) == 1 and _stem(Path(paths[0])) == stem):
+            if stem in asked_for or stem in [without_ending(p) for p in asked_for]:
                 raise
-            print(f"note: left out: {error}", file=sys.stderr)
-    return found, whole
+            logging.getLogger("nas").info("note: left out: %s", error)
+    return found, others
 
 
 def sisters(stem: Path, table: LatencyTable | None, besides: Sequence[Path] = ()) -> list[LatencyTable]:
     """The tables of the same space beside ``stem``, to compare with."""
     if table is None or not table.space:
         return []
-    beside = {_stem(p) for p in stem.parent.glob("*.json") if is_table(p)} - {stem, *besides}
+    beside = {without_ending(p) for p in stem.parent.glob("*.json") if is_table(p)} - {stem, *besides}
     return [t for t in loadable(sorted(beside)).values() if t.space == table.space]
+
+
+def timings(path: str) -> tuple[list[str], list[float]]:
+    """Architectures and milliseconds of a filled-in list. Raises BadInput for what is none, and for empty lines."""
+    import csv
+
+    try:
+        rows = list(csv.DictReader(read_text(path).splitlines(), strict=True))
+        texts, written = [str(row["architecture"]) for row in rows], [str(row["ms"] or "").strip() for row in rows]
+        if not rows:
+            raise BadInput(f"{path} has no networks in it; a list has the columns architecture and ms")
+        if empty := written.count(""):
+            raise BadInput(
+                f"{path}: {empty} of {len(rows)} networks have no ms yet; fill them in or delete their lines"
+            )
+        return texts, [float(ms) for ms in written]
+    except BadInput:
+        raise
+    except (ValueError, KeyError, csv.Error) as error:
+        raise BadInput(f"{path} is not a list with the columns architecture and ms: {first_line(error)}") from None
+
+
+def _about(path: Path) -> Path:
+    return path.with_name(path.name.removesuffix(_WHOLE) + ".json")

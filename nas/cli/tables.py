@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
+import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from nas.cli.table_files import Found, about_of, is_whole, load, loadable, readable, sisters, space_of, stems
+from msgspec import Meta
+
+from nas.checks import CountOrNone, FilePath, checked
+from nas.cli.flags import add_flags, given, parameters
+from nas.cli.table_files import Found, is_whole, load, loadable, readable, sisters, space_of, stems, whole
 from nas.errors import BadInput
 
 if TYPE_CHECKING:
     from nas.report.heat_map import Panel
     from nas.tables.check import Finding
-    from nas.tables.compare import Agreement
+    from nas.tables.compare import Agreement, Comparison
     from nas.tables.table import LatencyTable
 
+Networks = Annotated[int, Meta(ge=2, le=100_000), "random networks compared"]
+
 _LEFT = {"table", "chip", "runtime", "precision", "kind", "space", "block"}  # columns of text
-_SLOWEST = 10
 _SHOWN_ROWS = 3
 
 Row = dict[str, str]
@@ -27,30 +32,25 @@ Row = dict[str, str]
 
 def run_tables(args: argparse.Namespace) -> int:
     """Run the parsed ``nas tables`` command; returns the exit status: 1 when ``validate`` found errors, else 0."""
-    return int(args.tables(args) or 0)
+    return int(args.tables(**{"path": args.path, **given(args, args.tables)}) or 0)
 
 
-def add_flags(sub: argparse.ArgumentParser) -> None:
+def add_tables(sub: argparse.ArgumentParser) -> None:
     """The commands of ``nas tables``; without one it lists."""
     commands = sub.add_subparsers(metavar="COMMAND", parser_class=type(sub))
-
-    def command(name: str, run: Callable[[argparse.Namespace], Any], text: str, paths: str) -> argparse.ArgumentParser:
-        one = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    made: tuple[tuple[str, Callable[..., Any], str, str], ...] = (
+        ("list", _list, "One line per table: what it is of, and its error on whole networks.", "*"),
+        ("show", _show, "What a table holds, what it says of itself, and what is wrong with it.", "+"),
+        ("compare", _compare, "How tables agree: block by block, and over random networks.", "+"),
+        ("validate", _validate, "Look for what goes wrong with tables; exit status 1 on an error.", "*"),
+        ("heatmap", _heatmap, "Draw the rank correlation between devices, space by space.", "*"),
+    )
+    for name, run, text, paths in made:
+        one = commands.add_parser(name, help=text, description=text)
         one.set_defaults(tables=run)
-        one.add_argument("path", nargs=paths, help="tables" + (", or folders of them" if name != "show" else ""))
-        return one
-
-    command("list", _list, "One line per table: what it is of, and its error on whole networks.", "*")
-    show = command("show", _show, "What a table holds, what it says of itself, and what is wrong with it.", "+")
-    show.add_argument("--rows", type=int, default=_SLOWEST, help="slowest blocks shown (default %(default)s)")
-    two = command("compare", _compare, "How tables agree: block by block, and over random networks.", "+")
-    two.add_argument("--rows", type=int, default=5, help="blocks most apart shown (default %(default)s)")
-    checked = command("validate", _validate, "Look for what goes wrong with tables; exit status 1 on an error.", "*")
-    checked.add_argument("--strict", action="store_true", help="exit status 1 on a warning, too")
-    heat = command("heatmap", _heatmap, "Draw the rank correlation between devices, space by space.", "*")
-    heat.add_argument("--output", default="heat.png", help=".png, .svg or .pdf (default %(default)s)")
-    for one in (two, heat):
-        one.add_argument("--networks", type=int, default=500, help="random networks compared (default %(default)s)")
+        one.add_argument("path", nargs=paths, help="tables: paths, names of those that ship, or folders of them")
+        for flag in [name for name in parameters(run) if name != "path"]:
+            add_flags(one, run, flag)
     parse = sub.parse_known_args
 
     def parse_known_args(given: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
@@ -66,42 +66,26 @@ def add_flags(sub: argparse.ArgumentParser) -> None:
 # Commands
 
 
-def _list(args: argparse.Namespace) -> None:
-    found, whole = readable(args.path)
-    shortened = {stem: _short(stem, args.path) for stem in [*(s for s, _ in found), *whole]}
-    rows = [{"table": shortened[stem], **_row(table)} for stem, table in found]
-    rows += [{"table": shortened[path], **_whole_row(path)} for path in whole]
+def _list(path: Sequence[str]) -> None:
+    found, others = readable(path)
+    rows = [{"table": _short(stem, path), **_row(table)} for stem, table in found]
+    rows += [{"table": _short(other, path), **_whole_row(other)} for other in others]
     _print(rows)
     print(
         "\ntau (Kendall tau), MAPE, <=10%: on whole networks that the table had not seen; nas tables show TABLE says more"
     )
 
 
-def _show(args: argparse.Namespace) -> None:
+@checked
+def _show(path: Sequence[str], *, rows: Annotated[CountOrNone, "slowest blocks shown"] = 10) -> None:
     from nas.tables.check import check
 
-    for i, (stem, table) in enumerate(load(args.path)):
-        d, v, c = table.device, table.validation, table.calibration
-        lines = {
-            "device": f"{d.name}" + (f" ({d.chip})" if d.chip != d.name else ""),
-            "runtime": f"{d.runtime} {d.version}".strip(),
-            "conditions": f"{d.precision}, batch {d.batch}, {d.threads} thread(s)",
-            "kind": f"{table.kind}, {table.date} ({_age(table.date)})",
-            "space": f"{table.space.get('name', 'unknown')}, {len(table.rows)} blocks",
-            "source": table.source,
-            "licence": table.licence,
-            "validation": f"on {v.networks} networks: Kendall tau {v.kendall_tau:.3f}, mean error {v.mape:.1%}, "
-            f"{v.within_10pct:.0%} within 10%"
-            if v
-            else "none: nothing is known of its error on whole networks",
-            "calibration": f"{c.scale:.3g} x alone {c.per_block_ms:+.3g} ms per block {c.per_element_ms:+.3g} ms per "
-            f"element {c.fixed_ms:+.3g} ms per network",
-            **{f"note: {key}": str(value) for key, value in table.notes.items()},
-        }
+    for i, (stem, table) in enumerate(load(path)):
         print(("\n" if i else "") + str(stem))
+        lines = _about_table(table)
         wide = max(len(key) for key in lines)
         print("\n".join(f"  {key:{wide}}  {text}" for key, text in lines.items() if text))
-        slowest = table.effective_ms.argsort()[::-1][: args.rows]
+        slowest = table.effective_ms.argsort()[::-1][:rows]
         print(f"\n  slowest {len(slowest)} of {len(table.rows)} blocks (inside a network)")
         total = table.effective_ms.sum()
         _print(
@@ -119,29 +103,26 @@ def _show(args: argparse.Namespace) -> None:
         print("\n  findings" + _findings(check(table, others=sisters(stem, table)), indent=4))
 
 
-def _compare(args: argparse.Namespace) -> None:
+@checked
+def _compare(
+    path: Sequence[str], *, rows: Annotated[CountOrNone, "blocks most apart shown"] = 5, networks: Networks = 500
+) -> None:
     from nas.tables.compare import compare
 
-    found = load(args.path)
+    found = load(path)
     if len(found) < 2:
-        raise BadInput(f"compare takes at least two tables, {', '.join(args.path)} has {len(found)}")
-    _at_least_two(args.networks)
-    names = dict(zip([stem for stem, _ in found], _labels([t for _, t in found], [s for s, _ in found]), strict=True))
-    first_stem, first = found[0]
+        raise BadInput(f"compare takes at least two tables, {', '.join(path)} has {len(found)}")
+    names = _labels(found)
+    first = found[0][1]
     space, why = space_of(first)
-    rows, details = [], []
-    for stem, table in found[1:]:
-        result = compare(first, table, space, networks=args.networks)
-        for what, agreement in (("blocks", result.blocks), ("networks", result.networks)):
-            if agreement is not None:
-                rows.append({"table": names[stem], "over": f"{agreement.n} {what}", **_agreement_row(agreement)})
-        details.append((stem, result))
-    print(f"against {names[first_stem]}")
-    _print(rows)
-    if details[0][1].networks is None:
+    results = [compare(first, table, space, networks=networks) for _, table in found[1:]]
+    print(f"against {names[0]}")
+    _print([row for name, result in zip(names[1:], results, strict=True) for row in _agreement_rows(name, result)])
+    if results[0].networks is None:
         print(f"no networks compared: {why or 'a table lacks blocks of ' + first.space.get('name', 'the space')}")
-    for stem, result in details:
-        print(f"\nmost apart in {names[stem]} (ratio over its median {result.blocks.ratio:.3g})")
+    for name, result in zip(names[1:], results, strict=True):
+        print(f"\nmost apart in {name} (ratio over its median {result.blocks.ratio:.3g})")
+        most = result.rows.head(rows).itertuples()
         _print(
             [
                 {
@@ -150,16 +131,17 @@ def _compare(args: argparse.Namespace) -> None:
                     "against ms": f"{r.first_ms:.4g}",
                     "block": str(r.block),
                 }
-                for r in result.rows.head(args.rows).itertuples()
+                for r in most
             ],
             indent=2,
         )
 
 
-def _validate(args: argparse.Namespace) -> int:
+@checked
+def _validate(path: Sequence[str], *, strict: Annotated[bool, "exit status 1 on a warning, too"] = False) -> int:
     from nas.tables.check import check_saved
 
-    chosen = [stem for stem in stems(args.path) if not is_whole(stem)]
+    chosen = [stem for stem in stems(path) if not is_whole(stem)]
     tables = loadable(chosen)
     worst = 0
     for stem in chosen:
@@ -167,21 +149,24 @@ def _validate(args: argparse.Namespace) -> int:
         findings = check_saved(stem, others=others)
         print(f"{stem}{_findings(findings, indent=2)}")
         worst = max([worst, *({"error": 2, "warning": 1}[f.severity] for f in findings)])
-    return int(worst == 2 or (worst == 1 and args.strict))
+    return int(worst == 2 or (worst == 1 and strict))
 
 
-def _heatmap(args: argparse.Namespace) -> None:
-    from nas.report.heat_map import write_heat_map
+@checked
+def _heatmap(
+    path: Sequence[str], *, networks: Networks = 500, output: Annotated[FilePath, ".png, .svg or .pdf"] = "heat.png"
+) -> None:
+    from nas.report.heat_map import picture, write_heat_map
 
-    _at_least_two(args.networks)
-    found, whole = readable(args.path)
-    panels = [*_space_panels(found, args.networks), *_whole_panels(whole, args.networks)]
+    picture(output)
+    found, others = readable(path)
+    panels = [*_space_panels(found, networks), *(_whole_panel(other, networks) for other in others)]
     if not panels:
         raise BadInput("a heat map takes two tables of the same space at least, there are not")
     for panel in panels:
         below = [panel.kendall[i, j] for i in range(len(panel.labels)) for j in range(i)]
         print(f"{panel.title}: {len(panel.labels)} devices, Kendall tau {min(below):.2f} to {max(below):.2f}")
-    print(write_heat_map(panels, args.output))
+    print(write_heat_map(panels, output))
 
 
 # --------------------------------------------------------------------------------------------------------------
@@ -203,92 +188,105 @@ def _space_panels(found: Found, networks: int) -> list[Panel]:
             continue
         space, why = space_of(group[0][1])
         if space is None:
-            print(f"note: left out: {len(group)} tables of {name}; {why}", file=sys.stderr)
+            _note(f"{len(group)} tables of {name}; {why}")
             continue
-        whole = [(stem, table) for stem, table in group if not table.missing(space.blocks)]
-        for stem, _ in [pair for pair in group if pair not in whole]:
-            print(f"note: left out: {stem} lacks blocks of {name}", file=sys.stderr)
-        if len(whole) < 2:
+        covering = [(stem, table) for stem, table in group if not table.missing(space.blocks)]
+        for stem, _ in [pair for pair in group if pair not in covering]:
+            _note(f"{stem} lacks blocks of {name}")
+        if len(covering) < 2:
             continue
         archs = distinct_archs(space, networks, seed=0)
-        kendall, spearman = rank_correlations([network_ms(table, space, archs) for _, table in whole])
-        labels = _labels([t for _, t in whole], [s for s, _ in whole])
+        kendall, spearman = rank_correlations([network_ms(table, space, archs) for _, table in covering])
         title = f"{name}, {len(archs)} random networks"
-        panels.append(Panel(title=title, labels=labels, kendall=kendall, spearman=spearman))
+        panels.append(Panel(title=title, labels=_labels(covering), kendall=kendall, spearman=spearman))
     return panels
 
 
-def _whole_panels(paths: Sequence[Path], networks: int) -> list[Panel]:
+def _whole_panel(path: Path, networks: int) -> Panel:
     import numpy as np
 
+    import search_spaces
     from nas.objectives.tabular import TabularBenchmark
     from nas.report.heat_map import Panel
     from nas.tables.compare import rank_correlations
-    from search_spaces import NasBench201
 
-    panels = []
-    for path in paths:
-        table = TabularBenchmark.load(NasBench201.cell(), path)
-        archs = table.space.sample(networks, np.random.default_rng(0))
-        kendall, spearman = rank_correlations([table.latency(device)(archs) for device in table.devices])
-        title = f"{table.space.name}, {networks} random networks, whole-network timings"
-        panels.append(Panel(title=title, labels=table.devices, kendall=kendall, spearman=spearman))
-    return panels
+    table = TabularBenchmark.load(search_spaces.named(f"{whole(path)[0].space}.cell"), path)
+    archs = table.space.sample(networks, np.random.default_rng(0))
+    kendall, spearman = rank_correlations([table.latency(device)(archs) for device in table.devices])
+    title = f"{table.space.name}, {networks} random networks, whole-network timings"
+    return Panel(title=title, labels=table.devices, kendall=kendall, spearman=spearman)
+
+
+def _note(text: str) -> None:
+    logging.getLogger("nas").info("note: left out: %s", text)
 
 
 # --------------------------------------------------------------------------------------------------------------
 # Printing
 
 
+def _about_table(table: LatencyTable) -> Row:
+    d, v, c = table.device, table.validation, table.calibration
+    return {
+        "device": f"{d.name}" + (f" ({d.chip})" if d.chip != d.name else ""),
+        "runtime": f"{d.runtime} {d.version}".strip(),
+        "conditions": f"{d.precision}, batch {d.batch}, {d.threads} thread(s)",
+        "kind": f"{table.kind}, {table.date} ({_age(table.date)})",
+        "space": f"{table.space.get('name', 'unknown')}, {len(table.rows)} blocks",
+        "source": table.source,
+        "licence": table.licence,
+        "validation": f"on {v.networks} networks: Kendall tau {v.kendall_tau:.3f}, mean error {v.mape:.1%}, "
+        f"{v.within_10pct:.0%} within 10%"
+        if v
+        else "none: nothing is known of its error on whole networks",
+        "calibration": f"{c.scale:.3g} x alone {c.per_block_ms:+.3g} ms per block {c.per_element_ms:+.3g} ms per "
+        f"element {c.fixed_ms:+.3g} ms per network",
+        **{f"note: {key}": str(value) for key, value in table.notes.items()},
+    }
+
+
+_COLUMNS = (
+    "chip", "runtime", "precision", "batch", "threads", "kind", "age", "blocks", "tau", "MAPE", "<=10%", "space"
+)  # fmt: skip
+
+
 def _row(table: LatencyTable) -> Row:
     d, v = table.device, table.validation
-    return {
-        "chip": d.chip[:32],
-        "runtime": f"{d.runtime} {d.version.split()[0] if d.version else ''}".strip(),
-        "precision": d.precision,
-        "batch": str(d.batch),
-        "threads": str(d.threads),
-        "kind": table.kind,
-        "age": _age(table.date),
-        "blocks": str(len(table.rows)),
-        "tau": f"{v.kendall_tau:.3f}" if v else "-",
-        "MAPE": f"{v.mape:.1%}" if v else "-",
-        "<=10%": f"{v.within_10pct:.0%}" if v else "-",
-        "space": table.space.get("name", "-"),
-    }
+    cells = (
+        d.chip[:32],
+        f"{d.runtime} {d.version.split()[0] if d.version.strip() else ''}".strip(),
+        d.precision,
+        str(d.batch),
+        str(d.threads),
+        table.kind,
+        _age(table.date),
+        str(len(table.rows)),
+        *((f"{v.kendall_tau:.3f}", f"{v.mape:.1%}", f"{v.within_10pct:.0%}") if v else ("-", "-", "-")),
+        table.space.get("name", "-"),
+    )
+    return dict(zip(_COLUMNS, cells, strict=True))
 
 
 def _whole_row(path: Path) -> Row:
-    import json
-
-    about = json.loads(about_of(path).read_text())
-    devices = sum(name.startswith("latency_ms") for name in _columns(path))
-    same = dict.fromkeys(("runtime", "precision", "batch", "threads", "age", "tau", "MAPE", "<=10%"), "-")
-    return {
-        "chip": f"{devices} devices, whole networks",
-        **{k: same[k] for k in ("runtime", "precision", "batch", "threads")},
-        "kind": str(about.get("kind", "-")),
-        "age": "-",
-        "blocks": "-",
-        **{k: same[k] for k in ("tau", "MAPE", "<=10%")},
-        "space": str(about.get("space", "-")),
-    }
+    about, devices = whole(path)
+    row = dict.fromkeys(_COLUMNS, "-")
+    return row | {"chip": f"{devices} devices, whole networks", "kind": about.kind, "space": about.space}
 
 
-def _columns(path: Path) -> list[str]:
-    import gzip
-
-    with gzip.open(path, "rt") as file:
-        return file.readline().strip().split(",")
-
-
-def _agreement_row(a: Agreement) -> Row:
-    return {
-        "Kendall tau": f"{a.kendall_tau:.3f}",
-        "Spearman": f"{a.spearman:.3f}",
-        "ratio": f"{a.ratio:.3g}",
-        "p10..p90": f"{a.ratio_p10:.3g}..{a.ratio_p90:.3g}",
-    }
+def _agreement_rows(name: str, result: Comparison) -> list[Row]:
+    both: dict[str, Agreement | None] = {"blocks": result.blocks, "networks": result.networks}
+    return [
+        {
+            "table": name,
+            "over": f"{a.n} {what}",
+            "Kendall tau": f"{a.kendall_tau:.3f}",
+            "Spearman": f"{a.spearman:.3f}",
+            "ratio": f"{a.ratio:.3g}",
+            "p10..p90": f"{a.ratio_p10:.3g}..{a.ratio_p90:.3g}",
+        }
+        for what, a in both.items()
+        if a is not None
+    ]
 
 
 def _findings(findings: Sequence[Finding], *, indent: int) -> str:
@@ -317,11 +315,13 @@ def _print(rows: Sequence[Row], *, indent: int = 0) -> None:
         print((" " * indent + "  ".join(cells)).rstrip())
 
 
-def _labels(tables: Sequence[LatencyTable], stems: Sequence[Path]) -> list[str]:
+def _labels(found: Found) -> list[str]:
     """Short names: the device, then as much of the rest as it takes to tell the tables apart."""
-    labels = [t.device.name[:28] for t in tables]
+    devices = [table.device for _, table in found]
+    labels = [d.name[:28] for d in devices]
+    kinds = [table.kind for _, table in found]
     parts = [
-        (t.device.runtime, t.device.precision, f"b{t.device.batch}", f"t{t.device.threads}", t.kind) for t in tables
+        (d.runtime, d.precision, f"b{d.batch}", f"t{d.threads}", kind) for d, kind in zip(devices, kinds, strict=True)
     ]
     for column in zip(*parts, strict=True):
         more = [f"{label} {part}" for label, part in zip(labels, column, strict=True)]
@@ -329,15 +329,17 @@ def _labels(tables: Sequence[LatencyTable], stems: Sequence[Path]) -> list[str]:
             labels = more
     return [
         label if labels.count(label) == 1 else f"{label} ({stem.parent.name}/{stem.name})"
-        for label, stem in zip(labels, stems, strict=True)
+        for label, (stem, _) in zip(labels, found, strict=True)
     ]
 
 
 def _short(stem: Path, paths: Sequence[str]) -> str:
-    """The path, without the folder when that was the only one asked for."""
+    """The path, without the folder when that was the only one asked for, and of shipped tables the name."""
+    from nas.tables.shipped import SHIPPED
+
     if len(paths) == 1 and Path(paths[0]).is_dir():
         return str(stem.relative_to(paths[0]))
-    return str(stem)
+    return stem.name if stem.parent == SHIPPED else str(stem)
 
 
 def _age(date: str) -> str:
@@ -353,8 +355,3 @@ def _age(date: str) -> str:
 def _rate(table: LatencyTable, row: Any) -> float:
     ms = float(table.effective_ms[row])
     return table.blocks[row].macs * table.device.batch / ms / 1e6 if ms else float("nan")
-
-
-def _at_least_two(networks: int) -> None:
-    if networks < 2:
-        raise BadInput(f"--networks is at least 2, got {networks}")

@@ -27,5 +27,6 @@ def accuracy(supernet: Supernet, data: ImageData, *, identity: str = "") -> Obje
         fn=evaluate,
         maximize=True,
         cheap=False,
+        within=(0.0, 1.0),
         identity=f"supernet {supernet.space.fingerprint} data {data.fingerprint} {identity}".strip(),
     )

@@ -12,7 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from nas.checks import shown
 from nas.errors import BadInput
+from nas.files import replacing, writable
 
 _CELL = 0.42  # inches
 _MARGIN = 0.9  # for title and space between panels
@@ -29,14 +31,20 @@ class Panel:
     spearman: NDArray[np.float64]
 
 
+def picture(path: str | os.PathLike[str]) -> Path:
+    """``path``, when matplotlib can write such a picture there. Raises BadInput when it cannot."""
+    target = writable(path)
+    if target.suffix not in (".png", ".svg", ".pdf"):
+        raise BadInput(f"a heat map is written as .png, .svg or .pdf, got {shown(target.name)}")
+    return target
+
+
 def write_heat_map(panels: Sequence[Panel], path: str | os.PathLike[str]) -> Path:
     """Write one picture with a panel per space: Kendall's tau below the diagonal, Spearman's rho above it.
 
-    Devices are ordered so that those that agree stand together. Raises BadInput for a format matplotlib cannot write.
+    Devices are ordered so that those that agree stand together. Raises BadInput as ``picture`` does.
     """
-    target = Path(path)
-    if target.suffix not in (".png", ".svg", ".pdf"):
-        raise BadInput(f"a heat map is written as .png, .svg or .pdf, got {target.name!r}")
+    target = picture(path)
     longest = [_LETTER * max(len(text) for text in panel.labels) for panel in panels]
     label = max(longest)
     sides = [_CELL * len(panel.labels) for panel in panels]
@@ -51,13 +59,8 @@ def write_heat_map(panels: Sequence[Panel], path: str | os.PathLike[str]) -> Pat
         )
         _draw(axes, panel)
         top -= height
-    temporary = target.with_name(f".{target.stem}.tmp{target.suffix}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(target) as temporary:
         figure.savefig(temporary, dpi=130)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise BadInput(f"cannot write {target}: {error.strerror}") from None
     return target
 
 

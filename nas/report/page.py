@@ -144,7 +144,7 @@ def _front(c: Contents) -> Section:
 def _latency(c: Contents) -> Section:
     title = "Predicted and measured latency"
     if not c.networks:
-        return Section(title=title, missing=("table_<precision>_networks.csv", "nas measure"))
+        return Section(title=title, missing=("table_*_networks.csv", "nas measure"))
     note = (
         "On the diagonal the table is right; the band is ±10%. Only networks that the calibration has not seen count."
     )
@@ -291,7 +291,7 @@ def _step_row(network: str, step: StepRecord) -> list[Cell | str]:
 def _tables(c: Contents) -> Section:
     title = "Latency tables"
     if not c.tables:
-        return Section(title=title, missing=("table_<precision>.json", "nas measure"))
+        return Section(title=title, missing=("table_*.json", "nas measure"))
     head = ["table", "kind", "chip", "runtime", "batch", "threads", "date"]
     head += ["unseen networks", "Kendall tau", "mean error", "within 10%"]
     rows = []

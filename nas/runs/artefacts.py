@@ -332,6 +332,8 @@ def read_run(folder: str | os.PathLike[str]) -> Contents:
         for name, stem in stems.items()
         if (frame := read_frame(networks_path(stem), ("predicted_ms", "measured_ms"), ("role",))) is not None
     }
+    search = read_json(root / SEARCH, Search) if (root / SEARCH).exists() else None
+    values = [o.name for o in search.objectives] if search else []
     contents = Contents(
         folder=root,
         config=read_config(root) if (root / CONFIG).exists() else None,
@@ -339,8 +341,8 @@ def read_run(folder: str | os.PathLike[str]) -> Contents:
         tables={name: LatencyTable.load(stem) for name, stem in stems.items()},
         networks=networks,
         training=read_frame(root / TRAINING, ("epoch", "loss")),
-        search=read_json(root / SEARCH, Search) if (root / SEARCH).exists() else None,
-        evaluations=read_frame(root / EVALUATIONS, ("violation", "on_front"), ("architecture", "error")),
+        search=search,
+        evaluations=read_frame(root / EVALUATIONS, ("violation", "on_front", *values), ("architecture", "error")),
         hypervolume=read_frame(root / HYPERVOLUME, ("evaluations", "hypervolume")),
         candidates=read_candidates(root),
         final=read_final(root) if (root / FINAL_TABLE).exists() else None,

@@ -85,7 +85,7 @@ def new_run(
     settings: Settings | None = None,
     **options: Any,
 ) -> Run:
-    """A run of this space and data; ``options`` as the fields of ``Run``. Nothing is written yet."""
+    """A run of this space and data, or of what functions make; ``options`` as the fields of ``Run``. Nothing is written yet."""
     folder = folder_of(run_dir)
     made_space, space_by = made(space, SearchSpace, "space")
     made_data, data_by = made(data, ImageData, "data")
@@ -94,9 +94,7 @@ def new_run(
         space=made_space,
         data=made_data,
         settings=settings or Settings(),
-        space_by=space_by,
-        data_by=data_by,
-        **options,
+        **{"space_by": space_by, "data_by": data_by, **options},
     )
 
 

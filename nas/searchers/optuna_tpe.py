@@ -92,9 +92,7 @@ class OptunaSearch:
         """
         with quiet():
             if self._study is None:
-                self._study = optuna.create_study(
-                    directions=["minimize"] * costs.shape[1], sampler=self._sampler
-                )
+                self._study = optuna.create_study(directions=["minimize"] * costs.shape[1], sampler=self._sampler)
                 self._worst = np.full(costs.shape[1], -np.inf)
             if costs.shape[1] != len(self._study.directions):
                 raise BadInput(f"this search has {len(self._study.directions)} objectives, got {costs.shape[1]} costs")
@@ -138,9 +136,7 @@ class OptunaSearch:
         trial.set_constraint(VIOLATION, missed)
         fine = bool(np.isfinite(cost).all())
         with self._complaints():
-            self._study.tell(
-                trial, cost.tolist() if fine else None, None if fine else optuna.trial.TrialState.FAIL
-            )
+            self._study.tell(trial, cost.tolist() if fine else None, None if fine else optuna.trial.TrialState.FAIL)
 
     def _made(self, seed: int) -> optuna.samplers.BaseSampler:
         make = self._make

@@ -104,7 +104,7 @@ class PolicySearch:
         if self.targets is not None and len(self.targets) != resources:
             raise BadInput(f"targets has {len(self.targets)} numbers, the search has {resources} resources")
         if self._policy is None:
-            self._policy = _Policy(self.space, resources if self.targets is None else 0, self._seed)
+            self._policy = _Policy(self.space, resources if self.targets is None else 0, self.seed)
             self._optimiser = torch.optim.Adam(self._policy.parameters(), lr=self.learning_rate)
         archs = self.space.canonical(archs)
         self._seen.add(archs)
@@ -140,9 +140,7 @@ class PolicySearch:
         scaled = (aims - low) / np.where(high > low, high - low, 1.0)
         return torch.as_tensor(scaled, dtype=torch.float32)
 
-    def _rewards(
-        self, costs: Floats, aims: Floats, violation: Floats
-    ) -> Floats:
+    def _rewards(self, costs: Floats, aims: Floats, violation: Floats) -> Floats:
         seen = np.array(self._costs) if self._costs else np.zeros((1, costs.shape[1]))
         best, worst = seen[:, 0].min(), seen[:, 0].max()
         reward = np.nan_to_num((worst - costs[:, 0]) / (worst - best or 1.0), nan=0.0)

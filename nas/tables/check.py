@@ -114,7 +114,9 @@ def _units(table: LatencyTable) -> list[Finding]:
     kind = device_class(table)
     slowest, fastest, shortest = _limits(table, kind)
     rate, middle = done[timed].sum() / ms[timed].sum() / 1e6, np.median(ms[timed])
-    said = f"its blocks imply {rate:.3g} GMAC/s at batch {table.device.batch}, a {kind} reaches {slowest:g} to {fastest:g}"
+    said = (
+        f"its blocks imply {rate:.3g} GMAC/s at batch {table.device.batch}, a {kind} reaches {slowest:g} to {fastest:g}"
+    )
     if middle < shortest:
         said = f"half its blocks take less than {shortest:g} ms, less than a call does on a {kind}"
     findings = []
@@ -154,7 +156,9 @@ def _straight(table: LatencyTable) -> list[Finding]:
         on_line[b[np.abs(between / ms[b] - 1) < SAME]] = True
     if on_line.sum() < max(FEWEST, _SOME * inner.sum()):
         return []
-    text = f"{on_line.sum()} of {inner.sum()} rows lie exactly on a straight line between their neighbours: interpolated"
+    text = (
+        f"{on_line.sum()} of {inner.sum()} rows lie exactly on a straight line between their neighbours: interpolated"
+    )
     return [error("interpolated", f"{text}, not {table.kind}", _keys(table, on_line))]
 
 

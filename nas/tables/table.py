@@ -90,7 +90,9 @@ class LatencyTable:
             raise BadInput(f"latencies are positive, but [{bad['block'].iloc[0]}] has {bad['latency_ms'].iloc[0]} ms")
 
     def __repr__(self) -> str:
-        return f"LatencyTable({self.name}, {self.kind}, {len(self.rows)} blocks of {self.space.get('name', 'no space')})"
+        return (
+            f"LatencyTable({self.name}, {self.kind}, {len(self.rows)} blocks of {self.space.get('name', 'no space')})"
+        )
 
     @property
     def name(self) -> str:

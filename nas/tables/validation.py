@@ -13,7 +13,6 @@ from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
 from nas.tables.table import LatencyTable, Validation
 
-
 Sampled = Annotated[int, Meta(ge=0, le=1_000_000)]
 """Random networks."""
 

@@ -20,8 +20,8 @@ from nas.checks import Positive, Seed, checked
 from nas.device import Device
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
-from nas.tables.fit.gaussian import Array, i_optimal, solve
 from nas.tables.features import block_counts
+from nas.tables.fit.gaussian import Array, i_optimal, solve
 from nas.tables.fit.prior import cost_prior
 from nas.tables.fit.whole_network import Chosen, as_table, check_timings, choose_networks, solve_blocks
 from nas.tables.table import LatencyTable

@@ -22,9 +22,9 @@ from nas.checks import Positive, Seed, checked
 from nas.device import Device
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
+from nas.tables.features import block_counts
 from nas.tables.fit.calibration import Calibration
 from nas.tables.fit.gaussian import Array, i_optimal, non_negative, solve
-from nas.tables.features import block_counts
 from nas.tables.fit.prior import cost_prior
 from nas.tables.table import LatencyTable, Validation
 from nas.tables.validation import distinct_archs, positive, validated
