@@ -147,6 +147,16 @@ def test_weights_of_earlier_versions_load_and_are_of_the_sandwich_rule(tiny, few
         train_supernet(tiny, few_digits, recipe=recipe, run_dir=tmp_path, strategy=SinglePath())
 
 
+def test_two_trainings_do_not_share_a_folder(tiny, few_digits, tmp_path):
+    code = f"import sys; from pathlib import Path; from nas.files import locked\nwith locked(Path({str(tmp_path)!r})): print('locked', flush=True); sys.stdin.read()"
+    other = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert other.stdout.readline() == "locked\n"
+    with pytest.raises(BadInput, match=f"another process .pid {other.pid}. is at work"):
+        train_supernet(tiny, few_digits, epochs=1, run_dir=tmp_path)
+    other.communicate()
+    train_supernet(tiny, few_digits, epochs=1, run_dir=tmp_path)
+
+
 def test_an_interrupt_keeps_the_checkpoint_and_says_how_to_go_on(tiny, few_digits, tmp_path, capsys):
     caught = interrupted(tiny, few_digits, tmp_path, KeyboardInterrupt, progress=True)
     assert "the same call" in str(caught.value)
