@@ -15,6 +15,7 @@ from nas.space import Archs, SearchSpace
 from nas.tables.features import block_counts
 from nas.tables.fit.whole_network import fit_blocks
 from search_spaces import FBNet, OnceForAll
+from search_spaces.ofa import published_config
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -83,14 +84,7 @@ def ofa_timings() -> tuple[SearchSpace, Archs, dict[str, Any]]:
 def ofa_config(row: Any) -> dict[str, Any]:
     """One of HELP's rows (ks, e, d, r) as choices of ``OnceForAll.mobilenet_v3``."""
     kernels, expansions, depths = ([int(v) for v in text.split("-")] for text in (row.ks, row.e, row.d))
-    config: dict[str, Any] = {"resolution": row.r, "width": 1.2}
-    acts, se = ("relu", "relu", "hswish", "hswish", "hswish"), (False, True, False, True, True)
-    for s, depth in enumerate(depths):
-        config |= {f"s{s + 1}.depth": depth, f"s{s + 1}.act": acts[s], f"s{s + 1}.se": se[s]}
-        for b in range(depth):
-            config[f"s{s + 1}b{b + 1}.kernel"] = kernels[4 * s + b]
-            config[f"s{s + 1}b{b + 1}.expand"] = expansions[4 * s + b]
-    return config
+    return published_config(depths, kernels, expansions, resolution=row.r)
 
 
 def device_of(column: str) -> Device:

@@ -24,6 +24,7 @@ from nas.tables.fit.prior import cost_prior
 from nas.tables.fit.whole_network import fit_blocks, solve_blocks
 from nas.tables.table import LatencyTable
 from search_spaces import FBNet, OnceForAll
+from search_spaces.ofa import published_config
 from search_spaces.stages import Family, Stage, build_space
 
 NOISE = (0.03,)  # nothing to choose it by
@@ -115,13 +116,8 @@ def tx2_proxyless() -> tuple[Any, ...]:
 
 def _proxyless(row: Any) -> dict[str, Any]:
     kernels, expansions, depths = ([int(v) for v in text.split("-")] for text in (row.kernels, row.expands, row.depths))
-    config: dict[str, Any] = {"resolution": row.image_size, "width": 1.3}
-    blocks = iter(zip(kernels, expansions, strict=True))
-    for s, depth in enumerate(depths, 1):
-        config |= {f"s{s}.depth": depth, f"s{s}.act": "relu6", f"s{s}.se": False}
-        for b in range(1, depth + 1):
-            config[f"s{s}b{b}.kernel"], config[f"s{s}b{b}.expand"] = next(blocks)
-    return config
+    acts, se = ["relu6"] * len(depths), [False] * len(depths)
+    return published_config(depths, kernels, expansions, resolution=row.image_size, width=1.3, acts=acts, se=se)
 
 
 def _device(name: str, chip: str, batch: int) -> Device:

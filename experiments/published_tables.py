@@ -21,6 +21,7 @@ from nas.tables.fit.calibration import Calibration
 from nas.tables.table import LatencyTable
 from search_spaces import FBNet, OnceForAll
 from search_spaces.nasbench201 import EDGES, OPERATIONS
+from search_spaces.ofa import published_config
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -321,14 +322,7 @@ def _check_note10(table: LatencyTable) -> dict[str, Any]:
 def _config(row: Any, image_size: int) -> dict[str, Any]:
     """A row of the source's specialised networks as choices of ``OnceForAll.mobilenet_v3``."""
     kernels, expansions, depths = ([int(v) for v in text.split("-")] for text in (row.kernels, row.expands, row.depths))
-    config: dict[str, Any] = {"resolution": image_size, "width": 1.2}
-    blocks = iter(zip(kernels, expansions, strict=True))
-    acts, se = ("relu", "relu", "hswish", "hswish", "hswish"), (False, True, False, True, True)
-    for s, depth in enumerate(depths, 1):
-        config |= {f"s{s}.depth": depth, f"s{s}.act": acts[s - 1], f"s{s}.se": se[s - 1]}
-        for b in range(1, depth + 1):
-            config[f"s{s}b{b}.kernel"], config[f"s{s}b{b}.expand"] = next(blocks)
-    return config
+    return published_config(depths, kernels, expansions, resolution=image_size)
 
 
 def write_nasbench201() -> None:

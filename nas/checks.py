@@ -44,9 +44,10 @@ Threads = Annotated[int, Meta(ge=1, le=1024)]
 Batch = Annotated[int, Meta(ge=1, le=65_536)]
 Bytes = Annotated[int, Meta(ge=1, le=2**50, extra={"unit": "bytes"})]
 """A size of memory; on the command line also as 256KB or 1MB (1024 and 1024² bytes, as microcontrollers' are)."""
-Text = Annotated[str, Meta(min_length=1, max_length=10_000)]
+Text = Annotated[str, Meta(min_length=1, max_length=10_000, pattern=r"^[^\0]*$")]
 """A text that says something."""
-FilePath = Annotated[str | os.PathLike[str], Meta(min_length=1)]
+FilePath = Annotated[str | os.PathLike[str], Meta(min_length=1, pattern=r"^[^\0]*$")]
+"""A path that is not empty; whether it can be read or written is for ``nas.files`` to say."""
 
 _SHOWN = 60  # characters of a wrong value
 _UNITS = {"": 1, "b": 1, "k": 1024, "kb": 1024, "kib": 1024, "m": 1024**2, "mb": 1024**2, "mib": 1024**2}

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block, chain_error
-from nas.checks import shown
+from nas.checks import CountOrNone, Probability, check, shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
@@ -106,6 +106,7 @@ class SearchSpace:
         *,
         features: Callable[[Archs], NDArray[np.float64]] | None = None,
     ) -> None:
+        check("name", name, str)
         self.name = name
         self.features = features
         self.choices = tuple(choices)
@@ -209,7 +210,11 @@ class SearchSpace:
         return given
 
     def sample(self, n: int, rng: np.random.Generator) -> Archs:
-        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible)."""
+        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible).
+
+        Raises BadInput for a negative ``n``.
+        """
+        check("n", n, CountOrNone)
         return self.canonical(rng.integers(0, self.sizes, size=(n, self.genes)).astype(np.uint8))
 
     def active(self, archs: Archs) -> NDArray[np.bool_]:
@@ -229,7 +234,9 @@ class SearchSpace:
         """Each active gene changes to another of its values with probability ``rate`` (default: 1/genes).
 
         At least one active gene with more than one value changes in every row. Returns canonical architectures.
+        Raises BadInput for a rate that is no probability.
         """
+        check("rate", rate, Probability | None)
         archs = self.canonical(archs)
         free = self.active(archs) & (self.sizes > 1)
         rate = 1.0 / self.genes if rate is None else rate
@@ -241,7 +248,12 @@ class SearchSpace:
         return self.canonical(np.where(changed, (archs + step) % self.sizes, archs).astype(np.uint8))
 
     def crossover(self, first: Archs, second: Archs, rng: np.random.Generator) -> Archs:
-        """Uniform crossover of two batches of parents, row by row. Returns canonical architectures."""
+        """Uniform crossover of two batches of parents, row by row. Returns canonical architectures.
+
+        Raises BadInput for batches of two shapes.
+        """
+        if first.shape != second.shape:
+            raise BadInput(f"crossover takes as many first as second parents, got {first.shape} and {second.shape}")
         return self.canonical(np.where(rng.random(first.shape) < 0.5, first, second))
 
     def decode(self, archs: ArrayLike) -> list[dict[str, Value]]:

@@ -633,6 +633,7 @@ def test_a_sweep_folder_that_is_none_or_damaged_is_one_line(tmp_path):
         (0.912, "fraction", "91.2%"),
         (0.0, "fraction", "0.0%"),
         (2048, "bytes", "2 KiB"),
+        (12, "bytes", "12 bytes"),
         (3 << 20, "bytes", "3.0 MiB"),
         (1.2e6, "MACs", "1.20 MMACs"),
         (0.5, "watts", "0.5 watts"),

@@ -153,7 +153,8 @@ def _described(searcher: Searcher) -> dict[str, Any]:
     describe = getattr(searcher, "describe", None)
     if describe is not None:
         return dict(describe())
-    own = {k: _plain(v) for k, v in vars(searcher).items() if not k.startswith("_")}
+    names = dict.fromkeys([*getattr(searcher, "__dict__", ()), *getattr(searcher, "__slots__", ())])
+    own = {k: _plain(getattr(searcher, k, _OTHER)) for k in names if not k.startswith("_")}
     known = getattr(searcher, "known", 0)  # what it has learnt before, which no replay can repeat
     return {
         "searcher": type(searcher).__name__,

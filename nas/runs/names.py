@@ -38,10 +38,10 @@ def searcher_of(settings: Settings, space: SearchSpace, objectives: Sequence[Obj
 
 
 def check_names(settings: Settings, space: SearchSpace) -> None:
-    """Raises BadInput for a name that there is not, MissingPackage for a runtime that is not installed."""
-    torch_device(settings.device)
+    """Raises BadInput for a name or a training device that there is not, MissingPackage for a runtime that is not installed."""
     if "objectives" not in _parameters(settings):
         searcher_of(settings, space, ())
+    torch_device(settings.device)
     for runtime in runtimes_of(settings).values():
         assert runtime.device
 
