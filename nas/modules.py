@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.blocks import ACTIVATIONS, Block, Conv, Linear, Norm, Part, chain_error, norm_of
+from nas.checks import checked
 from nas.errors import BadInput
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -125,6 +126,7 @@ def describe(module: BlockModule) -> Block:
     raise BadInput(f"the layers of [{module.block.key}] no longer form a {module.block.kind}: {seen}")
 
 
+@checked
 class Network(nn.Sequential):
     """A network as a sequence of blocks; input ``(n, *input_shape)`` float32, output logits ``(n, classes)``.
 

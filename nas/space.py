@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block, chain_error
-from nas.checks import CountOrNone, Probability, check, shown
+from nas.checks import CountOrNone, Probability, check, checked, shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
@@ -31,6 +31,7 @@ _CHUNK = 4096  # architectures scored at a time: index and value buffers stay in
 _MAX_COMBINATIONS = 1 << 22  # per slot; indices must stay exact in float32
 
 
+@checked
 @dataclass(frozen=True)
 class Choice:
     """The alternatives of one gene.
@@ -52,6 +53,7 @@ class Choice:
             )
 
 
+@checked
 @dataclass(frozen=True)
 class Slot:
     """One position in the network.
@@ -89,6 +91,7 @@ class Extremes:
     argmax: Archs
 
 
+@checked
 class SearchSpace:
     """An immutable space of networks: ``choices`` and ``slots`` in network order.
 
@@ -106,7 +109,6 @@ class SearchSpace:
         *,
         features: Callable[[Archs], NDArray[np.float64]] | None = None,
     ) -> None:
-        check("name", name, str)
         self.name = name
         self.features = features
         self.choices = tuple(choices)

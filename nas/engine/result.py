@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from nas.checks import FilePath, checked
 from nas.engine.ledger import LEDGER, columns, read
 from nas.engine.problem import ObjectiveRecord, Problem
 from nas.errors import BadInput, Infeasible
@@ -20,6 +21,7 @@ from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.space import Archs, SearchSpace
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SearchResult:
     """Columns in order of evaluation.
@@ -39,8 +41,9 @@ class SearchResult:
     _reference: tuple[float, ...] | None = field(default=None, repr=False)
 
     @staticmethod
+    @checked
     def load(
-        run_dir: str | os.PathLike[str], space: SearchSpace, objectives: Sequence[Objective] | None = None
+        run_dir: FilePath, space: SearchSpace, objectives: Sequence[Objective] | None = None
     ) -> SearchResult:
         """The search of a run folder as far as it is: nothing is evaluated, replayed or changed.
 

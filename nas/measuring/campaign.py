@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from nas.blocks import Block
-from nas.checks import Count, Seed, checked
+from nas.checks import Count, FilePath, Seed, checked
 from nas.errors import BadInput
 from nas.files import first_line, locked
 from nas.measuring.energy import Meter, with_energy
@@ -37,7 +37,7 @@ def measure(
     space: SearchSpace,
     runtime: Runtime,
     *,
-    run_dir: str | os.PathLike[str],
+    run_dir: FilePath,
     name: str | None = None,
     resume: bool = False,
     calibrate: Annotated[Count, "networks timed to fit what blocks alone do not show"] = 60,
