@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from nas.checks import Finite, Count, Positive, Seed, checked, shown
 from nas.errors import BadInput
+from nas.searchers.searcher import text_of
 from nas.searchers.seen import LAST, Seen
 from nas.space import Archs, SearchSpace
 
@@ -72,6 +73,8 @@ class PolicySearch:
         self._policy: _Policy | None = None
         self._baseline: float | None = None
         self._results = 0
+
+    __repr__ = text_of
 
     @property
     def known(self) -> int:
