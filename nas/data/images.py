@@ -13,7 +13,7 @@ import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -169,14 +169,7 @@ def load_images(
     if val + test >= 1:
         raise BadInput(f"val and test are fractions that leave something to train on, got {val} and {test}")
     found, notes = _found(image_path(path), None if test_path is None else image_path(test_path))
-    classes = tuple(sorted({c for c, _ in found.get("train", [])}))
-    if len(classes) < 2:
-        raise BadInput(
-            f"{path} has {len(classes)} class folder(s) with images, need at least 2 (one subfolder per class)"
-        )
-    unknown = sorted({c for files in found.values() for c, _ in files} - set(classes))
-    if unknown:
-        raise BadInput(f"class {unknown[0]!r} has no training images; the training classes are {', '.join(classes)}")
+    classes = _classes(found, path)
     needed = sum(len(files) for files in found.values()) * channels * size * size
     if needed > max_bytes:
         raise BadInput(
@@ -213,6 +206,19 @@ def _found(path: Path, test_path: Path | None) -> tuple[dict[str, list[tuple[str
         found["test"] = extra.splits.get("test") or next(iter(extra.splits.values()))
     told = f"{len(ignored)} files that are not .jpg, .jpeg or .png were ignored: {_some(ignored)}"
     return found, [told] if ignored else []
+
+
+def _classes(found: Mapping[str, Sequence[tuple[str, ImageFile]]], path: Any) -> tuple[str, ...]:
+    """The names of the class folders, sorted: those that have training images."""
+    classes = tuple(sorted({c for c, _ in found["train"]}))
+    if len(classes) < 2:
+        raise BadInput(
+            f"{path} has {len(classes)} class folder(s) with images, need at least 2 (one subfolder per class)"
+        )
+    unknown = sorted({c for files in found.values() for c, _ in files} - set(classes))
+    if unknown:
+        raise BadInput(f"class {unknown[0]!r} has no training images; the training classes are {', '.join(classes)}")
+    return classes
 
 
 def _some(names: Sequence[object]) -> str:

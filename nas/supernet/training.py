@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from nas.checks import Count, FilePath, Seed, checked, shown
 from nas.data.images import ImageData
 from nas.data.inputs import batches, fixed_choice
 from nas.errors import BadInput
-from nas.files import folder_of, write_text
+from nas.files import folder_of, locked, write_text
 from nas.space import Archs, SearchSpace
 from nas.supernet.recalibrate import recalibrate
 from nas.supernet.strategies import Sandwich, Strategy
@@ -60,14 +61,14 @@ def train_supernet(
     recipe, augment, strategy = recipe_of(epochs, recipe), augment or Augment.suited_to(data), strategy or Sandwich()
     place = torch_device(device)
     weights, checkpoint = folder / "supernet.safetensors", folder / "supernet.checkpoint.pt"
-    if not resume and (weights.exists() or checkpoint.exists()):
-        raise BadInput(f"{folder} already holds a training; pass resume (--resume) to go on with it, or another folder")
+    if not resume:
+        _check_fresh(weights, checkpoint)
     identity = _identity(space, data, recipe, augment, strategy, seed, place)
     supernet = Supernet(space, seed=seed).to(place)
     if weights.exists():
         load_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
         return supernet
-    try:
+    with locked(folder), _how_to_go_on(folder):
         history = fit(
             supernet,
             data,
@@ -85,11 +86,9 @@ def train_supernet(
             on_step=on_step,
             progress=progress,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"finished epochs are kept in {folder}; the same call (--resume) goes on") from None
-    write_text(folder / "training.csv", history.to_csv(index=False))
-    save_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
-    checkpoint.unlink(missing_ok=True)
+        write_text(folder / "training.csv", history.to_csv(index=False))
+        save_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
+        checkpoint.unlink(missing_ok=True)
     return supernet
 
 
@@ -140,6 +139,21 @@ def recipe_of(epochs: int | None, recipe: Recipe | None) -> Recipe:
     if recipe is not None and epochs not in (None, recipe.epochs):
         raise BadInput(f"epochs is {epochs} but recipe.epochs is {recipe.epochs}; give one of them")
     return recipe or Recipe(epochs=epochs or 0)
+
+
+@contextlib.contextmanager
+def _how_to_go_on(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"finished epochs are kept in {folder}; the same call (--resume) goes on") from None
+
+
+def _check_fresh(*paths: Path) -> None:
+    if any(path.exists() for path in paths):
+        raise BadInput(
+            f"{paths[0].parent} already holds a training; pass resume (--resume) to go on with it, or another folder"
+        )
 
 
 def _identity(
