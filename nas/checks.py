@@ -71,7 +71,7 @@ def checked(made: T) -> T:
     variables) are left to the code; defaults are trusted.
     """
     if isinstance(made, type):
-        made.__init__ = _checked_function(made.__init__)  # type: ignore[misc, method-assign]
+        made.__init__ = _checked_function(made.__init__)  # type: ignore[misc]
         return made
     return _checked_function(made)  # type: ignore[arg-type, return-value]
 
@@ -112,7 +112,7 @@ def described(annotation: Any) -> str:
         return "one of " + ", ".join(str(v) for v in typing.get_args(base))
     if typing.get_origin(base) in _CONTAINERS:
         return _described_container(base)
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    words: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
     words |= {Any: "anything", os.PathLike: "a path", collections.abc.Callable: "a function"}
     kind = base if base in words else typing.get_origin(base) or base
     if meta and (meta.extra or {}).get("unit") == "bytes":
@@ -150,7 +150,7 @@ def hints_of(made: Any) -> dict[str, Any]:
 
     What only type checkers import stays a text.
     """
-    function = inspect.unwrap(made.__init__ if isinstance(made, type) else made)
+    function = inspect.unwrap(getattr(made, "__init__") if isinstance(made, type) else made)  # noqa: B009
     hints = inspect.get_annotations(function)
     return {
         name: _evaluated(hint, getattr(function, "__globals__", {})) for name, hint in hints.items() if name != "return"

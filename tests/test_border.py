@@ -11,6 +11,7 @@ import argparse
 import collections.abc
 import errno
 import inspect
+import json
 import multiprocessing
 import os
 import shutil
@@ -41,7 +42,7 @@ from nas.checks import (
     parsed,
 )
 from nas.errors import BadInput, NasError
-from nas.files import file_name, first_line, folder_of, locked, read_text, replacing, writable, write_text
+from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
 from nas.tables.shipped import SHIPPED
 
 NAN, INF = float("nan"), float("inf")
@@ -711,3 +712,100 @@ def test_a_wrong_value_of_a_flag_is_one_line(command, flag, at_work, capfd):
 def test_every_flag_that_takes_any_text_is_there():
     dests = {a.dest for one in COMMANDS.values() for a in one._actions}
     assert {name.rpartition(".")[2] for name in [*FREE_TEXT, *MORE]} <= dests
+
+
+# ---- files that are damaged ----------------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def _readers() -> dict[str, Any]:
+    """File of ``ready`` -> what reads it."""
+    from nas.runs import artefacts
+    from nas.sweeps import folder as sweeps
+
+    return {
+        "run/config.json": lambda root: artefacts.read_config(root / "run"),
+        "run/stages.json": lambda root: artefacts.read_seconds(root / "run"),
+        "run/search.json": lambda root: read_json(root / "run" / "search.json", artefacts.Search),
+        "run/candidates/c00/summary.json": lambda root: artefacts.read_candidate(root / "run" / "candidates" / "c00"),
+        "table.json": lambda root: nas.LatencyTable.load(root / "table"),
+        "sweep/sweep.json": lambda root: sweeps.read_settings(root / "sweep"),
+        "sweep/trials/seed=1/settings.json": lambda root: sweeps.read_sweep(root / "sweep"),
+        "sweep/trials/seed=1/done.json": lambda root: sweeps.read_sweep(root / "sweep"),
+    }
+
+
+READERS = _readers()
+
+ANYTHING_GOES = {
+    "run/config.json": {"made_by.arguments", "made_by", "memory_gb"},
+    "table.json": {"notes", "validation", "kendall_tau"},
+    "sweep/sweep.json": {"settings", "samples"},
+    "sweep/trials/seed=1/settings.json": {"seed", "searcher"},
+    "sweep/trials/seed=1/done.json": {"hypervolume", "evaluated"},
+}
+"""Fields whose values may be of several kinds."""
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something is in a JSON document: the whole, every field, the first of every list."""
+    inside = value.items() if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(value, list) else ()
+    return [path, *(place for key, one in inside for place in _places(one, (*path, key)))]
+
+
+def _at(document: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        document = document[key]
+    return document
+
+
+def _replaced(document: Any, path: tuple[Any, ...], new: str) -> str:
+    """The document's text with ``new``, as it stands, at a place."""
+    if not path:
+        return new
+    copy = json.loads(json.dumps(document))
+    _at(copy, path[:-1])[path[-1]] = "\u2603"
+    return json.dumps(copy).replace('"\\u2603"', new)
+
+
+@pytest.fixture(scope="module")
+def with_sweep(ready) -> Path:
+    (ready / "run" / "stages.json").write_text(json.dumps({"supernet": 1.5}))
+    trial = ready / "sweep" / "trials" / "seed=1"
+    trial.mkdir(parents=True)
+    (ready / "sweep" / "sweep.json").write_text(json.dumps({"settings": {"seed": [1, 2]}, "samples": 1}))
+    (trial / "settings.json").write_text(json.dumps({"seed": 1, "searcher": "random"}))
+    (trial / "done.json").write_text(json.dumps({"hypervolume": 0.5, "evaluated": 10}))
+    return ready
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_one_line(name, with_sweep):
+    path, read = with_sweep / name, READERS[name]
+    good = path.read_text()
+    document = json.loads(good)
+    read(with_sweep)
+    wrong = {"null": type(None), '"text"': str, "-1e300": float, "1e400": None, "[]": list, "{}": dict, "true": bool}
+    try:
+        for place in _places(document):
+            for new, kind in {**wrong, DEEP: None}.items():
+                path.write_text(_replaced(document, place, new))
+                about = f"{name}: {'.'.join(map(str, place)) or 'the whole'} = {new[:20]}"
+                try:
+                    read(with_sweep)
+                except Exception as error:
+                    if not isinstance(error, NasError) or not one_line(str(error)):
+                        pytest.fail(f"{about} raises {type(error).__name__}: {error}")
+                else:
+                    was = _at(document, place)
+                    free = was is None or {*place, ".".join(map(str, place[-2:]))} & ANYTHING_GOES.get(name, set())
+                    assert free or kind is type(was) or (not place and kind is dict), f"{about} is read"
+        for damaged in (b"", b"\xff\xfe", b"{", good.encode()[:-20], b"\0" * 100):
+            path.write_bytes(damaged)
+            with pytest.raises(BadInput) as refused:
+                read(with_sweep)
+            assert one_line(str(refused.value))
+            assert path.name in str(refused.value) or path.stem in str(refused.value)
+    finally:
+        path.write_text(good)
