@@ -155,7 +155,7 @@ def test_the_campaign_records_drift_conditions_and_repeatability(tiny, tmp_path)
     assert notes["reference_drift"] == 0
     assert notes["repeatability"]["median"] == 0
     assert {"time", "cpus", "load"} <= set(notes["conditions"]["before"])
-    assert notes["doubts"] == [] or all("load" in d or "clock" in d for d in notes["doubts"])
+    assert notes["warnings"] == [] or all("load" in d or "clock" in d for d in notes["warnings"])
 
 
 class Slows(Breaks):
