@@ -187,7 +187,7 @@ def write_xeon_6130() -> None:
             "interpolated between them, or extrapolated below them (84 to values that are not positive)",
             "stem_and_head_ms": json.loads((folder / "xeon_gold_6130_cpu_b1.base.json").read_text())["base_ms"],
             "not_covered": "stem, first block, last convolution and classifier are one number in the source "
-            "(stem_and_head_ms), so no space is covered whole; nas.tables.interpolate.estimate interpolates between these widths",
+            "(stem_and_head_ms), so no space is covered whole; nas.estimate interpolates between these widths",
             "percentiles": "no spread is published: equal to the latency",
             "act": "the source's swish is silu here; its squeeze-excite has a sigmoid gate, with relu too",
             "validation": "none: the source publishes no whole networks",

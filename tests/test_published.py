@@ -346,7 +346,7 @@ def test_widths_between_the_measured_ones_are_estimated():
     table = LatencyTable.load(TABLES / WIDTHS)
     blocks = [b for b in table.blocks if b.size == 28 and b.se == 0 and b.stride == 1 and b.kernel == 3]
     between = [dataclasses.replace(b, mid=b.mid + 4) for b in blocks[:-1]]
-    ms, _ = nas.tables.interpolate.estimate(table, between)
+    ms, _ = nas.estimate(table, between)
     neighbours = table.lookup(blocks)
     assert np.abs(ms / ((neighbours[:-1] + neighbours[1:]) / 2) - 1).mean() < 0.15
 

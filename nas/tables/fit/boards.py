@@ -27,7 +27,7 @@ from nas.tables.fit.calibration import Calibration
 from nas.tables.table import LatencyTable, Validation
 from nas.tables.validation import validated
 
-FILE = Path(__file__).parents[2] / "latency_tables" / "cortex_m_boards.json"
+FILE = Path(__file__).parents[3] / "latency_tables" / "cortex_m_boards.json"
 
 OPERATORS = ("full", "pointwise", "depthwise", "dense")
 """Kinds of MACs: kxk, 1x1 and depthwise convolutions; matrix times vector, which squeeze-excite is too."""
