@@ -353,7 +353,9 @@ def test_text_that_is_no_manifest(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("line", ["[" * 100_000, "[]", "nonsense", '{"ms": Infinity}', "{" + '"a":' * 3])
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, "[]", "nonsense", '{"ms": Infinity}', '{"conditions": {"odd": NaN}}', "{" + '"a":' * 3]
+)
 def test_lines_that_are_no_log(tmp_path, line):
     (tmp_path / "results.jsonl").write_text(f'{{"kit": "1"}}\n{line}\n')
     with pytest.raises(Problem, match=r"line 2 of results\.jsonl is not one that a campaign wrote") as error:

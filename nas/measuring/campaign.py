@@ -128,12 +128,13 @@ class _Here(Driver):
 
 @contextlib.contextmanager
 def _log_of(path: Path, models: Sequence[Json], header: Json) -> Iterator[Log]:
-    """The campaign's log, which goes again when nothing could be timed."""
-    log = Log(str(path), models, header, go_on="go on with --resume")
+    """The campaign's log, which goes again when it was new and nothing could be timed."""
+    is_new, log = not path.exists(), None
     try:
+        log = Log(str(path), models, header, go_on="go on with --resume")
         yield log
     finally:
-        if not log.timed:
+        if is_new and not (log and log.timed):
             path.unlink(missing_ok=True)
 
 
