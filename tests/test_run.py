@@ -373,6 +373,20 @@ def test_the_runtime_of_the_settings_is_what_measures_and_times(finished, tmp_pa
     assert shown["measured_int8_ms"].isna().all()
 
 
+def test_predictions_come_from_tables_of_what_is_timed(copy):
+    """Not from those of another device that happens to have the same runtime."""
+    run = reopen(copy)
+    own = {t.device.precision: t.fingerprint for t in tables.local_tables(run)}
+    here = nas.LatencyTable.load(copy / "table_int8")
+    assert set(own) == {"fp32", "int8"}
+    assert own["int8"] == here.fingerprint
+    for path in copy.glob("table_*"):
+        path.unlink()
+    for chip, found in ((here.device.chip, ["int8"]), ("another", [])):
+        dataclasses.replace(here, device=dataclasses.replace(here.device, chip=chip)).save(copy / "table_target")
+        assert [t.device.precision for t in tables.local_tables(run)] == found
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -399,10 +413,20 @@ def test_a_latency_limit_is_checked_as_soon_as_the_table_is_known(finished, tmp_
     with pytest.raises(nas.Infeasible, match=r"latency_ms <= 1e-05 ms; the nearest value.*flash_size <= 5 bytes"):
         nas.run(small_run.space, small_run.images, run_dir=tmp_path / "run", settings=limits)
     assert not (tmp_path / "run").exists()
-    folder = with_tables(finished, tmp_path / "measured")  # as if they had been measured just now
+    measured = []
+
+    def measure(space, runtime, *, run_dir, name, **options):
+        measured.append(name)
+        for path in finished.glob(f"{name}*"):
+            shutil.copy(path, run_dir / path.name)
+        return nas.LatencyTable.load(run_dir / name)
+
+    monkeypatch.setattr(tables, "measure", measure)
     monkeypatch.setattr(search, "train_supernet", lambda *a, **k: pytest.fail("trained in vain"))
-    with pytest.raises(nas.Infeasible, match="latency_ms <= 1e-05 ms"):
-        small_run.run(folder, resume=True, max_latency_ms=1e-5)
+    for resume in (False, True):
+        with pytest.raises(nas.Infeasible, match="latency_ms <= 1e-05 ms"):
+            small_run.run(tmp_path / "run", resume=resume, max_latency_ms=1e-5)
+    assert measured == ["table_fp32", "table_int8"]
 
 
 def test_a_search_for_another_device_within_its_memory(finished, copy, tmp_path, monkeypatch, capsys):
