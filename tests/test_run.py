@@ -323,6 +323,18 @@ def test_what_a_candidate_was_made_from_is_its_identity(finished, copy):
     assert [t.ending for t in missing_candidates(reopen(copy))] == ["", "p"]
 
 
+def test_results_of_something_else_do_not_stay(copy, monkeypatch):
+    """A final table of other candidates, a front without its ledger."""
+    (copy / "evaluations.db").unlink()
+    assert not search.search_is_done(reopen(copy))
+    shutil.rmtree(copy / CANDIDATES / "c02p")
+    monkeypatch.setattr(search, "search_is_done", lambda run: True)
+    monkeypatch.setattr(candidates, "_deploy", lambda *a: (_ for _ in ()).throw(RuntimeError("stopped here")))
+    with pytest.raises(RuntimeError, match="stopped here"):
+        candidates.compress_stage(reopen(copy))
+    assert not (copy / "final.csv").exists()
+
+
 # ---- settings that decide ----------------------------------------------------------------------------------------
 
 

@@ -135,7 +135,6 @@ def opened(run: Run) -> Iterator[None]:
     Raises BadInput, with the disk as it was, when the folder holds a run of another space or data, or one whose settings
     may no longer change so, or when another process is at work there.
     """
-    check_run(run)
     with locked(run.folder):
         before = check_run(run)
         config = config_of(run) if before is None else replace(before, settings=run.settings)
