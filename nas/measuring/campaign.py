@@ -83,7 +83,7 @@ def measure(
         networks = [(block,) for block in campaign.order()] + list(space.networks(campaign.archs))
         here = _Here(timer, dict(zip((m["file"] for m in models), networks, strict=True)))
         log = stack.enter_context(_log_of(partial, models, header))
-        advance = stack.enter_context(bar(len(models), f"table {stem.name}", "model", progress))
+        advance = stack.enter_context(bar(len(models), stem.name, "model", progress))
         reference = next(m for m in models if m["key"] == campaign.reference.key)
         Campaign(models, reference, here, log, _log.info, lambda done, total, text: advance(done)).run()
         kind = getattr(runtime, "kind", "measured")
