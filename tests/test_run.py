@@ -256,6 +256,8 @@ def test_an_interrupt_says_how_to_go_on(finished, tmp_path, caplog):
 
 def test_resume_reads_the_folders_own_settings_and_says_what_may_no_longer_change(copy):
     assert reopen(copy).settings == small_run.SETTINGS
+    assert new_run(small_run.space, small_run.images, run_dir=copy, resume=True).settings == small_run.SETTINGS
+    assert new_run(small_run.space, small_run.images, run_dir=copy / "new", resume=True).settings == nas.Settings()
     for change, late in (
         ({"epochs": 9, "lr": 0.2}, "started with epochs = 3, now it is 9, and with lr = 0.1, now it is 0.2;"),
         ({"epochs": 2}, "epochs = 3, now it is 2"),
