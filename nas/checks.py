@@ -52,7 +52,14 @@ FilePath = Annotated[str | os.PathLike[str], Meta(min_length=1, pattern=r"^[^\0]
 
 _SHOWN = 60  # characters of a wrong value
 _UNITS = {"": 1, "b": 1, "k": 1024, "kb": 1024, "kib": 1024, "m": 1024**2, "mb": 1024**2, "mib": 1024**2}
-_CONTAINERS = (list, tuple, set, frozenset, dict, *(getattr(collections.abc, n) for n in ("Sequence", "Iterable", "Mapping")))
+_CONTAINERS = (
+    list,
+    tuple,
+    set,
+    frozenset,
+    dict,
+    *(getattr(collections.abc, n) for n in ("Sequence", "Iterable", "Mapping")),
+)
 _LEAVES = (int, float, str, bool, bytes)
 T = TypeVar("T")
 
@@ -127,9 +134,9 @@ def checkable(annotation: Any) -> bool:
     for base, _ in _kinds(annotation):
         origin = typing.get_origin(base)
         inside = [a for a in typing.get_args(base) if a is not Ellipsis] if origin in (list, tuple) else []
-        if not (inside and all(map(checkable, inside))) and origin not in (Literal, os.PathLike):
-            if base not in (*_LEAVES, type(None), os.PathLike):
-                return False
+        plain = base in (*_LEAVES, type(None), os.PathLike) or origin in (Literal, os.PathLike)
+        if not plain and not (inside and all(map(checkable, inside))):
+            return False
     return True
 
 
@@ -145,7 +152,9 @@ def hints_of(made: Any) -> dict[str, Any]:
     """
     function = inspect.unwrap(made.__init__ if isinstance(made, type) else made)
     hints = inspect.get_annotations(function)
-    return {name: _evaluated(hint, getattr(function, "__globals__", {})) for name, hint in hints.items() if name != "return"}
+    return {
+        name: _evaluated(hint, getattr(function, "__globals__", {})) for name, hint in hints.items() if name != "return"
+    }
 
 
 # ---- annotations -------------------------------------------------------------------------------------------------
@@ -265,7 +274,7 @@ def _bytes(text: str, base: Any, within: Meta) -> int:
 def _range(meta: Meta) -> str:
     bounds = (("from", meta.ge), ("above", meta.gt), ("to", meta.le), ("to below", meta.lt))
     words = "".join(f" {word} {bound:,.12g}" for word, bound in bounds if bound is not None and abs(bound) < 1e300)
-    words += " that is finite" if (meta.le or 0) >= 1e300 else ""
+    words += ", which is finite" if (meta.le or 0) >= 1e300 else ""
     return words + (" that is not empty" if meta.min_length == 1 else "")
 
 

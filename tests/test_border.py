@@ -11,8 +11,6 @@ import argparse
 import collections.abc
 import errno
 import inspect
-import json
-import math
 import multiprocessing
 import os
 import shutil
@@ -25,14 +23,26 @@ from typing import Annotated, Any, Literal, Union
 import numpy as np
 import pytest
 from msgspec import Meta
-from PIL import Image
 
 import nas
 import search_spaces
-from nas.checks import Batch, Bytes, Count, FilePath, Positive, Seed, Share, Text, check, checked, described, hints_of, parsed
+from nas.checks import (
+    Batch,
+    Bytes,
+    Count,
+    FilePath,
+    Positive,
+    Seed,
+    Share,
+    Text,
+    check,
+    checked,
+    described,
+    parsed,
+)
 from nas.errors import BadInput, NasError
+from nas.files import file_name, first_line, folder_of, locked, read_text, replacing, writable, write_text
 from nas.tables.shipped import SHIPPED
-from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
 
 NAN, INF = float("nan"), float("inf")
 PATIENCE_S = 2.0
@@ -107,7 +117,9 @@ def test_texts_of_the_command_line(text, annotation, value):
 
 
 @pytest.mark.parametrize("annotation", [Count, Seed, Share, Positive, Bytes, Literal["a"], Count | None, Bytes | None])
-@pytest.mark.parametrize("text", ["", " ", "x", "nan", "inf", "-inf", "1e400", "-1", "٣", "9" * 5000, "0x10", "1_0", "3,5", "1\n2"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "x", "nan", "inf", "-inf", "1e400", "-1", "٣", "9" * 5000, "0x10", "1_0", "3,5", "1\n2"]
+)
 def test_texts_that_are_refused(annotation, text):
     with pytest.raises(BadInput) as refused:
         parsed("x", text, annotation)
@@ -205,7 +217,8 @@ def test_paths_that_can(place):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/b", "a\\b", "/x", ".hidden", "-x", "x" * 101, "a b", "ä", "٣", "a\0", "a\n", 3, None]
+    "name",
+    ["", ".", "..", "../x", "a/b", "a\\b", "/x", ".hidden", "-x", "x" * 101, "a b", "ä", "٣", "a\0", "a\n", 3, None],
 )
 def test_names_that_are_no_file_names(name):
     with pytest.raises(BadInput) as refused:
@@ -246,10 +259,15 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(place, monkeypatch, c
 
 def test_an_error_in_the_block_leaves_nothing(place):
     before = disk(place)
-    with pytest.raises(RuntimeError), replacing("new/model.onnx") as temporary:
-        assert temporary.suffix == ".onnx"
-        temporary.write_text("half of it")
-        raise RuntimeError
+
+    def stopped_half_way() -> None:
+        with replacing("new/model.onnx") as temporary:
+            assert temporary.suffix == ".onnx"
+            temporary.write_text("half of it")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        stopped_half_way()
     assert disk(place) == before
 
 
@@ -387,7 +405,7 @@ def _hostile(annotation: Any) -> list[Any]:
     if bool in bases and len(bases) == 1:
         wrong += [2, NAN, "yes"]
     if any(b in (list, tuple, collections.abc.Sequence) for b in bases):
-        wrong += [3, [Anything()]]
+        wrong += [[Anything()], *([] if numbers else [3])]
     if type(None) not in bases:
         wrong.append(None)
     if os.PathLike in bases or any(typing.get_origin(k) is os.PathLike for k, _ in kinds):
@@ -427,10 +445,9 @@ def test_a_wrong_argument_is_one_line(function, parameter, place):
         started = time.monotonic()
         try:
             made(*bound.args, **bound.kwargs)
-        except NasError as error:
-            assert one_line(str(error)), f"{function}({parameter}={value!r}): {error}"
         except Exception as error:
-            pytest.fail(f"{function}({parameter}={value!r}) raises {type(error).__name__}: {error}")
+            if not isinstance(error, NasError) or not one_line(str(error)):
+                pytest.fail(f"{function}({parameter}={value!r}) raises {type(error).__name__}: {error}")
         else:
             pytest.fail(f"{function}({parameter}={value!r}) is accepted")
         assert time.monotonic() - started < PATIENCE_S
@@ -488,7 +505,7 @@ FREE_TEXT = {
 
 MORE = {
     "run_dir": ["file"],
-    "output": ["/", "folder"],
+    "export.output": ["/", "folder"],
     "optuna": ["/", "folder"],
     "kit": ["file"],
     "energy_log": ["folder", "file", "no such thing"],
@@ -515,7 +532,9 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
         subs = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
         if not subs:
             return {name: one}
-        return {k: p for sub in subs for n, s in sub.choices.items() for k, p in below(s, f"{name} {n}".strip()).items()}
+        return {
+            k: p for sub in subs for n, s in sub.choices.items() for k, p in below(s, f"{name} {n}".strip()).items()
+        }
 
     return below(parser(), "")
 
@@ -537,7 +556,8 @@ def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
     annotation = getattr(action.type, "annotation", action.type or str)
     kinds = _kinds(annotation)
     bases = {typing.get_origin(k) or k for k, _ in kinds}
-    more = MORE.get(action.dest, []) if f"{command}.{action.dest}" not in FREE_TEXT else []
+    name = f"{command}.{action.dest}"
+    more = MORE.get(name, MORE.get(action.dest, [])) if name not in FREE_TEXT else []
     if action.choices or bases & {int, float, Literal}:
         metas = [m for _, m in kinds if m]
         low = ["-1"] + ["0" for m in metas if (m.ge or 0) > 0 or m.gt == 0]
@@ -546,7 +566,7 @@ def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
         return ["", " ", "x", "nan", "inf", "-inf", "1e400", "\u0663", "9" * 30, *low, *more]
     if FilePath in (annotation, *(typing.get_args(annotation))) or os.PathLike in bases:
         return [*(p for p in NO_PATHS if isinstance(p, str) and p != "\ud800" and "/proc" not in p), *more]
-    if action.dest in FREE_TEXT or f"{command}.{action.dest}" in FREE_TEXT:
+    if {action.dest, name} & set(FREE_TEXT):
         return [""]
     return ["", "no such thing", "loop/x", "file/x", "x" * 300, "x\0y", "x\ny", "../" * 30 + "no/such", *more]
 
@@ -661,7 +681,9 @@ def test_the_base_arguments_get_to_work(command, at_work, capfd):
         said([*command.split(), *BASE[command]], capfd)
     shutil.rmtree(at_work / "new", ignore_errors=True)
     changed = {k for k, v in disk(at_work).items() if before.get(k) != v}
-    assert changed <= {f"{run}/{name}.json" for run in ("run", "trained") for name in ("config", "stages")}  # a folder's settings are as they were last asked for
+    assert changed <= {
+        f"{run}/{name}.json" for run in ("run", "trained") for name in ("config", "stages")
+    }  # a folder's settings are as they were last asked for
 
 
 @pytest.mark.parametrize(("command", "flag"), _flags(), ids=lambda x: str(x))

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from nas.checks import Batch as BatchSize, Count, Positive, Seed, checked
+from nas.checks import Batch as BatchSize, Count, FilePath, Positive, Seed, checked
 from nas.engine.evaluate import Evaluate, Outcome, check_timeout
 from nas.engine.ledger import LEDGER, Entry, Identity, Ledger
 from nas.engine.problem import Problem
@@ -64,10 +64,10 @@ def search(
     budget: Count,
     constraints: Sequence[Constraint] = (),
     seed: Seed | None = None,
-    run_dir: str | os.PathLike[str] | None = None,
+    run_dir: FilePath | None = None,
     resume: bool | Literal["auto"] = "auto",
     batch: BatchSize | None = None,
-    workers: int | MakeWorkers | None = None,
+    workers: Annotated[int, Meta(ge=1, le=100_000)] | MakeWorkers | None = None,
     timeout_s: Positive | None = None,
     progress: bool | None = None,
     on_result: OnResult | None = None,
