@@ -630,6 +630,7 @@ def ready(tmp_path_factory) -> Path:
         assert main(["train", "--run-dir", str(folder / "run"), "--space", "mobilenet_v2.digits"]) == 0
     (folder / "run" / SUPERNET).write_bytes(b"weights")
     shutil.copytree(folder / "run", folder / "trained")
+    (folder / "run" / "evaluations.db").touch()
     write_record(folder / "run" / SEARCH, Search(objectives=(), budget=10**6, evaluations=1, stopped="x"))
     space = search_spaces.named("mobilenet_v2.digits")
     sampled = space.sample(20, np.random.default_rng(0))
