@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fit_tables import OFA_SIZES, SHARED, TABLES, ofa_config
+from sources import OFA_SIZES, SHARED, TABLES, staged
 
 from nas.device import Device
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
-from nas.tables.fit.few_shot import BEYOND, adapt, error_bound
 from nas.tables.features import block_counts
+from nas.tables.fit.few_shot import BEYOND, adapt, error_bound
 from nas.tables.fit.prior import cost_prior
 from nas.tables.fit.whole_network import fit_blocks, solve_blocks
 from nas.tables.table import LatencyTable
@@ -74,7 +74,7 @@ def judged(
 def xavier() -> tuple[Any, ...]:
     space = OnceForAll.mobilenet_v3(width=1.2, resolutions=OFA_SIZES)
     frame = pd.read_csv(SHARED / "help" / "help_ofa_searched.csv")
-    archs = space.encode(ofa_config(row) for row in frame.itertuples())
+    archs = space.encode(staged(space, r.r, r.ks, r.e, r.d, listed=4) for r in frame.itertuples())
     return (
         _device("agx-xavier", "NVIDIA Jetson AGX Xavier", 1),
         space,
@@ -109,19 +109,8 @@ def tx2_proxyless() -> tuple[Any, ...]:
         classes=1000,
         in_channels=3,
     )
-    archs = space.encode(_proxyless(row) for row in frame.itertuples())
+    archs = space.encode(staged(space, r.image_size, r.kernels, r.expands, r.depths) for r in frame.itertuples())
     return _device("tx2", "NVIDIA Jetson TX2", 16), space, archs, frame["latency_ms"].to_numpy(float), []
-
-
-def _proxyless(row: Any) -> dict[str, Any]:
-    kernels, expansions, depths = ([int(v) for v in text.split("-")] for text in (row.kernels, row.expands, row.depths))
-    config: dict[str, Any] = {"resolution": row.image_size, "width": 1.3}
-    blocks = iter(zip(kernels, expansions, strict=True))
-    for s, depth in enumerate(depths, 1):
-        config |= {f"s{s}.depth": depth, f"s{s}.act": "relu6", f"s{s}.se": False}
-        for b in range(1, depth + 1):
-            config[f"s{s}b{b}.kernel"], config[f"s{s}b{b}.expand"] = next(blocks)
-    return config
 
 
 def _device(name: str, chip: str, batch: int) -> Device:

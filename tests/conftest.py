@@ -67,6 +67,17 @@ def few_digits(digits: ImageData) -> ImageData:
     )
 
 
+def other_pictures(data: ImageData, *splits: str) -> ImageData:
+    """``data`` with noise for the images of those splits: what has looked at them comes out different."""
+
+    def noise(split):
+        shape = split.images.shape
+        return dataclasses.replace(split, images=rng.integers(0, 256, shape, dtype=np.uint8))
+
+    rng = np.random.default_rng(1)
+    return dataclasses.replace(data, **{name: noise(getattr(data, name)) for name in splits})
+
+
 def lively(network: Network | Supernet, seed: int = 0) -> nn.Module:
     """Random batch norms, but outputs that depend on the image.
 

@@ -15,6 +15,7 @@ import json
 import math
 import multiprocessing
 import os
+import shutil
 import time
 import types
 import typing
@@ -24,10 +25,13 @@ from typing import Annotated, Any, Literal, Union
 import numpy as np
 import pytest
 from msgspec import Meta
+from PIL import Image
 
 import nas
+import search_spaces
 from nas.checks import Batch, Bytes, Count, FilePath, Positive, Seed, Share, Text, check, checked, described, hints_of, parsed
 from nas.errors import BadInput, NasError
+from nas.tables.shipped import SHIPPED
 from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
 
 NAN, INF = float("nan"), float("inf")
@@ -285,10 +289,11 @@ def test_what_was_made_under_a_lock_stays(place):
 
 # ---- every public parameter ---------------------------------------------------------------------------------------
 
-ANY_VALUE = {
-    "Choice.options": "alternatives are what the space's author says",
+ANY_NUMBER = {
+    "Choice.values": "alternatives of a gene are what the space's author says",
+    "Objective.within": "any two numbers",
 }
-"""Parameters that take anything, each with the reason."""
+"""Numbers without a range, each with the reason."""
 
 
 def _callables() -> dict[str, Any]:
@@ -371,7 +376,8 @@ def _hostile(annotation: Any) -> list[Any]:
     if not numbers and bool not in bases and not any(b is Literal for b in bases):
         wrong += [-1, NAN]
     if numbers:
-        wrong += [NAN, INF, -INF, 10**30] if str not in bases else [NAN, INF]
+        wrong += [NAN, INF, -INF, 10**400] if str not in bases else [NAN, INF]
+        wrong += [10**30 for b, _ in numbers if b is int]
         wrong += [-1e-9 if b is float else -1 for b, m in numbers if m and (m.ge == 0 or m.gt == 0)]
         wrong += [0 for b, m in numbers if m and m.ge is not None and m.ge > 0]
     if str not in bases and not any(b is Literal for b in bases):
@@ -391,7 +397,7 @@ def _hostile(annotation: Any) -> list[Any]:
 
 @pytest.mark.parametrize(("function", "parameter"), PARAMETERS, ids=lambda x: str(x))
 def test_a_number_states_its_range(function, parameter):
-    if f"{function}.{parameter}" in ANY_VALUE:
+    if f"{function}.{parameter}" in ANY_NUMBER or parameter.startswith("_"):
         return
     for base, meta in _kinds(_full_hints(CALLABLES[function]).get(parameter, Any)):
         inside = typing.get_args(base) if typing.get_origin(base) in (list, tuple, collections.abc.Sequence) else ()
@@ -406,8 +412,6 @@ def test_a_wrong_argument_is_one_line(function, parameter, place):
     made, before = CALLABLES[function], disk(place)
     hints, there = _full_hints(made), inspect.signature(made).parameters
     assert parameter in hints, f"{function}({parameter}) has no annotation"
-    if f"{function}.{parameter}" in ANY_VALUE:
-        return
     others = {
         n: _standin(hints.get(n, Any), place)
         for n, p in there.items()
@@ -445,18 +449,33 @@ BASE = {
     "measure": ["--run-dir", "new", "--precision", "fp32"],
     "fit": ["--space", "mobilenet_v2.digits", "--channels", "1", "--timings", "timings.csv", "--device-name", "x", "--run-dir", "new"],
     "train": ["--run-dir", "new"],
-    "search": ["--run-dir", "run"],
-    "compress": ["--run-dir", "run"],
+    "search": ["--run-dir", "trained"],
+    "compress": ["--run-dir", "run", "--resume"],
     "export": ["--run-dir", "run", "--candidate", "c00", "--output", "out.onnx"],
     "report": ["--run-dir", "run"],
     "sweep": ["--run-dir", "new"],
     "tables list": ["table.json"],
     "tables show": ["table.json"],
-    "tables compare": ["table.json", "table.json"],
+    "tables compare": ["table.json", "other.json"],
     "tables validate": ["table.json"],
-    "tables heatmap": ["table.json", "table.json"],
+    "tables heatmap": ["table.json", "other.json"],
 }  # fmt: skip
 """For each command, arguments with which it gets to work."""
+
+WITH = {
+    "ssh_option": ["--remote", "b@c"],
+    "tool_path": ["--remote", "b@c"],
+    "remote_python": ["--remote", "b@c"],
+    "system_config": ["--runtime", "ethos-u", "--precision", "int8"],
+    "memory_mode": ["--runtime", "ethos-u", "--precision", "int8"],
+    "vela_config": ["--runtime", "ethos-u", "--precision", "int8"],
+    "accelerator": ["--runtime", "ethos-u", "--precision", "int8"],
+    "test_data": ["--data", "images"],
+    "size": ["--data", "images"],
+    "choose": [],
+    "board": [],
+}
+"""What a flag goes with, besides the base arguments."""
 
 FREE_TEXT = {
     "device_name": "what the user calls a device",
@@ -471,12 +490,14 @@ MORE = {
     "run_dir": ["file"],
     "output": ["/", "folder"],
     "optuna": ["/", "folder"],
-    "kit": ["file", "folder"],
-    "energy_log": ["folder", "file"],
-    "import_kit": ["file", "folder"],
+    "kit": ["file"],
+    "energy_log": ["folder", "file", "no such thing"],
+    "import_kit": ["file", "folder", "no such thing"],
     "table": ["file", "folder"],
-    "like": ["file", "folder"],
-    "timings": ["file", "folder"],
+    "like": ["file", "folder", "no such thing"],
+    "timings": ["file", "folder", "no such thing"],
+    "run": ["file", "folder", "no such thing"],
+    "vela_config": ["file", "folder", "no such thing"],
     "data": ["file", "folder"],
     "test_data": ["file"],
     "remote": ["-oProxyCommand=x", "a b", "user@"],
@@ -499,10 +520,13 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
     return below(parser(), "")
 
 
+COMMANDS = _commands()
+
+
 def _flags() -> list[tuple[str, str]]:
     return [
         (command, (action.option_strings or [action.dest])[-1])
-        for command, one in _commands().items()
+        for command, one in COMMANDS.items()
         for action in one._actions
         if not isinstance(action, argparse._HelpAction | argparse._StoreTrueAction)
     ]
@@ -520,25 +544,82 @@ def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
         if any((m.extra or {}).get("unit") for m in metas):
             low += ["1TBB", "KB"]
         return ["", " ", "x", "nan", "inf", "-inf", "1e400", "\u0663", "9" * 30, *low, *more]
+    if FilePath in (annotation, *(typing.get_args(annotation))) or os.PathLike in bases:
+        return [*(p for p in NO_PATHS if isinstance(p, str) and p != "\ud800" and "/proc" not in p), *more]
     if action.dest in FREE_TEXT or f"{command}.{action.dest}" in FREE_TEXT:
         return [""]
     return ["", "no such thing", "loop/x", "file/x", "x" * 300, "x\0y", "x\ny", "../" * 30 + "no/such", *more]
 
 
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory, tiny_run) -> Path:
-    """What the base arguments name: a run folder, a table, timings of networks."""
+WORK = (
+    "nas.runs.stages._do",
+    "nas.measuring.campaign.plan",
+    "nas.measuring.kit.plan",
+    "nas.measuring.ssh._connected",
+    "nas.tables.fit.whole_network.fit_blocks",
+    "nas.sweeps.sweep.import_ray",
+    "nas.runs.candidates.load_weights",
+    "nas.report.page.write_page",
+    "nas.cli.tables._print",
+    "nas.tables.check.check_saved",
+    "nas.report.heat_map.write_heat_map",
+)
+"""What takes long, or leaves this process: for a command to come there is to accept what it was given."""
 
 
 @pytest.fixture
 def before_work(monkeypatch):
-    """Whatever takes long, or leaves this process, says that it was reached."""
-
     def reached(*_: object, **__: object) -> None:
         raise Reached
 
     for target in WORK:
         monkeypatch.setattr(target, reached)
+
+
+def _candidate(architecture: str, blocks: Any) -> Any:
+    from nas.runs.artefacts import Candidate, MadeFrom, StepRecord
+
+    sizes = {"macs": 1, "params": 1, "size_bytes": 4}
+    return Candidate(
+        id="c00",
+        architecture=architecture,
+        made_from=MadeFrom(genes=(0,), finetune_epochs=1, qat_epochs=1, prune=0.0, seed=0),
+        input_shape=(1, 8, 8),
+        pruned=0.0,
+        fp32_step="extract",
+        blocks=tuple(b.key for b in blocks),
+        steps=(StepRecord(step="extract", precision="fp32", accuracy=0.5, **sizes),),
+    )
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory) -> Path:
+    """What the base arguments name: a run folder that could be searched, a table, timings of networks; and what is
+    hostile in ``place``."""
+    from nas.cli.app import main
+    from nas.runs.artefacts import CANDIDATES, SEARCH, SUMMARY, SUPERNET, Search, write_record
+
+    folder = tmp_path_factory.mktemp("ready")
+    (folder / "file").write_text("content")
+    (folder / "folder").mkdir()
+    (folder / "folder" / "inside").write_text("content")
+    (folder / "loop").symlink_to("loop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.runs.stages._do", lambda stage, job: None)
+        assert main(["train", "--run-dir", str(folder / "run"), "--space", "mobilenet_v2.digits"]) == 0
+    (folder / "run" / SUPERNET).write_bytes(b"weights")
+    shutil.copytree(folder / "run", folder / "trained")
+    write_record(folder / "run" / SEARCH, Search(objectives=(), budget=10**6, evaluations=1, stopped="x"))
+    space = search_spaces.named("mobilenet_v2.digits")
+    sampled = space.sample(20, np.random.default_rng(0))
+    archs = space.describe(sampled)
+    write_record(folder / "run" / CANDIDATES / "c00" / SUMMARY, _candidate(archs[0], space.networks(sampled[:1])[0]))
+    rows = "".join(f'"{arch}",1.0\n' for arch in archs)
+    (folder / "timings.csv").write_text(f"architecture,ms\n{rows}")
+    for ending in (".json", ".csv"):
+        shutil.copy(SHIPPED / f"gold-6240_fbnet_b1{ending}", folder / f"table{ending}")
+        shutil.copy(SHIPPED / f"raspi4_fbnet_b1{ending}", folder / f"other{ending}")
+    return folder
 
 
 def said(argv: list[str], capfd: Any) -> tuple[int, str, str]:
@@ -556,13 +637,55 @@ def said(argv: list[str], capfd: Any) -> tuple[int, str, str]:
 def _with(command: str, action: argparse.Action, value: str) -> list[str]:
     """The base arguments of a command with another value of one flag."""
     base = list(BASE[command])
-    exclusive = [
-        o for group in _commands()[command]._mutually_exclusive_groups if action in group._group_actions
-        for a in group._group_actions for o in a.option_strings
-    ]  # fmt: skip
-    for flag in {*action.option_strings, *exclusive} & set(base):
+    others = ["--timings"] if action.dest in ("choose", "board") else []
+    for flag in {*action.option_strings, *others} & set(base):
         at = base.index(flag)
         del base[at : at + 2]
     if not action.option_strings:
         return [*command.split(), f"{value}"] if value.startswith("-") else [*command.split(), value]
+    base += WITH.get(action.dest, []) if action.option_strings[-1] not in WITH.get(action.dest, []) else []
     return [*command.split(), *base, f"{action.option_strings[-1]}={value}"]
+
+
+@pytest.fixture
+def at_work(ready, before_work, monkeypatch) -> Path:
+    monkeypatch.chdir(ready)
+    return ready
+
+
+@pytest.mark.parametrize("command", BASE)
+def test_the_base_arguments_get_to_work(command, at_work, capfd):
+    before = disk(at_work)
+    with pytest.raises(Reached):
+        said([*command.split(), *BASE[command]], capfd)
+    shutil.rmtree(at_work / "new", ignore_errors=True)
+    changed = {k for k, v in disk(at_work).items() if before.get(k) != v}
+    assert changed <= {f"{run}/{name}.json" for run in ("run", "trained") for name in ("config", "stages")}  # a folder's settings are as they were last asked for
+
+
+@pytest.mark.parametrize(("command", "flag"), _flags(), ids=lambda x: str(x))
+def test_a_wrong_value_of_a_flag_is_one_line(command, flag, at_work, capfd):
+    action = next(a for a in COMMANDS[command]._actions if flag in (*a.option_strings, a.dest))
+    for value in _wrong_texts(command, action):
+        argv, before = _with(command, action, value), disk(at_work)
+        seen = f"nas {' '.join(argv)!r:.200}"
+        started = time.process_time()
+        try:
+            code, out, err = said(argv, capfd)
+        except Reached:
+            shutil.rmtree(at_work / "new", ignore_errors=True)
+            pytest.fail(f"{seen} is accepted")
+        except Exception as error:
+            pytest.fail(f"{seen} raises {type(error).__name__}: {error}")
+        spent = time.process_time() - started
+        assert code == 2, f"{seen} ends with {code}: {out}"
+        assert out == "", f"{seen} prints {out!r}"
+        assert one_line(err), f"{seen} says {err!r}"
+        assert err.startswith("nas: ")
+        assert disk(at_work) == before, f"{seen} changes the disk"
+        assert spent < PATIENCE_S, f"{seen} takes {spent:.1f} s"
+
+
+def test_every_flag_that_takes_any_text_is_there():
+    dests = {a.dest for one in COMMANDS.values() for a in one._actions}
+    assert {name.rpartition(".")[2] for name in [*FREE_TEXT, *MORE]} <= dests

@@ -270,8 +270,7 @@ def data_of(**changed):
 
 
 def test_own_arrays_make_data_that_print_in_a_line():
-    data = data_of(classes=["ant", "bee", "cow"], train=some(1200, labels=(np.arange(1200) % 3).astype(np.uint8)))
-    assert data.classes == ("ant", "bee", "cow")
+    data = data_of(train=some(1200, labels=(np.arange(1200) % 3).astype(np.uint8)))
     assert data.train.labels.dtype == np.int64
     assert repr(data) == "ImageData('mine': 3 classes, images 1,200 train, 12 val, 12 test, 3 x 8 x 8)"
     assert repr(data.val) == "Split(12 images of 3 x 8 x 8)"
@@ -295,8 +294,8 @@ def test_own_arrays_make_data_that_print_in_a_line():
         (lambda: data_of(test=some(5, seed=1)), "5 images of val are also in test"),
         (lambda: data_of(test=some(images=np.repeat(some(1).images, 12, 0))), "12 images of test are also in train|1 images of train"),
         (lambda: data_of(classes=("ant", "ant", "cow")), "at least two different names"),
-        (lambda: data_of(classes="abc"), "classes are texts"),
-        (lambda: data_of(val=np.zeros(3)), "val is a nas.Split"),
+        (lambda: data_of(classes="abc"), "classes is a tuple of"),
+        (lambda: data_of(val=np.zeros(3)), "val is"),
     ],
 )  # fmt: skip
 def test_wrong_arrays_are_one_line(make, message):
@@ -305,10 +304,12 @@ def test_wrong_arrays_are_one_line(make, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["", "a" * 300, "a\0b", 5, "/dev/zero"])
+@pytest.mark.parametrize("path", ["a" * 300, "a\0b", "/dev/zero"])
 def test_paths_that_lead_to_no_images_are_one_line(path):
     with pytest.raises(BadInput, match="does not exist; give a folder"):
         load_images(path, size=8)
+    with pytest.raises(BadInput, match="path is"):
+        load_images("", size=8)
 
 
 @pytest.mark.parametrize("setting", [{"channels": 2}, {"val": 0.0}, {"test": float("nan")}, {"val": 0.6, "test": 0.5}, {"seed": -1}, {"max_bytes": 0}])  # fmt: skip

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 import pickle
-from functools import partial
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,7 +48,12 @@ def _largest(x: Tensor) -> Tensor:
 
 def own_space() -> SearchSpace:
     """A space of somebody's own, with a kind of their own."""
-    choices = [Choice("size", (8, 12)), Choice("channels", (8, 16)), Choice("kernel", (1, 3, 5)), Choice("deep", (1, 2))]
+    choices = [
+        Choice("size", (8, 12)),
+        Choice("channels", (8, 16)),
+        Choice("kernel", (1, 3, 5)),
+        Choice("deep", (1, 2)),
+    ]
     choices.append(Choice("kernel2", (3, 5), ("deep", (2,))))
 
     def middle(size: int, channels: int, kernel: int) -> Block:
@@ -138,7 +143,7 @@ def test_every_number_of_a_block_has_a_range(block):
             with pytest.raises(BadInput, match=name):
                 type(block)(**{**_fields(block), name: wrong})
     if hasattr(block, "act"):
-        with pytest.raises(BadInput, match="act of a .* is one of relu"):
+        with pytest.raises(BadInput, match=r"act of a .* is one of relu"):
             type(block)(**{**_fields(block), "act": "hswsih"})
 
 
@@ -182,7 +187,7 @@ def test_onnx_computes_what_torch_computes(block):
 
 def test_litert_computes_what_torch_computes_or_names_the_kind(block):
     if isinstance(block, MaxBlur):
-        with pytest.raises(BadInput, match="blocks of kind 'max_blur' have no LiteRT form: .*'max_blur'"):
+        with pytest.raises(BadInput, match=r"blocks of kind 'max_blur' have no LiteRT form: .*'max_blur'"):
             lowered([block])
         return
     assert lowered([block]).ops

@@ -7,17 +7,18 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import lively, randomise
-from fvcore.nn import FlopCountAnalysis, parameter_count
+from conftest import randomise
 from torch import nn
 from torch.nn import functional as F
 
 from nas.blocks import Conv, InvertedResidual, Linear, Norm
+from nas.blocks.fused_mbconv import FusedMBConv
 from nas.errors import BadInput
 from nas.modules import Network, build, describe
 from nas.space import Choice, SearchSpace, Slot
 from nas.supernet import Supernet, recalibrate
 from nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces import NasBench201
 
 
 def test_extraction_copies_and_leaves_no_trace(family):
@@ -68,6 +69,31 @@ def test_elastic_slices_equal_hand_written_indexing():
         part = Conv(in_ch=4, out_ch=4, kernel=kernel, depthwise=True, size=8)
         torch.testing.assert_close(depthwise.sliced(part)["weight"], expected)
 
+    kernels = ElasticConv2d([Conv(in_ch=4, out_ch=o, kernel=k, size=8) for o in (3, 6) for k in (3, 5, 7)])
+    assert not list(kernels.transforms)  # matrices are depthwise kernels' only
+    centre = kernels.weight[:3, :, 2:5, 2:5]
+    part = Conv(in_ch=4, out_ch=3, kernel=3, size=8)
+    kernels.activate(part)
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(kernels(x), F.conv2d(x, centre, padding=1))
+    torch.testing.assert_close(kernels.sliced(part)["weight"], centre)
+
+    grouped = ElasticConv2d([Conv(in_ch=4, out_ch=6, groups=g, size=4) for g in (1, 2)])
+    part = Conv(in_ch=4, out_ch=6, groups=2, size=4)
+    halves = torch.cat([grouped.weight[:3, :2], grouped.weight[3:, 2:]])
+    torch.testing.assert_close(grouped.sliced(part)["weight"], halves)
+
+    norm = ElasticBatchNorm2d([Norm(channels=4), Norm(channels=8)])
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.copy_(torch.rand(8) + 0.5)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        torch.testing.assert_close(norm.sliced(Norm(channels=4))[name], getattr(norm, name)[:4])
+    norm.eval().activate(Norm(channels=4))
+    x = torch.randn(2, 4, 3, 3)
+    plain = F.batch_norm(x, norm.running_mean[:4], norm.running_var[:4], norm.weight[:4], norm.bias[:4])
+    torch.testing.assert_close(norm(x), plain)
+
     linear = ElasticLinear([Linear(in_ch=i, out_ch=o) for i in (3, 6) for o in (4, 8)])
     linear.activate(Linear(in_ch=3, out_ch=8))
     x = torch.randn(2, 3)
@@ -97,6 +123,10 @@ def test_recalibration_pools_variance_over_batches(family):
     torch.testing.assert_close(norm.running_var, variance, rtol=1e-2, atol=1e-4)
     assert network.training
     assert norm.momentum == 0.1
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with pytest.raises(BadInput, match="no images"):
+        recalibrate(network, [])
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
 def test_describe_follows_pruned_layers_and_refuses_broken_ones(family):
@@ -108,6 +138,22 @@ def test_describe_follows_pruned_layers_and_refuses_broken_ones(family):
     module.project = nn.Conv2d(block.mid, block.out_ch, 1, bias=False)
     with pytest.raises(BadInput, match="no longer form"):
         describe(module)
+
+
+def test_blocks_of_several_kinds_share_a_slot_and_weights_within_a_kind():
+    def either(kind, mid):
+        return kind_of[kind](in_ch=8, out_ch=8, mid=mid, size=8, residual=True)
+
+    kind_of = {"dense": FusedMBConv, "depthwise": InvertedResidual}
+    slots = [Slot("a", ("kind", "mid"), either)]
+    space = SearchSpace("x", [Choice("kind", tuple(kind_of)), Choice("mid", (8, 16))], slots)
+    supernet = randomise(Supernet(space))
+    assert set(supernet.slots[0]) == {"fused_mbconv", "inverted_residual"}
+    x = torch.randn(2, 8, 8, 8)
+    for arch in ([0, 0], [0, 1], [1, 0], [1, 1]):
+        supernet.activate(arch)
+        with torch.no_grad():
+            torch.testing.assert_close(supernet.extract(arch)(x), supernet(x))
 
 
 def test_networks_of_blocks_that_do_not_fit_are_refused(family):
@@ -123,5 +169,9 @@ def test_slots_that_cannot_share_weights_are_refused():
     space = SearchSpace("x", [Choice("stride", (1, 2))], [Slot("a", ("stride",), changing)])
     with pytest.raises(BadInput, match="cannot share weights"):
         Supernet(space)
+    with pytest.raises(BadInput, match="no blocks"):
+        Supernet(NasBench201.cell())
+    with pytest.raises(BadInput, match="seed is a whole number"):
+        Supernet(space, seed=-1)
     with pytest.raises(BadInput, match="one architecture has shape"):
         Supernet(SearchSpace("y", [Choice("stride", (1,))], [Slot("a", ("stride",), changing)])).activate([[0]])

@@ -69,6 +69,29 @@ def test_a_tolerance_is_kept(tiny):
         assert ((rough.values * sign <= point + 0.05 * span + 1e-9).all(axis=1)).any()
 
 
+def test_of_what_is_merged_the_best_in_the_last_objective_is_kept(tiny):
+    for seed in range(5):
+        objectives = random_sums(tiny, 2, seed)
+        everyone = exact_front(tiny, objectives, tolerance=1000.0)  # all in one cell
+        assert len(everyone.archs) == 1
+        ends = objectives[1].extremes
+        assert everyone.values[0, 1] == ends.maximum  # random_sums has the second one maximised
+
+
+def test_a_constraint_against_the_direction_of_its_objective_is_refused(tiny):
+    first, second = random_sums(tiny, 2, 0)  # the second is maximised
+    with pytest.raises(BadInput, match="sum1 against its own direction"):
+        exact_best(tiny, first, second <= 3.0)
+    with pytest.raises(BadInput, match="against its own direction"):
+        exact_best(tiny, second, first >= 3.0)
+    least = float(np.median(second(everything(tiny))))
+    _, best = exact_best(tiny, first, second >= least)
+    values, bounded = first(everything(tiny)), second(everything(tiny))
+    assert best == pytest.approx(values[bounded >= least].min())
+    # on the objective itself both directions are fine
+    assert exact_best(tiny, first, first >= values.min())[1] == pytest.approx(values.min())
+
+
 def test_no_search_beats_it():
     space = MobileNetV3.digits()
     latency = nas.latency(space, LatencyTable.load(TABLE))
@@ -117,7 +140,7 @@ def test_the_optimum_under_a_chance_constraint():
 def test_confidence_and_validation_are_checked():
     space = MobileNetV3.digits()
     table = LatencyTable.load(TABLE)
-    with pytest.raises(BadInput, match=r"from 0.5 to below 1, got 95"):
+    with pytest.raises(BadInput, match=r"from 0.5 to below 1 or None, got 95"):
         nas.latency(space, table, confidence=95)
     bare = dataclasses.replace(table, validation=None)
     with pytest.raises(BadInput, match="nothing is known of the error"):

@@ -32,16 +32,18 @@ class Fit:
 
     choose: Annotated[Chosen | None, "write the networks to time, this many, and a list to fill in"] = None
     timings: Annotated[FilePath | None, "the list, filled in: columns architecture, ms"] = None
-    board: Annotated[Text | None, "a Cortex-M board of MLPerf Tiny, such as NUCLEO-L4R5ZI; a wrong name lists them"] = None
+    board: Annotated[Text | None, "a Cortex-M board of MLPerf Tiny, such as NUCLEO-L4R5ZI; a wrong name lists them"] = (
+        None
+    )
     like: Annotated[
         list[FilePath],
         "tables of known devices to adapt from: then 10 networks may do, without them a few hundred are better",
     ] = field(default_factory=list)
     seed: Annotated[Seed, "of the choice"] = 0
     output: Annotated[FilePath, "with --choose: folder to write"] = "timings"
-    tool: Annotated[
-        Literal["onnxruntime", "trtexec", "benchmark_model"], "with --choose: what will run the files"
-    ] = "onnxruntime"
+    tool: Annotated[Literal["onnxruntime", "trtexec", "benchmark_model"], "with --choose: what will run the files"] = (
+        "onnxruntime"
+    )
     name: Annotated[Text | None, "file name of the table (default: from the device)"] = None
     run_dir: Annotated[FilePath, "folder of the table"] = "runs"
 
@@ -52,6 +54,8 @@ class Fit:
             raise BadInput(f"give one of {', '.join(map(option, ways))}, got {' and '.join(chosen) or 'none'}")
         if self.name is not None:
             file_name(self.name, "name")
+        folder_of(self.run_dir)
+        folder_of(self.output, "output")
 
 
 @checked

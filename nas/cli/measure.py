@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nas.checks import FilePath, Text, checked
-from nas.cli.flags import add_flag, add_flags, given, option, parameters
 from nas.cli import names
+from nas.cli.flags import add_flag, add_flags, given, option, parameters
 from nas.cli.names import Resume, RunDir, meter, one_of
 from nas.cli.printing import print_table
 from nas.errors import BadInput
@@ -54,15 +54,21 @@ class Device:
     kit: Annotated[FilePath | None, "write a measuring kit: models and one script to run on the device"] = None
     import_kit: Annotated[FilePath | None, "make the table from a kit that has run"] = None
     remote: Annotated[Text | None, "user@host: measure over SSH: copy a kit, run it, fetch the results"] = None
-    tool: Annotated[
-        Literal["onnxruntime", "trtexec", "benchmark_model"], "what runs the kit's models there"
-    ] = "onnxruntime"
+    tool: Annotated[Literal["onnxruntime", "trtexec", "benchmark_model"], "what runs the kit's models there"] = (
+        "onnxruntime"
+    )
     tool_path: Annotated[Text | None, "with --remote: where trtexec or benchmark_model is there"] = None
     remote_python: Annotated[Text, "with --remote: its Python there"] = "python3"
     leave_out_failed: Annotated[bool, "with --import-kit: a table without the blocks that failed"] = False
     ssh_option: Annotated[list[Text], "Key=Value, passed to ssh as -o; repeatable"] = dataclasses.field(
         default_factory=list
     )
+
+    def __post_init__(self) -> None:
+        for name in ("tool_path", "remote_python", "ssh_option", "leave_out_failed"):
+            way = "import_kit" if name == "leave_out_failed" else "remote"
+            if getattr(self, name) not in (None, False, [], Device.remote_python) and not getattr(self, way):
+                raise BadInput(f"{option(name)} goes with {option(way)}")
 
     @property
     def way(self) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from nas.checks import Count, FilePath, Text, checked
+from nas.checks import Count, FilePath, Text, checked, shown
 from nas.cli.flags import add_flag, add_flags, given
 from nas.cli.names import Resume, RunDir, one_of
 from nas.errors import BadInput
@@ -29,7 +30,9 @@ class Swept:
     """What is swept; of a sweep that is resumed, what is not given stays as it was."""
 
     space: Annotated[Literal["nasbench201"], "a tabular space"] = "nasbench201"
-    run: Annotated[FilePath | None, "instead: a run folder with tables and a supernet; its tables are the devices"] = None
+    run: Annotated[FilePath | None, "instead: a run folder with tables and a supernet; its tables are the devices"] = (
+        None
+    )
     devices: Annotated[Text | None, f"comma-separated (default: all of the run folder; {','.join(_DEVICES)})"] = None
     searchers: Annotated[Text, "comma-separated"] = "guided,nsga2,random"
     seeds: Annotated[int, Meta(ge=1, le=10_000), "repetitions"] = 3
@@ -43,6 +46,10 @@ class Cluster:
 
     max_concurrent: Annotated[int | None, Meta(ge=1, le=10_000), "trials at a time (default: one per core)"] = None
     address: Annotated[Text | None, "of a running Ray cluster (default: this machine)"] = None
+
+    def __post_init__(self) -> None:
+        if self.address and not re.fullmatch(r"auto|(ray://)?[\w.\-]{1,253}:\d{1,5}", self.address):
+            raise BadInput(f"address is auto, host:port or ray://host:port, got {shown(self.address)}")
 
 
 def add_sweep(sub: argparse.ArgumentParser) -> None:
@@ -59,10 +66,10 @@ def run_sweep(args: argparse.Namespace) -> None:
     from nas.sweeps.folder import read_settings
     from nas.sweeps.sweep import sweep
 
-    resume = bool(given(args, sweep, "resume"))
+    resume, where = bool(given(args, sweep, "resume")), Cluster(**given(args, Cluster))
     settings = _settings(given(args, Swept), read_settings(args.run_dir) if resume else {}, args.run_dir)
     trial = _on_run if "run" in settings else _on_table
-    frame = sweep(trial, settings, run_dir=args.run_dir, resume=resume, **given(args, Cluster))
+    frame = sweep(trial, settings, run_dir=args.run_dir, resume=resume, **asdict(where))
     print(frame.drop(columns=[c for c in ("trial", "run") if c in frame]).to_string(index=False))
     print(f"\nreport: {write_sweep_report(args.run_dir)}")
 
@@ -80,8 +87,11 @@ def _settings(chosen: Mapping[str, Any], before: Mapping[str, Any], folder: str)
     devices = _listed("device", swept.devices, known) or before.get("device") or (known if run else list(_DEVICES))
     searchers = _listed("searcher", swept.searchers, searcher_names())
     settings = {"searcher": searchers, "seed": list(range(swept.seeds)), "budget": swept.budget}
-    kept = {k: before[k] for k, flag in (("searcher", "searchers"), ("seed", "seeds"), ("budget", "budget"))
-            if k in before and flag not in chosen}
+    kept = {
+        k: before[k]
+        for k, flag in (("searcher", "searchers"), ("seed", "seeds"), ("budget", "budget"))
+        if k in before and flag not in chosen
+    }
     return {"device": devices, **settings, **kept, **({"run": run} if run else {})}
 
 

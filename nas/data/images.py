@@ -9,12 +9,11 @@ from __future__ import annotations
 import hashlib
 import io
 import lzma
-import os
 import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,7 +25,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.checks import Seed, checked, shown
+from nas.checks import FilePath, Seed, Text, checked, shown
 from nas.data.image_files import ImageFile, find_images, image_path, read_image
 from nas.data.splits import Split, check_disjoint, divide
 from nas.errors import BadInput
@@ -39,6 +38,7 @@ Fraction = Annotated[float, Meta(gt=0, lt=1)]
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # what entries of a zip raise
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ImageData:
     """A data set. ``mean`` and ``std (c,)``: of the *training* pixels in [0, 1]. ``notes``: what loading changed.
@@ -47,8 +47,8 @@ class ImageData:
     class, and class names that are not at least two different texts.
     """
 
-    name: str
-    classes: tuple[str, ...]
+    name: Text
+    classes: tuple[Text, ...]
     train: Split
     val: Split
     test: Split
@@ -57,14 +57,9 @@ class ImageData:
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "val": self.val, "test": self.test}
-        if isinstance(self.classes, str) or not all(isinstance(c, str) for c in self.classes):
-            raise BadInput(f"classes are texts, one for each class, got {shown(self.classes)}")
-        object.__setattr__(self, "classes", tuple(self.classes))
         if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
             raise BadInput(f"classes are at least two different names, got {shown(self.classes)}")
         for name, split in splits.items():
-            if not isinstance(split, Split):
-                raise BadInput(f"{name} is a nas.Split(images=..., labels=...), got {shown(split)}")
             if not len(split):
                 raise BadInput(f"{self.name} has no images in {name}; training, validation and test need some each")
             if split.images.shape[1:] != self.train.images.shape[1:]:
@@ -147,14 +142,14 @@ def load_digits(seed: Seed = 0) -> ImageData:
 
 @checked
 def load_images(
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
     size: Annotated[int, Meta(ge=1, le=16_384)],
     channels: Literal[1, 3] = 3,
     val: Fraction = 0.15,
     test: Fraction = 0.15,
     seed: Seed = 0,
-    test_path: str | os.PathLike[str] | None = None,
+    test_path: FilePath | None = None,
     skip_bad: bool = False,
     max_bytes: Annotated[int, Meta(ge=1)] = MAX_BYTES,
 ) -> ImageData:
@@ -174,14 +169,7 @@ def load_images(
     if val + test >= 1:
         raise BadInput(f"val and test are fractions that leave something to train on, got {val} and {test}")
     found, notes = _found(image_path(path), None if test_path is None else image_path(test_path))
-    classes = tuple(sorted({c for c, _ in found.get("train", [])}))
-    if len(classes) < 2:
-        raise BadInput(
-            f"{path} has {len(classes)} class folder(s) with images, need at least 2 (one subfolder per class)"
-        )
-    unknown = sorted({c for files in found.values() for c, _ in files} - set(classes))
-    if unknown:
-        raise BadInput(f"class {unknown[0]!r} has no training images; the training classes are {', '.join(classes)}")
+    classes = _classes(found, path)
     needed = sum(len(files) for files in found.values()) * channels * size * size
     if needed > max_bytes:
         raise BadInput(
@@ -218,6 +206,19 @@ def _found(path: Path, test_path: Path | None) -> tuple[dict[str, list[tuple[str
         found["test"] = extra.splits.get("test") or next(iter(extra.splits.values()))
     told = f"{len(ignored)} files that are not .jpg, .jpeg or .png were ignored: {_some(ignored)}"
     return found, [told] if ignored else []
+
+
+def _classes(found: Mapping[str, Sequence[tuple[str, ImageFile]]], path: Any) -> tuple[str, ...]:
+    """The names of the class folders, sorted: those that have training images."""
+    classes = tuple(sorted({c for c, _ in found["train"]}))
+    if len(classes) < 2:
+        raise BadInput(
+            f"{path} has {len(classes)} class folder(s) with images, need at least 2 (one subfolder per class)"
+        )
+    unknown = sorted({c for files in found.values() for c, _ in files} - set(classes))
+    if unknown:
+        raise BadInput(f"class {unknown[0]!r} has no training images; the training classes are {', '.join(classes)}")
+    return classes
 
 
 def _some(names: Sequence[object]) -> str:

@@ -14,8 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
+from nas.checks import checked
 from nas.data.images import ImageData
 from nas.device import cores, cpu_name
 from nas.errors import BadInput
@@ -53,6 +54,7 @@ _GROWS = {"budget": None, "epochs": "search"}
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "pandas", "scikit-learn", "torch", "torch-pruning")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A run folder with what its stages work on.
@@ -133,7 +135,6 @@ def opened(run: Run) -> Iterator[None]:
     Raises BadInput, with the disk as it was, when the folder holds a run of another space or data, or one whose settings
     may no longer change so, or when another process is at work there.
     """
-    check_run(run)
     with locked(run.folder):
         before = check_run(run)
         config = config_of(run) if before is None else replace(before, settings=run.settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,9 +105,9 @@ def _operator(part: object) -> int:
     return OPERATORS.index("depthwise" if part.depthwise else "dense" if part.size == 1 else kernel)
 
 
-def _fields(block: Block) -> dict[str, Hashable]:
+def _fields(block: Block) -> dict[str, Any]:
     return {f.name: getattr(block, f.name) for f in dataclasses.fields(block)}
 
 
-def _is_size(name: str, value: Hashable) -> bool:
+def _is_size(name: str, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and name not in _STRUCTURE
