@@ -18,7 +18,6 @@ import collections.abc
 import functools
 import importlib
 import inspect
-import math
 import os
 import re
 import sys
@@ -41,17 +40,26 @@ Share = Annotated[float, Meta(ge=0, lt=1)]
 """A part of a whole, which is never all of it."""
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0, le=1e12)]
+Finite = Annotated[float, Meta(ge=-1.7e308, le=1.7e308)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
 Batch = Annotated[int, Meta(ge=1, le=65_536)]
 Bytes = Annotated[int, Meta(ge=1, le=2**50, extra={"unit": "bytes"})]
 """A size of memory; on the command line also as 256KB or 1MB (1024 and 1024² bytes, as microcontrollers' are)."""
-Text = Annotated[str, Meta(min_length=1, max_length=10_000)]
+Text = Annotated[str, Meta(min_length=1, max_length=10_000, pattern=r"^[^\0]*$")]
 """A text that says something."""
-FilePath = Annotated[str | os.PathLike[str], Meta(min_length=1)]
+FilePath = Annotated[str | os.PathLike[str], Meta(min_length=1, pattern=r"^[^\0]*$")]
+"""A path that is not empty; whether it can be read or written is for ``nas.files`` to say."""
 
 _SHOWN = 60  # characters of a wrong value
 _UNITS = {"": 1, "b": 1, "k": 1024, "kb": 1024, "kib": 1024, "m": 1024**2, "mb": 1024**2, "mib": 1024**2}
-_CONTAINERS = (list, tuple, set, frozenset, dict, *(getattr(collections.abc, n) for n in ("Sequence", "Iterable", "Mapping")))
+_CONTAINERS = (
+    list,
+    tuple,
+    set,
+    frozenset,
+    dict,
+    *(getattr(collections.abc, n) for n in ("Sequence", "Iterable", "Mapping")),
+)
 _LEAVES = (int, float, str, bool, bytes)
 T = TypeVar("T")
 
@@ -63,7 +71,7 @@ def checked(made: T) -> T:
     variables) are left to the code; defaults are trusted.
     """
     if isinstance(made, type):
-        made.__init__ = _checked_function(made.__init__)  # type: ignore[misc, method-assign]
+        made.__init__ = _checked_function(made.__init__)  # type: ignore[misc]
         return made
     return _checked_function(made)  # type: ignore[arg-type, return-value]
 
@@ -76,24 +84,7 @@ def check(name: str, value: Any, annotation: Any) -> None:
 
 def fits(value: Any, annotation: Any) -> bool:
     """Whether ``value`` is in ``annotation``; True where the annotation says more than can be decided here."""
-    base, meta = _plain(annotation)
-    options = typing.get_args(base)
-    origin = typing.get_origin(base)
-    if origin in (Union, types.UnionType):
-        return any(fits(value, Annotated[o, meta] if meta and o is not type(None) else o) for o in options)
-    if base is type(None):
-        return value is None
-    if origin is Literal or base in _LEAVES:
-        plain = value.item() if _is_numpy_scalar(value) else value
-        return _converts(plain, Annotated[base, meta] if meta and isinstance(plain, _sized(meta)) else base)
-    if origin in _CONTAINERS:
-        return _contains(value, origin, options)
-    if base is collections.abc.Callable or origin is collections.abc.Callable:
-        return callable(value)
-    kind = origin if isinstance(origin, type) else base
-    if not isinstance(kind, type) or _undecidable(kind):
-        return True
-    return isinstance(value, kind)
+    return any(_is_a(value, base, meta) for base, meta in _kinds(annotation))
 
 
 def parsed(name: str, text: str, annotation: Any) -> Any:
@@ -101,15 +92,11 @@ def parsed(name: str, text: str, annotation: Any) -> Any:
 
     Raises BadInput as ``check`` does.
     """
-    base, meta = _plain(annotation)
-    options = typing.get_args(base) if typing.get_origin(base) in (Union, types.UnionType) else (base,)
-    if type(None) in options and text.lower() == "none":
+    kinds = _kinds(annotation)
+    if (type(None), None) in kinds and text.lower() == "none":
         return None
-    kinds = [o for o in options if o is not type(None)]
     try:
-        if not text.isascii() and not any(_plain(o)[0] is str for o in kinds):
-            raise BadInput(text)
-        return _read(text, *kinds, meta=meta)
+        return _read(text, [(base, meta) for base, meta in kinds if base is not type(None)])
     except (msgspec.ValidationError, BadInput):
         raise BadInput(f"{name} is {described(annotation)}, got {shown(text)}") from None
 
@@ -125,7 +112,7 @@ def described(annotation: Any) -> str:
         return "one of " + ", ".join(str(v) for v in typing.get_args(base))
     if typing.get_origin(base) in _CONTAINERS:
         return _described_container(base)
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    words: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
     words |= {Any: "anything", os.PathLike: "a path", collections.abc.Callable: "a function"}
     kind = base if base in words else typing.get_origin(base) or base
     if meta and (meta.extra or {}).get("unit") == "bytes":
@@ -144,11 +131,13 @@ def shown(value: Any) -> str:
 
 def checkable(annotation: Any) -> bool:
     """Whether a text on the command line can stand for it: numbers, texts, paths, and alternatives or lists of them."""
-    base, _ = _plain(annotation)
-    origin = typing.get_origin(base)
-    if origin in (Union, types.UnionType) or origin in (list, tuple):
-        return all(checkable(a) for a in typing.get_args(base) if a is not Ellipsis)
-    return base in (*_LEAVES, type(None), os.PathLike) or origin in (Literal, os.PathLike)
+    for base, _ in _kinds(annotation):
+        origin = typing.get_origin(base)
+        inside = [a for a in typing.get_args(base) if a is not Ellipsis] if origin in (list, tuple) else []
+        plain = base in (*_LEAVES, type(None), os.PathLike) or origin in (Literal, os.PathLike)
+        if not plain and not (inside and all(map(checkable, inside))):
+            return False
+    return True
 
 
 def help_of(annotation: Any) -> str:
@@ -161,9 +150,11 @@ def hints_of(made: Any) -> dict[str, Any]:
 
     What only type checkers import stays a text.
     """
-    function = inspect.unwrap(made.__init__ if isinstance(made, type) else made)
+    function = inspect.unwrap(getattr(made, "__init__") if isinstance(made, type) else made)  # noqa: B009
     hints = inspect.get_annotations(function)
-    return {name: _evaluated(hint, getattr(function, "__globals__", {})) for name, hint in hints.items() if name != "return"}
+    return {
+        name: _evaluated(hint, getattr(function, "__globals__", {})) for name, hint in hints.items() if name != "return"
+    }
 
 
 # ---- annotations -------------------------------------------------------------------------------------------------
@@ -201,6 +192,23 @@ def _late(function: Callable[..., Any], hint: str) -> Any:
     return Any if isinstance(late, str) else late
 
 
+def _is_a(value: Any, base: Any, meta: Meta | None) -> bool:
+    origin, options = typing.get_origin(base), typing.get_args(base)
+    if base is type(None):
+        return value is None
+    if origin is Literal or base in _LEAVES:
+        plain = value.item() if _is_numpy_scalar(value) else value
+        return _converts(plain, Annotated[base, meta] if meta else base)
+    if origin in _CONTAINERS:
+        return _contains(value, origin, options)
+    if getattr(origin, "__name__", "") == "ndarray":
+        return isinstance(value, list | tuple) or hasattr(value, "__array__")
+    if collections.abc.Callable in (base, origin):
+        return callable(value)
+    kind = origin if isinstance(origin, type) else base
+    return not isinstance(kind, type) or _undecidable(kind) or isinstance(value, kind)
+
+
 def _undecidable(kind: type) -> bool:
     if getattr(kind, "_is_protocol", False):
         return not getattr(kind, "_is_runtime_protocol", False)
@@ -209,11 +217,6 @@ def _undecidable(kind: type) -> bool:
 
 def _is_numpy_scalar(value: Any) -> bool:
     return any(k.__module__ == "numpy" and k.__name__ == "generic" for k in type(value).__mro__)
-
-
-def _sized(meta: Meta) -> tuple[type, ...]:
-    """The types whose values the range can be asked of."""
-    return (str, bytes) if meta.min_length is not None or meta.max_length is not None else (int, float)
 
 
 def _converts(value: Any, annotation: Any) -> bool:
@@ -236,26 +239,30 @@ def _contains(value: Any, origin: Any, options: tuple[Any, ...]) -> bool:
     return all(fits(v, options[0]) for v in value)
 
 
-def _read(text: str, *kinds: Any, meta: Meta | None) -> Any:
-    for kind in kinds:
-        base, own = _plain(kind)
-        within = own or meta
-        if typing.get_origin(base) in (Union, types.UnionType):  # a union inside one, such as FilePath | None
-            return _read(text, *typing.get_args(base), meta=within)
-        if within and (within.extra or {}).get("unit") == "bytes":
-            return _bytes(text, base, within)
-        value: Any = text
-        if not (base is str or base is os.PathLike or typing.get_origin(base) is os.PathLike):
-            value = msgspec.convert(text, base, strict=False)
-        if base is float and math.isnan(value):
-            raise BadInput(text)
-        if fits(value, Annotated[base, within] if within else base):
+def _kinds(annotation: Any) -> list[tuple[Any, Meta | None]]:
+    """The alternatives of an annotation, each with its range."""
+    base, meta = _plain(annotation)
+    if typing.get_origin(base) not in (Union, types.UnionType):
+        return [(base, meta)]
+    kinds = [kind for option in typing.get_args(base) for kind in _kinds(option)]
+    return [(kind, own or (None if kind is type(None) else meta)) for kind, own in kinds]
+
+
+def _read(text: str, kinds: list[tuple[Any, Meta | None]]) -> Any:
+    for base, meta in kinds:
+        if meta and (meta.extra or {}).get("unit") == "bytes":
+            return _bytes(text, base, meta)
+        is_text = base is str or os.PathLike in (base, typing.get_origin(base))
+        if not is_text and not text.isascii():  # other alphabets' digits
+            continue
+        value = text if is_text else msgspec.convert(text, base, strict=False)
+        if fits(value, Annotated[base, meta] if meta else base) and value == value:  # NaN is not
             return value
     raise BadInput(text)
 
 
 def _bytes(text: str, base: Any, within: Meta) -> int:
-    parts = re.fullmatch(r"(\d{1,18}(?:\.\d{0,9})?)\s*([A-Za-z]*)", text.strip())
+    parts = re.fullmatch(r"(\d{1,18}(?:\.\d{0,9})?)\s*([A-Za-z]*)", text.strip(), re.ASCII)
     if parts is None or parts[2].lower() not in _UNITS:
         raise BadInput(text)
     value = round(float(parts[1]) * _UNITS[parts[2].lower()])
@@ -266,7 +273,8 @@ def _bytes(text: str, base: Any, within: Meta) -> int:
 
 def _range(meta: Meta) -> str:
     bounds = (("from", meta.ge), ("above", meta.gt), ("to", meta.le), ("to below", meta.lt))
-    words = "".join(f" {word} {bound:,.12g}" for word, bound in bounds if bound is not None)
+    words = "".join(f" {word} {bound:,.12g}" for word, bound in bounds if bound is not None and abs(bound) < 1e300)
+    words += ", which is finite" if (meta.le or 0) >= 1e300 else ""
     return words + (" that is not empty" if meta.min_length == 1 else "")
 
 

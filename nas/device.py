@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import re
 from dataclasses import dataclass
-from pathlib import Path
+
+from nas.checks import Batch, Threads, checked
+from nas.on_device.device import affinity, cpu_name as cpu_name
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """The identity of a latency: two that differ in any field here are different quantities."""
@@ -18,8 +19,8 @@ class Device:
     runtime: str
     version: str
     precision: str
-    batch: int = 1
-    threads: int = 1
+    batch: Batch = 1
+    threads: Threads = 1
 
     @property
     def key(self) -> str:
@@ -27,20 +28,9 @@ class Device:
         return f"{slug(self.name)}_{slug(self.runtime)}_{self.precision}_b{self.batch}_t{self.threads}"
 
 
-def cpu_name() -> str:
-    """The CPU's model name, as the operating system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine() or "cpu"
-
-
 def cores() -> int:
     """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(affinity())
 
 
 def slug(text: str) -> str:

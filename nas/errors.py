@@ -16,6 +16,10 @@ class BadInput(NasError, ValueError):
     """A value from outside is wrong. The message says what was wrong, what was seen, what would be right."""
 
 
+class Busy(BadInput):
+    """Another process is at work in a folder; the message has its number."""
+
+
 class MissingBlocks(NasError, LookupError):
     """A table does not cover blocks that a space or network needs.
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from nas.errors import BadInput
+from nas.errors import BadInput, Busy
 
 T = TypeVar("T")
 
@@ -237,7 +237,7 @@ def _flock(folder: Path) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             pid = file.read().strip() or "unknown"
-            raise BadInput(
+            raise Busy(
                 f"another process (pid {pid}) is at work in {_short(folder)}; wait for it, or choose another run folder"
             ) from None
         except OSError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 
-import moocore
+import moocore  # type: ignore[import-untyped]
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 

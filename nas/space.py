@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block, chain_error
-from nas.checks import shown
+from nas.checks import CountOrNone, Probability, check, checked, shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
@@ -31,12 +32,14 @@ _CHUNK = 4096  # architectures scored at a time: index and value buffers stay in
 _MAX_COMBINATIONS = 1 << 22  # per slot; indices must stay exact in float32
 
 
+@checked
 @dataclass(frozen=True)
 class Choice:
     """The alternatives of one gene.
 
     ``only_if``: ``(name of another choice, its values)``; with any other value there, or while that choice is
-    itself inactive, this gene has no effect. The other choice must come earlier in the space.
+    itself inactive, this gene has no effect. The other choice must come earlier in the space. Raises BadInput for values
+    that no gene can have.
     """
 
     name: str
@@ -46,12 +49,16 @@ class Choice:
     def __post_init__(self) -> None:
         if not isinstance(self.values, tuple | list) or not 1 <= len(self.values) <= 255:
             raise BadInput(f"choice {self.name} takes a tuple of 1 to 255 values, got {shown(self.values)}")
+        for text in (self.name, *(v for v in self.values if isinstance(v, str))):
+            if not isinstance(text, str) or not re.fullmatch(r"[^\s=]+", text):
+                raise BadInput(f"names and texts of choices have neither spaces nor '=', got {shown(text)}")
         if any(not isinstance(v, Value) for v in self.values) or len(set(self.values)) != len(self.values):
             raise BadInput(
                 f"choice {self.name} takes different numbers, texts or truth values, got {shown(self.values)}"
             )
 
 
+@checked
 @dataclass(frozen=True)
 class Slot:
     """One position in the network.
@@ -65,6 +72,20 @@ class Slot:
     block: Callable[..., Block | None]
 
 
+@dataclass(frozen=True, eq=False)
+class _Expanded:
+    """``Slot.block`` as what it returned: ``ids`` into ``blocks`` (from 1, 0 for None) over all combinations of values."""
+
+    values: tuple[tuple[Value, ...], ...]
+    ids: NDArray[np.int32]
+    blocks: tuple[Block, ...]
+
+    def __call__(self, *values: Value) -> Block | None:
+        index = [options.index(value) for options, value in zip(self.values, values, strict=True)]
+        block = int(self.ids.reshape([len(options) for options in self.values])[tuple(index)])
+        return self.blocks[block - 1] if block else None
+
+
 @dataclass(frozen=True)
 class Extremes:
     """The exact reachable range of a quantity, with an architecture ``(genes,)`` at either end."""
@@ -75,6 +96,7 @@ class Extremes:
     argmax: Archs
 
 
+@checked
 class SearchSpace:
     """An immutable space of networks: ``choices`` and ``slots`` in network order.
 
@@ -104,6 +126,17 @@ class SearchSpace:
         self.blocks, self._slot_ids = self._expand()
         self._radix = self._mixed_radix()
         self._check_chain()
+
+    def __repr__(self) -> str:
+        networks = f"{self.size:,}" if self.size < 10**9 else f"10^{len(str(self.size)) - 1}"
+        return f"<SearchSpace {self.name}: {networks} networks of {len(self.blocks):,} different blocks, {self.genes} genes>"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the slots' functions are often closures, which cannot be pickled; what they returned can
+        values = [tuple(self.choices[g].values for g in genes) for genes in self._genes]
+        expanded = map(_Expanded, values, self._slot_ids, itertools.repeat(self.blocks))
+        slots = tuple(Slot(s.name, s.genes, block) for s, block in zip(self.slots, expanded, strict=True))
+        return self.__dict__ | {"slots": slots}
 
     # ---- what the space is -----------------------------------------------------------------------------------
 
@@ -184,7 +217,11 @@ class SearchSpace:
         return given
 
     def sample(self, n: int, rng: np.random.Generator) -> Archs:
-        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible)."""
+        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible).
+
+        Raises BadInput for a negative ``n``.
+        """
+        check("n", n, CountOrNone)
         return self.canonical(rng.integers(0, self.sizes, size=(n, self.genes)).astype(np.uint8))
 
     def active(self, archs: Archs) -> NDArray[np.bool_]:
@@ -204,7 +241,9 @@ class SearchSpace:
         """Each active gene changes to another of its values with probability ``rate`` (default: 1/genes).
 
         At least one active gene with more than one value changes in every row. Returns canonical architectures.
+        Raises BadInput for a rate that is no probability.
         """
+        check("rate", rate, Probability | None)
         archs = self.canonical(archs)
         free = self.active(archs) & (self.sizes > 1)
         rate = 1.0 / self.genes if rate is None else rate
@@ -216,7 +255,12 @@ class SearchSpace:
         return self.canonical(np.where(changed, (archs + step) % self.sizes, archs).astype(np.uint8))
 
     def crossover(self, first: Archs, second: Archs, rng: np.random.Generator) -> Archs:
-        """Uniform crossover of two batches of parents, row by row. Returns canonical architectures."""
+        """Uniform crossover of two batches of parents, row by row. Returns canonical architectures.
+
+        Raises BadInput for batches of two shapes.
+        """
+        if first.shape != second.shape:
+            raise BadInput(f"crossover takes as many first as second parents, got {first.shape} and {second.shape}")
         return self.canonical(np.where(rng.random(first.shape) < 0.5, first, second))
 
     def decode(self, archs: ArrayLike) -> list[dict[str, Value]]:
@@ -383,6 +427,8 @@ class SearchSpace:
             table = np.zeros(combinations, dtype=np.int32)
             for i, combination in enumerate(itertools.product(*values)):
                 block = slot.block(*combination)
+                if not isinstance(block, Block | None):
+                    raise BadInput(f"slot {slot.name} is filled by a block or None, got {shown(block)}")
                 if block is not None:
                     table[i] = ids.setdefault(block, len(ids) + 1)
             slot_ids.append(table)

@@ -18,19 +18,23 @@ from nas.blocks import Block, Stem
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from search_spaces.efficientnet import EfficientNet
+from search_spaces.efficientnet_v2 import EfficientNetV2
 from search_spaces.fbnet import FBNet
 from search_spaces.mobilenet_v2 import MobileNetV2
 from search_spaces.mobilenet_v3 import MobileNetV3
 from search_spaces.nasbench201 import NasBench201
 from search_spaces.ofa import OnceForAll
+from search_spaces.resnet import ResNet
 
 __all__ = [
     "EfficientNet",
+    "EfficientNetV2",
     "FBNet",
     "MobileNetV2",
     "MobileNetV3",
     "NasBench201",
     "OnceForAll",
+    "ResNet",
     "named",
     "names",
     "of_table",
@@ -48,7 +52,7 @@ def named(name: str, **settings: Any) -> SearchSpace:
     Raises BadInput for a name that is none of ``names()``, a setting that the space does not have, or a wrong value.
     """
     constructors = _constructors()
-    if name not in constructors:
+    if not isinstance(name, str) or name not in constructors:
         raise BadInput(f"there is no search space {name!r}; there are {', '.join(constructors)}")
     given = {setting: value for setting, value in settings.items() if value is not None}
     known = inspect.signature(constructors[name]).parameters

@@ -2,13 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 from nas.blocks import Channels, round_channels
 from nas.checks import Positive, checked
-from nas.space import SearchSpace
-from search_spaces.stages import Family, Stage, build_space
+from nas.space import SearchSpace, Value
+from search_spaces.stages import Family, Stage, build_space, stage_config
 
 RESOLUTIONS = (160, 176, 192, 208, 224)
 """Those that the published Note10 table covers."""
+
+ACTS = ("relu", "relu", "hswish", "hswish", "hswish")
+SE = (False, True, False, True, True)
+
+
+def published_config(
+    depths: Sequence[int],
+    kernels: Sequence[int],
+    expansions: Sequence[float],
+    *,
+    resolution: int,
+    width: float = 1.2,
+    acts: Sequence[str] = ACTS,
+    se: Sequence[bool] = SE,
+) -> dict[str, Value]:
+    """A network as once-for-all publishes it, as choices (``SearchSpace.encode``).
+
+    ``kernels``, ``expansions``: one per block of the network, or as many per stage whether they are used or not.
+    """
+    config: dict[str, Value] = {"resolution": resolution, "width": width}
+    apart = len(kernels) // len(depths) if len(kernels) > sum(depths) else 0
+    start = 0
+    for s, depth in enumerate(depths):
+        blocks = list(zip(kernels[start : start + depth], expansions[start : start + depth], strict=True))
+        config |= stage_config(s + 1, blocks, act=acts[s], se=se[s])
+        start += apart or depth
+    return config
 
 
 class OnceForAll:
@@ -32,16 +62,10 @@ class OnceForAll:
             features=round_channels(1280 * width),
             squeeze=lambda before, mid: round_channels(mid / 4),
         )
-        kinds = (
-            (24, 2, "relu", False),
-            (40, 2, "relu", True),
-            (80, 2, "hswish", False),
-            (112, 1, "hswish", True),
-            (160, 2, "hswish", True),
-        )
+        widths = ((24, 2), (40, 2), (80, 2), (112, 1), (160, 2))
         stages = [
             Stage(channels=channels, stride=stride, depths=(2, 3, 4), acts=(act,), se=(se,))
-            for channels, stride, act, se in kinds
+            for (channels, stride), act, se in zip(widths, ACTS, SE, strict=True)
         ]
         return build_space(
             f"ofa_mobilenet_v3_w{width:g}",
@@ -58,9 +82,9 @@ class OnceForAll:
     def proxyless_nas(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """ProxylessNAS's mobile space (Cai et al., ICLR 2019) at 224 px: six stages, blocks may be left out but the first."""
         family = Family(stem=32, first=16, hidden=1280, squeeze=lambda before, mid: 0)
-        shared = {"kernels": (3, 5, 7), "expansions": (3, 6), "acts": ("relu6",)}
+        stage = partial(Stage, kernels=(3, 5, 7), expansions=(3, 6), acts=("relu6",))
         stages = [
-            Stage(channels=channels, stride=stride, depths=tuple(range(1, deepest + 1)), **shared)  # type: ignore[arg-type]
+            stage(channels=channels, stride=stride, depths=tuple(range(1, deepest + 1)))
             for channels, stride, deepest in ((24, 2, 4), (40, 2, 4), (80, 2, 4), (96, 1, 4), (192, 2, 4), (320, 1, 1))
         ]
         return build_space(

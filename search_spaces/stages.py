@@ -2,21 +2,25 @@
 
 Genes of every space built here: ``resolution`` and ``width`` (a channel multiplier) for the whole network; per stage
 ``depth``, and where the family offers alternatives ``act`` (activation) and ``se`` (squeeze-excite); per block
-``kernel`` and ``expand``. Stem and head take the activation of the first and the last stage.
+``kernel`` and ``expand``; ``kind`` of a stage where its blocks can be of several. Stem and head take the activation of the first and the last stage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from nas.blocks import Block, DepthwiseSeparable, Head, InvertedResidual, Stem, round_channels
-from nas.space import Choice, SearchSpace, Slot
+from nas.space import Choice, SearchSpace, Slot, Value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Alternatives of one stage. ``channels``: at width 1. ``stride``: of the first block."""
+    """Alternatives of one stage. ``channels``: at width 1. ``stride``: of the first block.
+
+    ``kinds``: of its blocks, with the fields of an inverted residual block.
+    """
 
     channels: int
     stride: int
@@ -25,6 +29,7 @@ class Stage:
     expansions: tuple[float, ...] = (3, 4, 6)
     acts: tuple[str, ...] = ("relu",)
     se: tuple[bool, ...] = (False,)
+    kinds: tuple[type[Block], ...] = (InvertedResidual,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +50,45 @@ class Family:
     squeeze: Callable[[int, int], int]
 
 
+def stage_gene(stage: int, what: str) -> str:
+    """The gene of a stage, numbered from 1: its "depth", "act", "se" or "kind"."""
+    return f"s{stage}.{what}"
+
+
+def block_gene(stage: int, block: int, what: str = "") -> str:
+    """The gene of a block in a stage: its "kernel" or "expand". Without ``what`` the block's slot."""
+    return f"s{stage}b{block}" + (f".{what}" if what else "")
+
+
+def stage_config(stage: int, blocks: Sequence[tuple[int, float]], **genes: Value) -> dict[str, Value]:
+    """The part of a configuration (``SearchSpace.encode``) about one stage of ``blocks``: (kernel, expand) each.
+
+    ``genes``: the stage's others, such as ``act`` and ``se``.
+    """
+    config: dict[str, Value] = {stage_gene(stage, "depth"): len(blocks)}
+    config |= {stage_gene(stage, gene): value for gene, value in genes.items()}
+    for b, (kernel, expand) in enumerate(blocks, 1):
+        config |= {block_gene(stage, b, "kernel"): kernel, block_gene(stage, b, "expand"): expand}
+    return config
+
+
+def block_choices(stage: int, depths: tuple[int, ...], genes: Mapping[str, tuple[Value, ...]]) -> list[Choice]:
+    """``genes`` of every block of a stage; those of blocks beyond the stage's depth have no effect."""
+    choices = []
+    for b in range(1, max(depths) + 1):
+        deep_enough = tuple(d for d in depths if d >= b)
+        condition = None if deep_enough == depths else (stage_gene(stage, "depth"), deep_enough)
+        choices += [Choice(block_gene(stage, b, gene), values, condition) for gene, values in genes.items()]
+    return choices
+
+
+def shrunk(size: int, *strides: int) -> int:
+    """Pixels of a side after convolutions with these strides."""
+    for stride in strides:
+        size = -(-size // stride)
+    return size
+
+
 def build_space(
     name: str,
     family: Family,
@@ -57,14 +101,43 @@ def build_space(
 ) -> SearchSpace:
     """The search space of ``stages`` in a ``family``."""
     choices = [Choice("resolution", resolutions), Choice("width", widths)]
+    slots = _first_slots(family, in_channels)
+    strides, before = [family.stem_stride], family.first or family.stem
     for s, stage in enumerate(stages, 1):
-        choices += [Choice(f"s{s}.depth", stage.depths), Choice(f"s{s}.act", stage.acts), Choice(f"s{s}.se", stage.se)]
+        genes: dict[str, tuple[Value, ...]] = {"depth": stage.depths, "act": stage.acts, "se": stage.se}
+        kinds = {kind.kind: kind for kind in stage.kinds}
+        searched = ("kind",) if len(kinds) > 1 else ()
+        choices += [Choice(stage_gene(s, gene), values) for gene, values in genes.items()]
+        choices += [Choice(stage_gene(s, gene), tuple(kinds)) for gene in searched]
+        choices += block_choices(s, stage.depths, {"kernel": stage.kernels, "expand": stage.expansions})
         for b in range(1, max(stage.depths) + 1):
-            deep_enough = tuple(d for d in stage.depths if d >= b)
-            condition = None if len(deep_enough) == len(stage.depths) else (f"s{s}.depth", deep_enough)
-            choices.append(Choice(f"s{s}b{b}.kernel", stage.kernels, condition))
-            choices.append(Choice(f"s{s}b{b}.expand", stage.expansions, condition))
+            names = (
+                *("resolution", "width"),
+                *(stage_gene(s, gene) for gene in genes),
+                *(block_gene(s, b, gene) for gene in ("kernel", "expand")),
+                *(stage_gene(s, gene) for gene in searched),
+            )
+            place = _Place(family=family, stage=stage, position=b, strides=tuple(strides), channels=before)
+            slots.append(Slot(block_gene(s, b), names, place.block))
+            if b == 1:
+                strides.append(stage.stride)
+        before = stage.channels
 
+    def head(resolution: int, width: float, act: str) -> Block:
+        return Head(
+            in_ch=round_channels(before * width),
+            hidden=round_channels(family.hidden * width),
+            features=family.features,
+            out_ch=classes,
+            size=shrunk(resolution, *strides),
+            act=act,
+        )
+
+    slots.append(Slot("head", ("resolution", "width", stage_gene(len(stages), "act")), head))
+    return SearchSpace(name, choices, slots)
+
+
+def _first_slots(family: Family, in_channels: int) -> list[Slot]:
     def stem(resolution: int, width: float, act: str) -> Block:
         return Stem(
             in_ch=in_channels,
@@ -76,69 +149,44 @@ def build_space(
 
     def first(resolution: int, width: float, act: str) -> Block:
         before, after = round_channels(family.stem * width), round_channels(family.first * width)
-        size = _shrink(resolution, family.stem_stride)
+        size = shrunk(resolution, family.stem_stride)
         return DepthwiseSeparable(in_ch=before, out_ch=after, size=size, act=act, residual=before == after)
 
-    def head(resolution: int, width: float, act: str) -> Block:
-        return Head(
-            in_ch=round_channels(stages[-1].channels * width),
-            hidden=round_channels(family.hidden * width),
-            features=family.features,
-            out_ch=classes,
-            size=_shrink(resolution, family.stem_stride, *(s.stride for s in stages)),
-            act=act,
-        )
-
-    slots = [Slot("stem", ("resolution", "width", "s1.act"), stem)]
-    if family.first:
-        slots.append(Slot("first", ("resolution", "width", "s1.act"), first))
-    for s, stage in enumerate(stages, 1):
-        strides_before = (family.stem_stride, *(earlier.stride for earlier in stages[: s - 1]))
-        channels_before = stages[s - 2].channels if s > 1 else family.first or family.stem
-        for b in range(1, max(stage.depths) + 1):
-            genes = (
-                "resolution",
-                "width",
-                f"s{s}.depth",
-                f"s{s}.act",
-                f"s{s}.se",
-                f"s{s}b{b}.kernel",
-                f"s{s}b{b}.expand",
-            )
-            slots.append(Slot(f"s{s}b{b}", genes, _stage_block(family, stage, b, strides_before, channels_before)))
-    slots.append(Slot("head", ("resolution", "width", f"s{len(stages)}.act"), head))
-    return SearchSpace(name, choices, slots)
+    genes = ("resolution", "width", stage_gene(1, "act"))
+    return [Slot("stem", genes, stem), *([Slot("first", genes, first)] if family.first else [])]
 
 
-def _stage_block(
-    family: Family, stage: Stage, position: int, strides_before: tuple[int, ...], channels_before: int
-) -> Callable[..., Block | None]:
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """One position of a stage, from 1; before it ``strides`` and, at width 1, ``channels``."""
+
+    family: Family
+    stage: Stage
+    position: int
+    strides: tuple[int, ...]
+    channels: int
+
     def block(
-        resolution: int, width: float, depth: int, act: str, se: bool, kernel: int, expand: float
+        self, resolution: int, width: float, depth: int, act: str, se: bool, kernel: int, expand: float, kind: str = ""
     ) -> Block | None:
-        if position > depth:
+        if self.position > depth:
             return None
-        after = round_channels(stage.channels * width)
-        before = round_channels(channels_before * width) if position == 1 else after
-        stride = stage.stride if position == 1 else 1
+        stage = self.stage
+        before, after = round_channels(self.channels * width), round_channels(stage.channels * width)
+        if self.position > 1:
+            before = after
+        stride = stage.stride if self.position == 1 else 1
         mid = round_channels(before * expand)
-        size = _shrink(resolution, *strides_before, *(() if position == 1 else (stage.stride,)))
-        return InvertedResidual(
+        make: Any = next(k for k in stage.kinds if kind in ("", k.kind))
+        block: Block = make(
             in_ch=before,
             mid=mid,
             out_ch=after,
-            size=size,
+            size=shrunk(resolution, *self.strides),
             kernel=kernel,
             stride=stride,
-            se=family.squeeze(before, mid) if se else 0,
+            se=self.family.squeeze(before, mid) if se else 0,
             act=act,
             residual=stride == 1 and before == after,
         )
-
-    return block
-
-
-def _shrink(size: int, *strides: int) -> int:
-    for stride in strides:
-        size = -(-size // stride)
-    return size
+        return block

@@ -10,39 +10,28 @@ import pytest
 import torch
 from torch import nn
 
+import search_spaces
 from nas.data.images import ImageData, load_digits
 from nas.modules import Network
 from nas.space import SearchSpace
 from nas.supernet import Supernet
-from search_spaces import EfficientNet, FBNet, MobileNetV2, MobileNetV3, OnceForAll
 from search_spaces.stages import Family, Stage, build_space
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
-FAMILIES = {
-    "mobilenet_v2.digits": MobileNetV2.digits,
-    "mobilenet_v2.imagenet": MobileNetV2.imagenet,
-    "mobilenet_v3.digits": MobileNetV3.digits,
-    "mobilenet_v3.cifar": MobileNetV3.cifar,
-    "mobilenet_v3.imagenet": MobileNetV3.imagenet,
-    "efficientnet.digits": EfficientNet.digits,
-    "efficientnet.imagenet": EfficientNet.imagenet,
-    "ofa.mobilenet_v3": OnceForAll.mobilenet_v3,
-    "ofa.proxyless_nas": OnceForAll.proxyless_nas,
-    "fbnet.cifar100": FBNet.cifar100,
-}
+SPACES = [name for name in search_spaces.names() if name != "nasbench201.cell"]  # which has no blocks
 
 
-@pytest.fixture(scope="session", params=FAMILIES, ids=str)
+@pytest.fixture(scope="session", params=SPACES)
 def space(request: pytest.FixtureRequest) -> SearchSpace:
     """Every space of every family."""
-    return FAMILIES[request.param]()
+    return search_spaces.named(request.param)
 
 
 @pytest.fixture(scope="session", params=["mobilenet_v2.digits", "mobilenet_v3.digits", "efficientnet.digits"], ids=str)
 def family(request: pytest.FixtureRequest) -> SearchSpace:
     """One small space of each family."""
-    return FAMILIES[request.param]()
+    return search_spaces.named(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -76,6 +65,17 @@ def few_digits(digits: ImageData) -> ImageData:
     return dataclasses.replace(
         digits, train=some(digits.train, 256), val=some(digits.val, 96), test=some(digits.test, 96)
     )
+
+
+def other_pictures(data: ImageData, *splits: str) -> ImageData:
+    """``data`` with noise for the images of those splits: what has looked at them comes out different."""
+
+    def noise(split):
+        shape = split.images.shape
+        return dataclasses.replace(split, images=rng.integers(0, 256, shape, dtype=np.uint8))
+
+    rng = np.random.default_rng(1)
+    return dataclasses.replace(data, **{name: noise(getattr(data, name)) for name in splits})
 
 
 def lively(network: Network | Supernet, seed: int = 0) -> nn.Module:

@@ -12,9 +12,9 @@ import collections.abc
 import errno
 import inspect
 import json
-import math
 import multiprocessing
 import os
+import shutil
 import time
 import types
 import typing
@@ -26,9 +26,24 @@ import pytest
 from msgspec import Meta
 
 import nas
-from nas.checks import Batch, Bytes, Count, FilePath, Positive, Seed, Share, Text, check, checked, described, hints_of, parsed
+import search_spaces
+from nas.checks import (
+    Batch,
+    Bytes,
+    Count,
+    FilePath,
+    Positive,
+    Seed,
+    Share,
+    Text,
+    check,
+    checked,
+    described,
+    parsed,
+)
 from nas.errors import BadInput, NasError
 from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
+from nas.tables.shipped import SHIPPED
 
 NAN, INF = float("nan"), float("inf")
 PATIENCE_S = 2.0
@@ -103,7 +118,9 @@ def test_texts_of_the_command_line(text, annotation, value):
 
 
 @pytest.mark.parametrize("annotation", [Count, Seed, Share, Positive, Bytes, Literal["a"], Count | None, Bytes | None])
-@pytest.mark.parametrize("text", ["", " ", "x", "nan", "inf", "-inf", "1e400", "-1", "٣", "9" * 5000, "0x10", "1_0", "3,5", "1\n2"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "x", "nan", "inf", "-inf", "1e400", "-1", "٣", "9" * 5000, "0x10", "1_0", "3,5", "1\n2"]
+)
 def test_texts_that_are_refused(annotation, text):
     with pytest.raises(BadInput) as refused:
         parsed("x", text, annotation)
@@ -201,7 +218,8 @@ def test_paths_that_can(place):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/b", "a\\b", "/x", ".hidden", "-x", "x" * 101, "a b", "ä", "٣", "a\0", "a\n", 3, None]
+    "name",
+    ["", ".", "..", "../x", "a/b", "a\\b", "/x", ".hidden", "-x", "x" * 101, "a b", "ä", "٣", "a\0", "a\n", 3, None],
 )
 def test_names_that_are_no_file_names(name):
     with pytest.raises(BadInput) as refused:
@@ -242,10 +260,15 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(place, monkeypatch, c
 
 def test_an_error_in_the_block_leaves_nothing(place):
     before = disk(place)
-    with pytest.raises(RuntimeError), replacing("new/model.onnx") as temporary:
-        assert temporary.suffix == ".onnx"
-        temporary.write_text("half of it")
-        raise RuntimeError
+
+    def stopped_half_way() -> None:
+        with replacing("new/model.onnx") as temporary:
+            assert temporary.suffix == ".onnx"
+            temporary.write_text("half of it")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        stopped_half_way()
     assert disk(place) == before
 
 
@@ -285,10 +308,11 @@ def test_what_was_made_under_a_lock_stays(place):
 
 # ---- every public parameter ---------------------------------------------------------------------------------------
 
-ANY_VALUE = {
-    "Choice.options": "alternatives are what the space's author says",
+ANY_NUMBER = {
+    "Choice.values": "alternatives of a gene are what the space's author says",
+    "Objective.within": "any two numbers",
 }
-"""Parameters that take anything, each with the reason."""
+"""Numbers without a range, each with the reason."""
 
 
 def _callables() -> dict[str, Any]:
@@ -371,7 +395,8 @@ def _hostile(annotation: Any) -> list[Any]:
     if not numbers and bool not in bases and not any(b is Literal for b in bases):
         wrong += [-1, NAN]
     if numbers:
-        wrong += [NAN, INF, -INF, 10**30] if str not in bases else [NAN, INF]
+        wrong += [NAN, INF, -INF, 10**400] if str not in bases else [NAN, INF]
+        wrong += [10**30 for b, _ in numbers if b is int]
         wrong += [-1e-9 if b is float else -1 for b, m in numbers if m and (m.ge == 0 or m.gt == 0)]
         wrong += [0 for b, m in numbers if m and m.ge is not None and m.ge > 0]
     if str not in bases and not any(b is Literal for b in bases):
@@ -381,7 +406,7 @@ def _hostile(annotation: Any) -> list[Any]:
     if bool in bases and len(bases) == 1:
         wrong += [2, NAN, "yes"]
     if any(b in (list, tuple, collections.abc.Sequence) for b in bases):
-        wrong += [3, [Anything()]]
+        wrong += [[Anything()], *([] if numbers else [3])]
     if type(None) not in bases:
         wrong.append(None)
     if os.PathLike in bases or any(typing.get_origin(k) is os.PathLike for k, _ in kinds):
@@ -391,7 +416,7 @@ def _hostile(annotation: Any) -> list[Any]:
 
 @pytest.mark.parametrize(("function", "parameter"), PARAMETERS, ids=lambda x: str(x))
 def test_a_number_states_its_range(function, parameter):
-    if f"{function}.{parameter}" in ANY_VALUE:
+    if f"{function}.{parameter}" in ANY_NUMBER or parameter.startswith("_"):
         return
     for base, meta in _kinds(_full_hints(CALLABLES[function]).get(parameter, Any)):
         inside = typing.get_args(base) if typing.get_origin(base) in (list, tuple, collections.abc.Sequence) else ()
@@ -406,8 +431,6 @@ def test_a_wrong_argument_is_one_line(function, parameter, place):
     made, before = CALLABLES[function], disk(place)
     hints, there = _full_hints(made), inspect.signature(made).parameters
     assert parameter in hints, f"{function}({parameter}) has no annotation"
-    if f"{function}.{parameter}" in ANY_VALUE:
-        return
     others = {
         n: _standin(hints.get(n, Any), place)
         for n, p in there.items()
@@ -423,10 +446,9 @@ def test_a_wrong_argument_is_one_line(function, parameter, place):
         started = time.monotonic()
         try:
             made(*bound.args, **bound.kwargs)
-        except NasError as error:
-            assert one_line(str(error)), f"{function}({parameter}={value!r}): {error}"
         except Exception as error:
-            pytest.fail(f"{function}({parameter}={value!r}) raises {type(error).__name__}: {error}")
+            if not isinstance(error, NasError) or not one_line(str(error)):
+                pytest.fail(f"{function}({parameter}={value!r}) raises {type(error).__name__}: {error}")
         else:
             pytest.fail(f"{function}({parameter}={value!r}) is accepted")
         assert time.monotonic() - started < PATIENCE_S
@@ -445,18 +467,33 @@ BASE = {
     "measure": ["--run-dir", "new", "--precision", "fp32"],
     "fit": ["--space", "mobilenet_v2.digits", "--channels", "1", "--timings", "timings.csv", "--device-name", "x", "--run-dir", "new"],
     "train": ["--run-dir", "new"],
-    "search": ["--run-dir", "run"],
-    "compress": ["--run-dir", "run"],
+    "search": ["--run-dir", "trained"],
+    "compress": ["--run-dir", "run", "--resume"],
     "export": ["--run-dir", "run", "--candidate", "c00", "--output", "out.onnx"],
     "report": ["--run-dir", "run"],
     "sweep": ["--run-dir", "new"],
     "tables list": ["table.json"],
     "tables show": ["table.json"],
-    "tables compare": ["table.json", "table.json"],
+    "tables compare": ["table.json", "other.json"],
     "tables validate": ["table.json"],
-    "tables heatmap": ["table.json", "table.json"],
+    "tables heatmap": ["table.json", "other.json"],
 }  # fmt: skip
 """For each command, arguments with which it gets to work."""
+
+WITH = {
+    "ssh_option": ["--remote", "b@c"],
+    "tool_path": ["--remote", "b@c"],
+    "remote_python": ["--remote", "b@c"],
+    "system_config": ["--runtime", "ethos-u", "--precision", "int8"],
+    "memory_mode": ["--runtime", "ethos-u", "--precision", "int8"],
+    "vela_config": ["--runtime", "ethos-u", "--precision", "int8"],
+    "accelerator": ["--runtime", "ethos-u", "--precision", "int8"],
+    "test_data": ["--data", "images"],
+    "size": ["--data", "images"],
+    "choose": [],
+    "board": [],
+}
+"""What a flag goes with, besides the base arguments."""
 
 FREE_TEXT = {
     "device_name": "what the user calls a device",
@@ -469,14 +506,16 @@ FREE_TEXT = {
 
 MORE = {
     "run_dir": ["file"],
-    "output": ["/", "folder"],
+    "export.output": ["/", "folder"],
     "optuna": ["/", "folder"],
-    "kit": ["file", "folder"],
-    "energy_log": ["folder", "file"],
-    "import_kit": ["file", "folder"],
+    "kit": ["file"],
+    "energy_log": ["folder", "file", "no such thing"],
+    "import_kit": ["file", "folder", "no such thing"],
     "table": ["file", "folder"],
-    "like": ["file", "folder"],
-    "timings": ["file", "folder"],
+    "like": ["file", "folder", "no such thing"],
+    "timings": ["file", "folder", "no such thing"],
+    "run": ["file", "folder", "no such thing"],
+    "vela_config": ["file", "folder", "no such thing"],
     "data": ["file", "folder"],
     "test_data": ["file"],
     "remote": ["-oProxyCommand=x", "a b", "user@"],
@@ -494,15 +533,20 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
         subs = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
         if not subs:
             return {name: one}
-        return {k: p for sub in subs for n, s in sub.choices.items() for k, p in below(s, f"{name} {n}".strip()).items()}
+        return {
+            k: p for sub in subs for n, s in sub.choices.items() for k, p in below(s, f"{name} {n}".strip()).items()
+        }
 
     return below(parser(), "")
+
+
+COMMANDS = _commands()
 
 
 def _flags() -> list[tuple[str, str]]:
     return [
         (command, (action.option_strings or [action.dest])[-1])
-        for command, one in _commands().items()
+        for command, one in COMMANDS.items()
         for action in one._actions
         if not isinstance(action, argparse._HelpAction | argparse._StoreTrueAction)
     ]
@@ -513,32 +557,91 @@ def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
     annotation = getattr(action.type, "annotation", action.type or str)
     kinds = _kinds(annotation)
     bases = {typing.get_origin(k) or k for k, _ in kinds}
-    more = MORE.get(action.dest, []) if f"{command}.{action.dest}" not in FREE_TEXT else []
+    name = f"{command}.{action.dest}"
+    more = MORE.get(name, MORE.get(action.dest, [])) if name not in FREE_TEXT else []
     if action.choices or bases & {int, float, Literal}:
         metas = [m for _, m in kinds if m]
         low = ["-1"] + ["0" for m in metas if (m.ge or 0) > 0 or m.gt == 0]
         if any((m.extra or {}).get("unit") for m in metas):
             low += ["1TBB", "KB"]
         return ["", " ", "x", "nan", "inf", "-inf", "1e400", "\u0663", "9" * 30, *low, *more]
-    if action.dest in FREE_TEXT or f"{command}.{action.dest}" in FREE_TEXT:
+    if FilePath in (annotation, *(typing.get_args(annotation))) or os.PathLike in bases:
+        return [*(p for p in NO_PATHS if isinstance(p, str) and p != "\ud800" and "/proc" not in p), *more]
+    if {action.dest, name} & set(FREE_TEXT):
         return [""]
     return ["", "no such thing", "loop/x", "file/x", "x" * 300, "x\0y", "x\ny", "../" * 30 + "no/such", *more]
 
 
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory, tiny_run) -> Path:
-    """What the base arguments name: a run folder, a table, timings of networks."""
+WORK = (
+    "nas.runs.stages._do",
+    "nas.measuring.campaign.plan",
+    "nas.measuring.kit.plan",
+    "nas.measuring.ssh._connected",
+    "nas.tables.fit.whole_network.fit_blocks",
+    "nas.sweeps.sweep.import_ray",
+    "nas.runs.candidates.load_weights",
+    "nas.report.page.write_page",
+    "nas.cli.tables._print",
+    "nas.tables.check.check_saved",
+    "nas.report.heat_map.write_heat_map",
+)
+"""What takes long, or leaves this process: for a command to come there is to accept what it was given."""
 
 
 @pytest.fixture
 def before_work(monkeypatch):
-    """Whatever takes long, or leaves this process, says that it was reached."""
-
     def reached(*_: object, **__: object) -> None:
         raise Reached
 
     for target in WORK:
         monkeypatch.setattr(target, reached)
+
+
+def _candidate(architecture: str, blocks: Any) -> Any:
+    from nas.runs.artefacts import Candidate, MadeFrom, StepRecord
+
+    sizes = {"macs": 1, "params": 1, "size_bytes": 4}
+    return Candidate(
+        id="c00",
+        architecture=architecture,
+        made_from=MadeFrom(genes=(0,), finetune_epochs=1, qat_epochs=1, prune=0.0, seed=0),
+        input_shape=(1, 8, 8),
+        pruned=0.0,
+        fp32_step="extract",
+        blocks=tuple(b.key for b in blocks),
+        steps=(StepRecord(step="extract", precision="fp32", accuracy=0.5, **sizes),),
+    )
+
+
+@pytest.fixture(scope="module")
+def ready(tmp_path_factory) -> Path:
+    """What the base arguments name: a run folder that could be searched, a table, timings of networks; and what is
+    hostile in ``place``."""
+    from nas.cli.app import main
+    from nas.runs.artefacts import CANDIDATES, SEARCH, SUMMARY, SUPERNET, Search, write_record
+
+    folder = tmp_path_factory.mktemp("ready")
+    (folder / "file").write_text("content")
+    (folder / "folder").mkdir()
+    (folder / "folder" / "inside").write_text("content")
+    (folder / "loop").symlink_to("loop")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nas.runs.stages._do", lambda stage, job: None)
+        assert main(["train", "--run-dir", str(folder / "run"), "--space", "mobilenet_v2.digits"]) == 0
+    (folder / "run" / SUPERNET).write_bytes(b"weights")
+    shutil.copytree(folder / "run", folder / "trained")
+    (folder / "run" / "evaluations.db").touch()
+    write_record(folder / "run" / SEARCH, Search(objectives=(), budget=10**6, evaluations=1, stopped="x"))
+    space = search_spaces.named("mobilenet_v2.digits")
+    sampled = space.sample(20, np.random.default_rng(0))
+    archs = space.describe(sampled)
+    write_record(folder / "run" / CANDIDATES / "c00" / SUMMARY, _candidate(archs[0], space.networks(sampled[:1])[0]))
+    rows = "".join(f'"{arch}",1.0\n' for arch in archs)
+    (folder / "timings.csv").write_text(f"architecture,ms\n{rows}")
+    for ending in (".json", ".csv"):
+        shutil.copy(SHIPPED / f"gold-6240_fbnet_b1{ending}", folder / f"table{ending}")
+        shutil.copy(SHIPPED / f"raspi4_fbnet_b1{ending}", folder / f"other{ending}")
+    return folder
 
 
 def said(argv: list[str], capfd: Any) -> tuple[int, str, str]:
@@ -556,13 +659,154 @@ def said(argv: list[str], capfd: Any) -> tuple[int, str, str]:
 def _with(command: str, action: argparse.Action, value: str) -> list[str]:
     """The base arguments of a command with another value of one flag."""
     base = list(BASE[command])
-    exclusive = [
-        o for group in _commands()[command]._mutually_exclusive_groups if action in group._group_actions
-        for a in group._group_actions for o in a.option_strings
-    ]  # fmt: skip
-    for flag in {*action.option_strings, *exclusive} & set(base):
+    others = ["--timings"] if action.dest in ("choose", "board") else []
+    for flag in {*action.option_strings, *others} & set(base):
         at = base.index(flag)
         del base[at : at + 2]
     if not action.option_strings:
         return [*command.split(), f"{value}"] if value.startswith("-") else [*command.split(), value]
+    base += WITH.get(action.dest, []) if action.option_strings[-1] not in WITH.get(action.dest, []) else []
     return [*command.split(), *base, f"{action.option_strings[-1]}={value}"]
+
+
+@pytest.fixture
+def at_work(ready, before_work, monkeypatch) -> Path:
+    monkeypatch.chdir(ready)
+    return ready
+
+
+@pytest.mark.parametrize("command", BASE)
+def test_the_base_arguments_get_to_work(command, at_work, capfd):
+    before = disk(at_work)
+    with pytest.raises(Reached):
+        said([*command.split(), *BASE[command]], capfd)
+    shutil.rmtree(at_work / "new", ignore_errors=True)
+    changed = {k for k, v in disk(at_work).items() if before.get(k) != v}
+    assert changed <= {
+        f"{run}/{name}.json" for run in ("run", "trained") for name in ("config", "stages")
+    }  # a folder's settings are as they were last asked for
+
+
+@pytest.mark.parametrize(("command", "flag"), _flags(), ids=lambda x: str(x))
+def test_a_wrong_value_of_a_flag_is_one_line(command, flag, at_work, capfd):
+    action = next(a for a in COMMANDS[command]._actions if flag in (*a.option_strings, a.dest))
+    for value in _wrong_texts(command, action):
+        argv, before = _with(command, action, value), disk(at_work)
+        seen = f"nas {' '.join(argv)!r:.200}"
+        started = time.process_time()
+        try:
+            code, out, err = said(argv, capfd)
+        except Reached:
+            shutil.rmtree(at_work / "new", ignore_errors=True)
+            pytest.fail(f"{seen} is accepted")
+        except Exception as error:
+            pytest.fail(f"{seen} raises {type(error).__name__}: {error}")
+        spent = time.process_time() - started
+        assert code == 2, f"{seen} ends with {code}: {out}"
+        assert out == "", f"{seen} prints {out!r}"
+        assert one_line(err), f"{seen} says {err!r}"
+        assert err.startswith("nas: ")
+        assert disk(at_work) == before, f"{seen} changes the disk"
+        assert spent < PATIENCE_S, f"{seen} takes {spent:.1f} s"
+
+
+def test_every_flag_that_takes_any_text_is_there():
+    dests = {a.dest for one in COMMANDS.values() for a in one._actions}
+    assert {name.rpartition(".")[2] for name in [*FREE_TEXT, *MORE]} <= dests
+
+
+# ---- files that are damaged ----------------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def _readers() -> dict[str, Any]:
+    """File of ``ready`` -> what reads it."""
+    from nas.runs import artefacts
+    from nas.sweeps import folder as sweeps
+
+    return {
+        "run/config.json": lambda root: artefacts.read_config(root / "run"),
+        "run/stages.json": lambda root: artefacts.read_seconds(root / "run"),
+        "run/search.json": lambda root: read_json(root / "run" / "search.json", artefacts.Search),
+        "run/candidates/c00/summary.json": lambda root: artefacts.read_candidate(root / "run" / "candidates" / "c00"),
+        "table.json": lambda root: nas.LatencyTable.load(root / "table"),
+        "sweep/sweep.json": lambda root: sweeps.read_settings(root / "sweep"),
+        "sweep/trials/seed=1/settings.json": lambda root: sweeps.read_sweep(root / "sweep"),
+        "sweep/trials/seed=1/done.json": lambda root: sweeps.read_sweep(root / "sweep"),
+    }
+
+
+READERS = _readers()
+
+ANYTHING_GOES = {
+    "run/config.json": {"made_by.arguments", "made_by", "memory_gb"},
+    "table.json": {"notes", "validation", "kendall_tau"},
+    "sweep/sweep.json": {"settings", "samples"},
+    "sweep/trials/seed=1/settings.json": {"seed", "searcher"},
+    "sweep/trials/seed=1/done.json": {"hypervolume", "evaluated"},
+}
+"""Fields whose values may be of several kinds."""
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something is in a JSON document: the whole, every field, the first of every list."""
+    inside = value.items() if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(value, list) else ()
+    return [path, *(place for key, one in inside for place in _places(one, (*path, key)))]
+
+
+def _at(document: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        document = document[key]
+    return document
+
+
+def _replaced(document: Any, path: tuple[Any, ...], new: str) -> str:
+    """The document's text with ``new``, as it stands, at a place."""
+    if not path:
+        return new
+    copy = json.loads(json.dumps(document))
+    _at(copy, path[:-1])[path[-1]] = "\u2603"
+    return json.dumps(copy).replace('"\\u2603"', new)
+
+
+@pytest.fixture(scope="module")
+def with_sweep(ready) -> Path:
+    (ready / "run" / "stages.json").write_text(json.dumps({"supernet": 1.5}))
+    trial = ready / "sweep" / "trials" / "seed=1"
+    trial.mkdir(parents=True)
+    (ready / "sweep" / "sweep.json").write_text(json.dumps({"settings": {"seed": [1, 2]}, "samples": 1}))
+    (trial / "settings.json").write_text(json.dumps({"seed": 1, "searcher": "random"}))
+    (trial / "done.json").write_text(json.dumps({"hypervolume": 0.5, "evaluated": 10}))
+    return ready
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_one_line(name, with_sweep):
+    path, read = with_sweep / name, READERS[name]
+    good = path.read_text()
+    document = json.loads(good)
+    read(with_sweep)
+    wrong = {"null": type(None), '"text"': str, "-1e300": float, "1e400": None, "[]": list, "{}": dict, "true": bool}
+    try:
+        for place in _places(document):
+            for new, kind in {**wrong, DEEP: None}.items():
+                path.write_text(_replaced(document, place, new))
+                about = f"{name}: {'.'.join(map(str, place)) or 'the whole'} = {new[:20]}"
+                try:
+                    read(with_sweep)
+                except Exception as error:
+                    if not isinstance(error, NasError) or not one_line(str(error)):
+                        pytest.fail(f"{about} raises {type(error).__name__}: {error}")
+                else:
+                    was = _at(document, place)
+                    free = was is None or {*place, ".".join(map(str, place[-2:]))} & ANYTHING_GOES.get(name, set())
+                    assert free or kind is type(was) or (not place and kind is dict), f"{about} is read"
+        for damaged in (b"", b"\xff\xfe", b"{", good.encode()[:-20], b"\0" * 100):
+            path.write_bytes(damaged)
+            with pytest.raises(BadInput) as refused:
+                read(with_sweep)
+            assert one_line(str(refused.value))
+            assert path.name in str(refused.value) or path.stem in str(refused.value)
+    finally:
+        path.write_text(good)

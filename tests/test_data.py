@@ -12,7 +12,8 @@ import pytest
 from conftest import SHARED
 from PIL import Image
 
-from nas.data.images import load_digits, load_images, read_image
+from nas.data.images import ImageData, load_digits, load_images, read_image
+from nas.data.splits import Split
 from nas.errors import BadInput
 
 
@@ -114,7 +115,7 @@ def test_mean_and_deviation_are_of_the_training_images_only(tmp_path):
 
 @pytest.mark.parametrize("size", [0, 8.0, True, "8"])
 def test_a_size_is_a_whole_number(tmp_path, size):
-    with pytest.raises(BadInput, match="whole number of pixels"):
+    with pytest.raises(BadInput, match="size is a whole number from 1"):
         load_images(tmp_path, size=size)
 
 
@@ -218,7 +219,7 @@ def test_every_spelling_of_the_suffixes_is_read_and_the_rest_is_counted(tmp_path
     (tmp_path / "x" / "LICENSE").write_text("beside the classes")
     data = load_images(tmp_path / "x", size=8)
     assert len(data.train) + len(data.val) + len(data.test) == 12
-    assert data.notes == ("1 files that are not .jpg, .jpeg or .png were ignored",)
+    assert data.notes == ("1 files that are not .jpg, .jpeg or .png were ignored: cat/notes.txt",)
 
 
 def test_only_the_test_folder_of_a_second_path_is_used(tmp_path):
@@ -257,6 +258,88 @@ def test_preprocessing_is_json_and_exact():
     assert np.array_equal(np.float32(record["std"]), data.std)
 
 
+def some(n=12, seed=0, **changed):
+    """A split of ``n`` random images of three classes; ``changed`` replaces images or labels."""
+    images = np.random.default_rng(seed).integers(0, 256, (n, 3, 8, 8), dtype=np.uint8)
+    return Split(**{"images": images, "labels": np.arange(n) % 3} | changed)
+
+
+def data_of(**changed):
+    splits = {name: some(seed=i) for i, name in enumerate(("train", "val", "test"))}
+    return ImageData(**{"name": "mine", "classes": ("ant", "bee", "cow")} | splits | changed)
+
+
+def test_own_arrays_make_data_that_print_in_a_line():
+    data = data_of(train=some(1200, labels=(np.arange(1200) % 3).astype(np.uint8)))
+    assert data.train.labels.dtype == np.int64
+    assert repr(data) == "ImageData('mine': 3 classes, images 1,200 train, 12 val, 12 test, 3 x 8 x 8)"
+    assert repr(data.val) == "Split(12 images of 3 x 8 x 8)"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: some(images=np.random.default_rng(0).random((12, 3, 8, 8))), r"uint8, black 0 .*, got float64 from 0\.\d+ to"),
+        (lambda: some(images=np.zeros((12, 3, 8, 8), np.int64)), "uint8, .*, got int64 from 0 to 0"),
+        (lambda: some(images=[[1]]), "a numpy array of uint8"),
+        (lambda: some(images=np.zeros((12, 8, 8, 3), np.uint8)), r"shape \(n, channels, size, size\), got \(12, 8, 8, 3\)"),
+        (lambda: some(images=np.zeros((12, 8, 8), np.uint8)), "have shape"),
+        (lambda: some(images=np.zeros((12, 0, 8, 8), np.uint8)), "have shape"),
+        (lambda: some(labels=np.zeros(11, int)), r"of shape \(12,\), one for each image, got int64 of shape \(11,\)"),
+        (lambda: some(labels=np.zeros(12)), "whole numbers"),
+        (lambda: data_of(train=some(labels=np.arange(12) % 4)), "labels of train go from 0 to 3, but 3 classes have labels 0 to 2"),
+        (lambda: data_of(test=some(seed=9, labels=np.arange(12) % 3 - 1)), "labels of test go from -1 to 1"),
+        (lambda: data_of(val=some(0)), "no images in val"),
+        (lambda: data_of(val=some(images=np.zeros((12, 1, 8, 8), np.uint8))), r"images of val have shape \(1, 8, 8\), of train"),
+        (lambda: data_of(test=some(5, seed=1)), "5 images of val are also in test"),
+        (lambda: data_of(test=some(images=np.repeat(some(1).images, 12, 0))), "12 images of test are also in train|1 images of train"),
+        (lambda: data_of(classes=("ant", "ant", "cow")), "at least two different names"),
+        (lambda: data_of(classes="abc"), "classes is a tuple of"),
+        (lambda: data_of(val=np.zeros(3)), "val is"),
+    ],
+)  # fmt: skip
+def test_wrong_arrays_are_one_line(make, message):
+    with pytest.raises(BadInput, match=message) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["a" * 300, "a\0b", "/dev/zero"])
+def test_paths_that_lead_to_no_images_are_one_line(path):
+    with pytest.raises(BadInput, match="does not exist; give a folder"):
+        load_images(path, size=8)
+    with pytest.raises(BadInput, match="path is"):
+        load_images("", size=8)
+
+
+@pytest.mark.parametrize("setting", [{"channels": 2}, {"val": 0.0}, {"test": float("nan")}, {"val": 0.6, "test": 0.5}, {"seed": -1}, {"max_bytes": 0}])  # fmt: skip
+def test_settings_out_of_range_are_one_line(tmp_path, setting):
+    with pytest.raises(BadInput, match=next(iter(setting))):
+        load_images(folder_of(tmp_path / "x"), **{"size": 8} | setting)
+
+
+def test_damaged_zips_are_one_line_or_skipped(tmp_path):
+    whole = zipped(folder_of(tmp_path / "x"), tmp_path / "x.zip").read_bytes()
+    rng, refused = np.random.default_rng(0), []
+    for i in range(30):
+        content = bytearray(whole)
+        for at in rng.integers(0, len(content), 20):
+            content[at] = rng.integers(256)
+        (tmp_path / "damaged.zip").write_bytes(content[: rng.integers(1, len(content))] if i % 3 == 0 else content)
+        for skip in (False, True):
+            try:
+                load_images(tmp_path / "damaged.zip", size=8, skip_bad=skip)
+            except BadInput as error:
+                refused.append(str(error))
+    assert refused
+    assert not any("\n" in text for text in refused)
+    (tmp_path / "outer.zip").unlink(missing_ok=True)
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.write(tmp_path / "x.zip", "inner/x.zip")
+    with pytest.raises(BadInput, match="holds no images"):
+        load_images(tmp_path / "outer.zip", size=8)
+
+
 def damaged_image(root):
     (root / "cat" / "bad.png").write_bytes(b"\x89PNG\r\n not really")
 
@@ -291,7 +374,7 @@ def test_bad_images_are_skipped_on_request_and_counted(tmp_path):
     damaged_image(root)
     data = load_images(root, size=8, skip_bad=True)
     assert sum(len(s) for s in (data.train, data.val, data.test)) == 36
-    assert data.notes == ("1 images that do not decode were skipped",)
+    assert data.notes == ("1 images that do not decode were skipped: cat/bad.png",)
 
 
 def test_memory_is_refused_before_it_is_taken(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
 import subprocess
 import sys
 
@@ -12,19 +13,22 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from conftest import lively
+from conftest import lively, other_pictures
 from PIL import Image
 from torch import nn
 
+from nas import deploy
 from nas.blocks import Head, InvertedResidual, Stem
 from nas.data.images import read_image
-from nas.data.inputs import normalised, resize
+from nas.data.inputs import batches, normalised, resize
 from nas.deploy.bundle import export_bundle, generate
+from nas.deploy.parity import check_fp32, check_int8
 from nas.deploy.to_onnx import export_onnx, export_onnx_int8, onnx_model, run_onnx
 from nas.errors import BadInput, NasError
 from nas.modules import Network, build
 from nas.runtimes import OnnxRuntime
 from nas.runtimes.timing_model import onnx_bytes
+from search_spaces import MobileNetV3
 
 
 def network_of(space, seed=0) -> Network:
@@ -126,6 +130,100 @@ def test_wrong_outputs_and_unwritable_places_leave_no_file(family, tmp_path):
         export_onnx(network_of(family), tmp_path / "file" / "x.onnx")
     with pytest.raises(BadInput, match="input_shape"):
         export_onnx(nn.Identity(), tmp_path / "x.onnx")
+
+
+def answers(path, x):
+    """What an exported file or folder says to ``x (n, c, h, w)``."""
+    if path.is_dir():
+        with torch.no_grad():
+            return runpy.run_path(str(path / "model.py"))["load"](path / "weights.pt")(torch.from_numpy(x)).numpy()
+    if path.suffix == ".onnx":
+        return run_onnx(path.read_bytes(), x)
+    from nas.deploy.litert_file import run_litert
+    from nas.deploy.to_litert import channels_last
+
+    return run_litert(path.read_bytes(), channels_last(x))
+
+
+@pytest.fixture
+def exported_network(few_digits) -> Network:
+    return network_of(MobileNetV3.digits())
+
+
+def exporter_of(name):
+    if name.startswith("litert"):
+        pytest.importorskip("ai_edge_litert", reason="LiteRT is not installed")
+        pytest.importorskip("ai_edge_quantizer", reason="the quantizer is not installed")
+    return deploy.named(name)
+
+
+@pytest.mark.parametrize("name", deploy.names())
+def test_every_exporter_writes_the_network_and_looks_at_training_images_only(
+    name, exported_network, few_digits, tmp_path
+):
+    exporter, network = exporter_of(name), exported_network
+    path = tmp_path / f"network{exporter.suffix}"
+    assert exporter.export(network, path, few_digits) == path
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    x = torch.cat(list(batches(few_digits.train, few_digits, network.input_shape[-1])))[:64]
+    with torch.no_grad():
+        expected = network(x).numpy()
+    seen = answers(path, x.contiguous().numpy())
+    apart = np.abs(seen - expected).max() / np.abs(expected).max()
+    assert apart < 1e-4 if exporter.precision == "fp32" else apart > 1e-4
+    assert np.corrcoef(seen.ravel(), expected.ravel())[0, 1] > 0.97
+    exporter.export(network, path, other_pictures(few_digits, "val", "test"))  # and over the older one
+    assert np.array_equal(answers(path, x.contiguous().numpy()), seen)
+    if exporter.precision == "int8":
+        exporter.export(network, path, other_pictures(few_digits, "train"))
+        assert not np.array_equal(answers(path, x.contiguous().numpy()), seen)
+
+
+@pytest.mark.parametrize("name", deploy.names())
+def test_every_exporter_refuses_where_it_cannot_write_or_lacks_data(name, exported_network, few_digits, tmp_path):
+    exporter = exporter_of(name)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine").write_text("work")
+    (tmp_path / "file").write_text("work")
+    before = sorted(tmp_path.rglob("*"))
+    for path in ("", "/", tmp_path / "folder", tmp_path / "file" / "x", "x\0y", tmp_path / ("x" * 300)):
+        with pytest.raises(BadInput) as caught:
+            exporter.export(exported_network, path, few_digits)
+        assert "\n" not in str(caught.value)
+    if exporter.needs_data:
+        with pytest.raises(BadInput, match="needs the data"):
+            exporter.export(exported_network, tmp_path / "x")
+    assert sorted(tmp_path.rglob("*")) == before
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "mine").read_text() == "work"
+
+
+def test_exporters_are_found_by_their_files():
+    there = {"bundle", "litert", "litert-int8", "onnx", "onnx-int8", "onnx-int8-symmetric"}
+    assert there <= set(deploy.names())
+    with pytest.raises(BadInput, match="there is no export format 'tensorrt'; there are bundle, litert"):
+        deploy.named("tensorrt")
+
+
+@pytest.mark.parametrize(
+    "images", [np.zeros((4, 3, 9, 9)), np.zeros((0, 1, 8, 8)), np.full((4, 1, 8, 8), np.nan), "x", 3]
+)
+def test_calibration_images_are_checked(exported_network, tmp_path, images):
+    with pytest.raises(BadInput, match="calibration"):
+        export_onnx_int8(exported_network, tmp_path / "x.onnx", images)
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_that_differ_or_are_not_numbers_are_refused():
+    images = np.random.default_rng(0).standard_normal((8, 20))
+    with pytest.raises(NasError, match="have cosine"):
+        check_int8("x", -images, images)
+    with pytest.raises(NasError, match="have cosine"):
+        check_int8("x", np.full((2, 2), np.nan), np.ones((2, 2)))
+    with pytest.raises(NasError, match="differ from torch's by nan"):
+        check_fp32("x", np.ones((2, 2)), np.full((2, 2), np.nan))
+    with pytest.raises(NasError, match="differ from torch's"):
+        check_fp32("x", np.ones((2, 2)), np.ones((2, 2)) + np.eye(2) * 2e-4)
+    check_fp32("x", np.ones((2, 2)), np.ones((2, 2)) + np.eye(2) * 5e-5)
 
 
 def test_runtimes_refuse_what_they_cannot_do():

@@ -5,6 +5,7 @@ the real ones are recorded to print, and what a device does to a campaign: crash
 from __future__ import annotations
 
 import ast
+import fcntl
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ import pytest
 from nas.errors import BadInput
 from nas.measuring.kit import RUN, export_kit, import_kit
 from nas.measuring.timing import time_networks
-from nas.on_device import device, outputs, runner as campaign
+from nas.on_device import device, outputs, power, results, runner
 from nas.on_device.outputs import Broken
 from nas.runtimes import OnnxRuntime
 
@@ -78,7 +79,7 @@ def remade(folder, models=None, **changes):
     for model in manifest["models"]:
         content = (folder / model["file"]).read_bytes()
         model.update(sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
-    manifest["kit"] = campaign.kit_id(manifest)
+    manifest["kit"] = results.kit_id(manifest)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     return manifest
 
@@ -94,7 +95,7 @@ def stand_in(folder, name, program):
 
 
 def test_kit_needs_the_standard_library_of_python_38_only():
-    for path in Path(campaign.__file__).parent.glob("*.py"):
+    for path in Path(runner.__file__).parent.glob("*.py"):
         tree = ast.parse(path.read_text(), feature_version=(3, 8))
         imported = {n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) and not n.level}
         imported |= {a.name for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
@@ -117,7 +118,7 @@ def test_manifest_lists_every_block_and_network(exported, tiny):
 def test_interrupted_export_goes_on(exported, tiny, tmp_path, monkeypatch):
     from nas.measuring import kit as module
 
-    written, write = [], module.write_model
+    written, write = [], module.write_bytes
 
     def interrupted(path, content):
         if len(written) == 20:
@@ -125,14 +126,14 @@ def test_interrupted_export_goes_on(exported, tiny, tmp_path, monkeypatch):
         written.append(path)
         write(path, content)
 
-    monkeypatch.setattr(module, "write_model", interrupted)
+    monkeypatch.setattr(module, "write_bytes", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export_kit(tiny, tmp_path / "kit", **FEW)
     assert not (tmp_path / "kit/manifest.json").exists()
     with pytest.raises(BadInput, match="already holds a kit with another batch"):
         export_kit(tiny, tmp_path / "kit", batch=2, **FEW)
     before = {p: p.stat().st_mtime_ns for p in written}
-    monkeypatch.setattr(module, "write_model", write)
+    monkeypatch.setattr(module, "write_bytes", write)
     export_kit(tiny, tmp_path / "kit", **FEW)
     assert before == {p: p.stat().st_mtime_ns for p in written}
     assert (tmp_path / "kit/manifest.json").read_text() == (exported / "manifest.json").read_text()
@@ -141,10 +142,10 @@ def test_interrupted_export_goes_on(exported, tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"runtime": "tvm"}, "onnxruntime, trtexec, benchmark_model"),
+        ({"runtime": "tvm"}, "runtime is one of onnxruntime, trtexec, benchmark_model"),
         ({"precision": "fp16"}, "fp32 or int8, got 'fp16'"),
         ({"runtime": "benchmark_model", "precision": "fp16"}, "fp32 or int8"),
-        ({"batch": 0}, "at least 1"),
+        ({"batch": 0}, "batch is a whole number from 1"),
         ({"calibrate": 3}, "at least 8"),
     ],
 )
@@ -159,6 +160,7 @@ def test_int8_is_what_each_tool_wants(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(module.Plan, "order", lambda plan: [plan.reference])  # one block is enough
     monkeypatch.setattr(module.SearchSpace, "networks", lambda space, archs: [], raising=False)
+    monkeypatch.setattr(module.SearchSpace, "describe", lambda space, archs: [], raising=False)
     types = {}
     for tool in ("onnxruntime", "trtexec"):
         folder = export_kit(tiny, tmp_path / tool, runtime=tool, precision="int8", **FEW)
@@ -181,13 +183,13 @@ def test_table_of_a_kit_is_that_of_measuring_here(finished, tiny, tmp_path):
     assert table.validation.networks == 2
     assert table.device == OnnxRuntime().device
     some = sorted(tiny.blocks, key=lambda b: b.macs)[::5]
-    here = np.array([np.median(t.ms) for t in time_networks(OnnxRuntime(), [[b] for b in some])])
+    here = np.array([t["ms"] for t in time_networks(OnnxRuntime(), [[b] for b in some])])
     there = table.rows.set_index("block").latency_ms[[b.key for b in some]].to_numpy()
     assert 0.6 < np.median(there / here) < 1.6
     assert np.corrcoef(np.log(there), np.log(here))[0, 1] > 0.9
     assert table.notes["repeatability"]["blocks"] == len(tiny.blocks)
     watched = [line["reference"] for line in lines(finished) if line.get("among") in ("block", "again")]
-    assert len(watched) == 6
+    assert len(watched) == 7
     assert table.notes["reference_drift"] == round(max(watched) / min(watched) - 1, 4)
     assert table.notes["conditions"]["after"]["cpus"] == len(os.sched_getaffinity(0))
 
@@ -433,13 +435,13 @@ def test_phone(kit, tmp_path):
     stand_in(phone, "my benchmark; touch pwned", BENCHMARK_MODEL)  # a name that a careless shell would run
     stand_in(stand_in(tools, "adb", ADB), "getprop", GETPROP)
     tool = "/data/local/tmp/my benchmark; touch pwned"
-    env = {"PHONE": str(phone), "UNPLUG_AFTER": "20"}
+    env = {"PHONE": str(phone), "UNPLUG_AFTER": "22"}
     done = run(kit, "--adb", "emulator-5554", "--tool-path", tool, path=tools, env=env)
     assert done.returncode == 2
     assert "error: the phone does not answer: " in done.stderr
     assert len(done.stderr.splitlines()) == 1
     kept = [line["file"] for line in lines(kit) if "file" in line]
-    assert len(kept) == 16  # the first group
+    assert len(kept) == 17  # two groups
     (phone / "unplugged").unlink()
     done = run(kit, "--adb", "emulator-5554", "--tool-path", tool, path=tools, env={"PHONE": str(phone)})
     assert done.returncode == 0, done.stderr
@@ -458,6 +460,7 @@ def test_litert_kit_is_exported_for_benchmark_model(tiny, tmp_path, monkeypatch)
 
     monkeypatch.setattr(module.Plan, "order", lambda plan: [plan.reference])
     monkeypatch.setattr(module.SearchSpace, "networks", lambda space, archs: [], raising=False)
+    monkeypatch.setattr(module.SearchSpace, "describe", lambda space, archs: [], raising=False)
     folder = export_kit(tiny, tmp_path / "kit", runtime="benchmark_model", **FEW)
     assert (folder / "blocks/00000.tflite").read_bytes()[4:8] == b"TFL3"
     assert json.loads((folder / "manifest.json").read_text())["tools"] == ["benchmark_model"]
@@ -477,7 +480,7 @@ def test_refusals(kit, tmp_path):
     assert "no runtime here: trtexec is not in PATH" in refused(kit, "--tool", "trtexec", env={"PATH": "/usr/bin"})
     assert "not in /no/such (give --tool-path)" in refused(kit, "--tool", "trtexec", "--tool-path", "/no/such")
     assert "made for onnxruntime or trtexec, not for benchmark_model" in refused(kit, "--tool", "benchmark_model")
-    assert "--threads is at least 1, got 0" in refused(kit, "--threads", "0")
+    assert "--threads is at least 1 and at most 1024, got 0" in refused(kit, "--threads", "0")
     assert "pip install onnxruntime" in refused(kit, "--tool", "onnxruntime", python="/usr/bin/python3")
     other = "x86_64" if os.uname().machine == "aarch64" else "aarch64"
     before = (kit / "manifest.json").read_text()
@@ -498,9 +501,9 @@ def test_refusals(kit, tmp_path):
 
 def test_results_of_something_else_are_kept(ran):
     before = (ran / "results.jsonl").read_text()
-    assert "of another threads (1, now 2)" in refused(ran, "--threads", "2")
+    assert "is a campaign for another threads (1, now 2)" in refused(ran, "--threads", "2")
     (ran / "results.jsonl").write_text(before + "not json\n")
-    assert "is not one that run.py wrote: 'not json'" in refused(ran)
+    assert "is not one that a campaign wrote: 'not json'" in refused(ran)
     assert (ran / "results.jsonl").read_text().startswith(before)
 
 
@@ -521,14 +524,14 @@ def test_full_disk_keeps_what_is_finished(kit):
 
 
 def test_no_room(kit, monkeypatch):
-    monkeypatch.setattr(campaign.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr(runner.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
     with pytest.raises(outputs.Problem, match=r"has 0\.0 MB free, timing needs 1\.\d MB"):
-        campaign.check_folder(str(kit), campaign.load_manifest(str(kit)))
+        runner.check_folder(str(kit), results.load_manifest(str(kit)))
 
 
 def test_one_run_at_a_time(kit):
-    with campaign.locked(str(kit)):
-        assert "being timed already" in refused(kit)
+    with runner.locked(str(kit)):
+        assert f"being timed already, by process {os.getpid()}" in refused(kit)
 
 
 # Import
@@ -545,17 +548,25 @@ def edited(folder, change):
     [
         (lambda some: some[0].update(kit="0" * 16), "belongs to another kit"),
         (lambda some: some[0].pop("version"), "first line .* not one that run.py wrote"),
-        (lambda some: some[3].update(ms=-1.0), r"line 4 .*0 < p10_ms <= ms <= p90_ms"),
-        (lambda some: some[3].update(ms=float("nan")), "line 4 .*numbers"),
-        (lambda some: some[3].update(ms=some[3]["ms"] * 1000), r"line 4 .*0 < p10_ms <= ms <= p90_ms"),
-        (lambda some: some[3].update(runs="many"), "line 4 .*numbers"),
+        (lambda some: some[3].update(ms=-1.0), "line 4 .*ms is a positive number, got -1.0"),
+        (lambda some: some[3].update(ms=float("nan")), "line 4 "),
+        (lambda some: some[3].update(ms=float("inf")), "line 4 "),
+        (lambda some: some[3].update(p10_ms=10**400), "line 4 .*p10_ms is a positive number"),
+        (lambda some: some[3].update(ms=some[3]["ms"] * 1000), r"line 4 .*p10_ms <= ms <= p90_ms do not hold"),
+        (lambda some: some[3].update(ms=some[3]["ms"] / 1000), r"line 4 .*p10_ms <= ms <= p90_ms do not hold"),
+        (lambda some: some[3].update(runs="many"), "line 4 .*runs is a whole number"),
+        (lambda some: some[3].update(file=["x"]), "line 4 .*not a model of this kit"),
+        (lambda some: some[3].update(at="now"), "line 4 .*at is a finite number"),
+        (lambda some: some[1].update(conditions={"load": "high"}), "line 2 .*load is a finite number"),
+        (lambda some: some[2].update(disturbed="no"), "line 3 .*disturbed is true or false"),
+        (lambda some: some[0].update(threads="2; rm"), "first line .*not one that run.py wrote: .*threads"),
         (lambda some: some[3].update(file="blocks/99999.onnx"), "not a model of this kit"),
         (lambda some: some[3].update(sha256="0"), "not a model of this kit"),
         (lambda some: some.append(some[3]), "a second time"),
-        (lambda some: some[2].update(reference=0), "a latency is a positive number"),
+        (lambda some: some[2].update(reference=0), "reference is a positive number"),
         (lambda some: some[3].update(watts="high"), "line 4 .*watts"),
-        (lambda some: some[1].update(conditions="fine"), "line 2 .*not one that run.py wrote"),
-        (lambda some: some.append({"hello": 1}), "not one that run.py wrote"),
+        (lambda some: some[1].update(conditions="fine"), "line 2 .*conditions is an object"),
+        (lambda some: some.append({"hello": 1}), "of no kind that is known"),
         (lambda some: some.clear(), "empty"),
         (lambda some: some.pop(3), "unfinished: 57 of 58"),
     ],
@@ -626,20 +637,20 @@ def test_power_rails_of_a_jetson(tmp_path):
         (chip / f"in{channel}_label").write_text(label + "\n")
         (chip / f"in{channel}_input").write_text(f"{volts}\n")
         (chip / f"curr{channel}_input").write_text(f"{amperes}\n")
-    rails = device.power_rails(str(tmp_path))
+    rails = power.power_rails(str(tmp_path))
     assert [rail[0] for rail in rails] == ["VDD_IN"]
-    with device.Power(rails) as power:
+    with power.Power(rails) as open_:
         time.sleep(0.2)
-    assert power.window()["watts"] == pytest.approx(6.0)
+    assert open_.window()["watts"] == pytest.approx(6.0)
     (chip / "in1_label").write_text("VDD_GPU")
-    rails = device.power_rails(str(tmp_path))
-    with device.Power(rails) as power:
+    rails = power.power_rails(str(tmp_path))
+    with power.Power(rails) as open_:
         time.sleep(0.2)
-    assert power.window()["watts"] == pytest.approx(8.5)  # without a supply rail, all
-    with device.Power([]) as power:
+    assert open_.window()["watts"] == pytest.approx(8.5)  # without a supply rail, all
+    with power.Power([]) as open_:
         pass
-    assert power.window() == {}
-    assert device.power_rails(str(tmp_path / "none")) == []
+    assert open_.window() == {}
+    assert power.power_rails(str(tmp_path / "none")) == []
 
 
 def test_conditions_as_the_system_tells_them():
@@ -649,6 +660,8 @@ def test_conditions_as_the_system_tells_them():
         "scaling_governor": ["schedutil", "schedutil"],
         "temp": ["41000", "-256", "55500", "999999999"],
         "loadavg": ["0.52 0.58 0.59 1/467 12345"],
+        "core_throttle_count": ["3", "4"],
+        "boost": ["0"],
         "cur_freq": ["1300500000"],
         "status": ["pmode:0000"],
     }
@@ -660,7 +673,58 @@ def test_conditions_as_the_system_tells_them():
         "max_mhz": 2200,
         "governor": "schedutil",
         "hottest_c": 55.5,
-        "throttled": 0,
+        "turbo": False,
+        "throttled": 7,
         "nvpmodel": "pmode:0000",
         "gpu_mhz": 1300,
     }
+    found = device.conditions(told_by_cpuinfo)
+    assert {k: v for k, v in found.items() if k != "time"} == {"cpus": 2, "mhz": 2500, "turbo": True}
+
+
+def told_by_cpuinfo(pattern):
+    return {
+        "/proc/cpuinfo": ["x: 1\ncpu MHz\t\t: 2000.5\ncpu MHz\t\t: 3000.5"],
+        "/sys/devices/system/cpu/intel_pstate/no_turbo": ["0"],
+    }.get(pattern, [])
+
+
+def test_a_kit_that_is_being_written_is_not_written_twice(tiny, tmp_path):
+    with open(tmp_path / ".lock", "w") as other:
+        other.write("4242")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BadInput, match=r"another process \(pid 4242\)"):
+            export_kit(tiny, tmp_path, **FEW)
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda kit: import_kit(kit, name="../x"), "the name of a table becomes a file name"),
+        (lambda kit: import_kit(kit, run_dir=""), "the run folder is a path"),
+        (lambda kit: import_kit(""), "the folder of the kit is a path"),
+        (lambda kit: import_kit(kit / "run.py"), "is a file"),
+        (lambda kit: import_kit(kit, allow_failed=3), "allow_failed is True or False"),
+    ],
+)
+def test_names_that_lead_elsewhere(finished, call, text):
+    before = sorted(p.name for p in finished.iterdir())
+    with pytest.raises(BadInput) as error:
+        call(finished)
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+    assert sorted(p.name for p in finished.iterdir()) == before
+
+
+def test_a_read_only_folder_is_one_line_and_no_leftovers(tiny, tmp_path, monkeypatch):
+    from nas import files
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(BadInput, match=r"cannot write .*: No space left on device$"):
+        export_kit(tiny, tmp_path / "kit", **FEW)
+    assert [p.name for p in (tmp_path / "kit").rglob("*")] == [".lock"]

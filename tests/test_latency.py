@@ -19,7 +19,7 @@ import nas
 from nas.blocks import InvertedResidual
 from nas.device import Device
 from nas.errors import BadInput, MissingBlocks
-from nas.measuring.campaign import RETIMED, measure
+from nas.measuring.campaign import measure
 from nas.measuring.plan import plan
 from nas.modules import Network, describe
 from nas.runtimes import OnnxRuntime
@@ -109,15 +109,18 @@ def test_an_interrupted_campaign_repeats_no_finished_block(tmp_path):
     broken = FakeDevice(stop_at=130)
     with pytest.raises(KeyboardInterrupt):
         measure(SPACE, broken, run_dir=tmp_path)
-    done = set(pd.read_csv(tmp_path / "table_fp32.partial.csv", comment="#")["block"])
+    order = [b.key for b in plan(SPACE).order()]
+    lines = map(json.loads, (tmp_path / "table_fp32.partial.jsonl").read_text().splitlines())
+    done = {order[int(line["file"][-5:])] for line in lines if "file" in line}
     assert len(done) >= 48
     rest = FakeDevice()
     table = measure(SPACE, rest, run_dir=tmp_path, resume=True)
     reference = plan(SPACE).reference.key
-    once = rest.prepared[: -RETIMED - 1]  # the last group is the sample that is timed again
+    again = json.loads((tmp_path / "table_fp32.json").read_text())["notes"]["repeatability"]["blocks"]
+    once = rest.prepared[: -again - 1]  # the last group is the sample that is timed again
     assert not done & (set(once) - {reference})
     assert set(table.rows["block"]) == {b.key for b in SPACE.blocks}
-    assert not (tmp_path / "table_fp32.partial.csv").exists()
+    assert not (tmp_path / "table_fp32.partial.jsonl").exists()
     untouched = FakeDevice()
     assert (
         measure(SPACE, untouched, run_dir=tmp_path, resume=True).fingerprint
@@ -134,7 +137,7 @@ _KILLED = (
 def test_a_killed_campaign_goes_on(tmp_path):
     environment = os.environ | {"RUN_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
     process = subprocess.Popen([sys.executable, "-c", _KILLED], env=environment, cwd=Path(__file__).parents[1])
-    partial = tmp_path / "table_fp32.partial.csv"
+    partial = tmp_path / "table_fp32.partial.jsonl"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (partial.exists() and partial.read_text().count("\n") > 60):
         time.sleep(0.02)
@@ -142,7 +145,7 @@ def test_a_killed_campaign_goes_on(tmp_path):
     process.wait()
     assert not (tmp_path / "table_fp32.json").exists()
     with partial.open("a") as file:
-        file.write("stem in_ch=1 out")  # a line cut off in the middle
+        file.write('{"file": "blocks/000')  # a line cut off in the middle
     rest = FakeDevice()
     table = measure(SPACE, rest, run_dir=tmp_path, resume=True)
     assert len(rest.prepared) < len(SPACE.blocks)
@@ -161,7 +164,7 @@ def test_campaigns_for_something_else_are_refused(tmp_path):
         measure(SPACE, other, run_dir=tmp_path, resume=True)
     with pytest.raises(KeyboardInterrupt):
         measure(SPACE, FakeDevice(stop_at=100), run_dir=tmp_path, name="b")
-    with pytest.raises(BadInput, match="unfinished campaign for another"):
+    with pytest.raises(BadInput, match="is a campaign for another threads"):
         measure(SPACE, other, run_dir=tmp_path, name="b", resume=True)
 
 

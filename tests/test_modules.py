@@ -7,55 +7,30 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from conftest import lively, randomise
-from fvcore.nn import FlopCountAnalysis, parameter_count
+from conftest import randomise
 from torch import nn
 from torch.nn import functional as F
 
+import search_spaces
 from nas.blocks import Conv, InvertedResidual, Linear, Norm
+from nas.blocks.fused_mbconv import FusedMBConv
 from nas.errors import BadInput
 from nas.modules import Network, build, describe
 from nas.space import Choice, SearchSpace, Slot
 from nas.supernet import Supernet, recalibrate
 from nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from search_spaces import NasBench201
 
 
-def test_a_built_block_describes_itself(space):
-    rng = np.random.default_rng(0)
-    for i in rng.choice(len(space.blocks), 40, replace=False):
-        block = space.blocks[i]
-        module = build(block).eval()
-        assert describe(module) == block
-        y = module(torch.randn(2, *block.in_shape))
-        expected = (2, block.out_ch) if block.kind == "head" else (2, *block.out_shape)
-        assert tuple(y.shape) == expected
-
-
-def test_macs_and_parameters_equal_fvcores(family):
+def test_a_supernet_starts_as_the_largest_network_and_knows_the_smallest(family):
     supernet = Supernet(family)
-    for arch in family.sample(50, np.random.default_rng(0)):
-        network = supernet.extract(arch)
-        blocks = family.networks(arch[None])[0]
-        x = torch.randn(1, *network.input_shape)
-        counted = FlopCountAnalysis(network.eval(), x).unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        operators = counted.by_operator()
-        assert sum(b.macs for b in blocks) == operators["conv"] + operators["linear"]
-        assert sum(b.params for b in blocks) == parameter_count(network)[""]
-
-
-def test_extracted_network_equals_active_subnet(family):
-    supernet = Supernet(family, seed=1)
-    generator = torch.Generator().manual_seed(0)
-    for arch in family.sample(50, np.random.default_rng(1)):
-        supernet.activate(arch)
-        lively(supernet)
-        network = supernet.extract(arch)
-        assert network.input_shape == supernet.input_shape
-        x = torch.randn(3, *network.input_shape, generator=generator)
-        with torch.no_grad():
-            expected, seen = supernet(x), network(x)
-        assert expected.std(dim=0).max() > 0.03  # not equal because the input does not matter
-        torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
+    macs = family.scorer(family.per_block(lambda b: b.macs))
+    sample = macs(family.sample(1000, np.random.default_rng(0)))
+    assert macs(supernet.smallest[None])[0] <= sample.min() < sample.max() <= macs(supernet.largest[None])[0]
+    largest = supernet.extract(supernet.largest)
+    assert supernet.input_shape == largest.input_shape
+    x = torch.randn(2, *largest.input_shape)
+    torch.testing.assert_close(supernet.train()(x), largest.train()(x))
 
 
 def test_extraction_copies_and_leaves_no_trace(family):
@@ -106,16 +81,61 @@ def test_elastic_slices_equal_hand_written_indexing():
         part = Conv(in_ch=4, out_ch=4, kernel=kernel, depthwise=True, size=8)
         torch.testing.assert_close(depthwise.sliced(part)["weight"], expected)
 
+    kernels = ElasticConv2d([Conv(in_ch=4, out_ch=o, kernel=k, size=8) for o in (3, 6) for k in (3, 5, 7)])
+    assert not list(kernels.transforms)  # matrices are depthwise kernels' only
+    centre = kernels.weight[:3, :, 2:5, 2:5]
+    part = Conv(in_ch=4, out_ch=3, kernel=3, size=8)
+    kernels.activate(part)
+    x = torch.randn(2, 4, 8, 8)
+    torch.testing.assert_close(kernels(x), F.conv2d(x, centre, padding=1))
+    torch.testing.assert_close(kernels.sliced(part)["weight"], centre)
+
+    grouped = ElasticConv2d([Conv(in_ch=4, out_ch=6, groups=g, size=4) for g in (1, 2)])
+    part = Conv(in_ch=4, out_ch=6, groups=2, size=4)
+    halves = torch.cat([grouped.weight[:3, :2], grouped.weight[3:, 2:]])
+    torch.testing.assert_close(grouped.sliced(part)["weight"], halves)
+
     linear = ElasticLinear([Linear(in_ch=i, out_ch=o) for i in (3, 6) for o in (4, 8)])
     linear.activate(Linear(in_ch=3, out_ch=8))
     x = torch.randn(2, 3)
     torch.testing.assert_close(linear(x), x @ linear.weight[:, :3].T + linear.bias)
 
 
+def test_elastic_norms_equal_hand_written_indexing():
+    torch.manual_seed(0)
+    norm = ElasticBatchNorm2d([Norm(channels=4), Norm(channels=8)])
+    with torch.no_grad():
+        for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            tensor.copy_(torch.rand(8) + 0.5)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        torch.testing.assert_close(norm.sliced(Norm(channels=4))[name], getattr(norm, name)[:4])
+    norm.eval().activate(Norm(channels=4))
+    x = torch.randn(2, 4, 3, 3)
+    plain = F.batch_norm(x, norm.running_mean[:4], norm.running_var[:4], norm.weight[:4], norm.bias[:4])
+    torch.testing.assert_close(norm(x), plain)
+
+
+def test_weights_start_as_torchvision_starts_them_and_kernels_as_their_centre():
+    torch.manual_seed(0)
+    module = build(InvertedResidual(in_ch=64, mid=256, out_ch=96, size=8, kernel=5, se=32))
+    for layer, fan_out in ((module.expand, 256), (module.depthwise, 256 * 25), (module.project, 96)):
+        assert layer.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+    assert not module.squeeze.bias.any()
+    space = search_spaces.named("mobilenet_v3.digits")
+    one, same, other = (Supernet(space, seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["slots.0.conv.weight"], other["slots.0.conv.weight"])
+    depthwise = ElasticConv2d([Conv(in_ch=4, out_ch=4, kernel=k, depthwise=True, size=8) for k in (3, 7)])
+    small = depthwise.sliced(Conv(in_ch=4, out_ch=4, kernel=3, depthwise=True, size=8))["weight"]
+    torch.testing.assert_close(small, depthwise.weight[:, :, 2:5, 2:5])
+
+
 def test_elastic_norm_trains_its_slice_only():
     norm = ElasticBatchNorm2d([Norm(channels=4), Norm(channels=8)]).train()
     norm.activate(Norm(channels=4))
-    norm(torch.randn(16, 4, 5, 5) + 3)
+    x = torch.randn(16, 4, 5, 5) + 3
+    torch.testing.assert_close(norm(x), F.batch_norm(x, None, None, training=True))
+    torch.testing.assert_close(norm.running_mean[:4], 0.1 * x.mean((0, 2, 3)))
     assert (norm.running_mean[:4] > 0.1).all()
     assert (norm.running_mean[4:] == 0).all()
 
@@ -135,6 +155,10 @@ def test_recalibration_pools_variance_over_batches(family):
     torch.testing.assert_close(norm.running_var, variance, rtol=1e-2, atol=1e-4)
     assert network.training
     assert norm.momentum == 0.1
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    with pytest.raises(BadInput, match="no images"):
+        recalibrate(network, [])
+    assert all(torch.equal(before[k], v) for k, v in network.state_dict().items())
 
 
 def test_describe_follows_pruned_layers_and_refuses_broken_ones(family):
@@ -148,10 +172,29 @@ def test_describe_follows_pruned_layers_and_refuses_broken_ones(family):
         describe(module)
 
 
+def test_blocks_of_several_kinds_share_a_slot_and_weights_within_a_kind():
+    def either(kind, mid):
+        return kind_of[kind](in_ch=8, out_ch=8, mid=mid, size=8, residual=True)
+
+    kind_of = {"dense": FusedMBConv, "depthwise": InvertedResidual}
+    slots = [Slot("a", ("kind", "mid"), either)]
+    space = SearchSpace("x", [Choice("kind", tuple(kind_of)), Choice("mid", (8, 16))], slots)
+    supernet = randomise(Supernet(space))
+    assert set(supernet.slots[0]) == {"fused_mbconv", "inverted_residual"}
+    x = torch.randn(2, 8, 8, 8)
+    for arch in ([0, 0], [0, 1], [1, 0], [1, 1]):
+        supernet.activate(arch)
+        with torch.no_grad():
+            torch.testing.assert_close(supernet.extract(arch)(x), supernet(x))
+
+
 def test_networks_of_blocks_that_do_not_fit_are_refused(family):
     blocks = list(family.networks(family.sample(1, np.random.default_rng(0)))[0])
     with pytest.raises(BadInput, match="takes"):
         Network([blocks[0], blocks[-1], blocks[0]])
+    for wrong in ([], [1], ["stem"]):
+        with pytest.raises(BadInput, match="one block or more"):
+            Network(wrong)
 
 
 def test_slots_that_cannot_share_weights_are_refused():
@@ -161,5 +204,9 @@ def test_slots_that_cannot_share_weights_are_refused():
     space = SearchSpace("x", [Choice("stride", (1, 2))], [Slot("a", ("stride",), changing)])
     with pytest.raises(BadInput, match="cannot share weights"):
         Supernet(space)
+    with pytest.raises(BadInput, match="no blocks"):
+        Supernet(NasBench201.cell())
+    with pytest.raises(BadInput, match="seed is a whole number"):
+        Supernet(space, seed=-1)
     with pytest.raises(BadInput, match="one architecture has shape"):
         Supernet(SearchSpace("y", [Choice("stride", (1,))], [Slot("a", ("stride",), changing)])).activate([[0]])

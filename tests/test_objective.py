@@ -80,7 +80,7 @@ def test_constraints_read_well_and_measure_how_far_they_are_missed():
     assert (fast <= -2.0).violation(np.array([-1.0, -3.0])).tolist() == [0.5, 0.0]
     assert operator.ge(4.0, fast) == most  # 4.0 >= fast, the mirrored form
     for bound in (np.nan, np.inf):
-        with pytest.raises(BadInput, match="finite number"):
+        with pytest.raises(BadInput, match="finite"):
             _ = fast <= bound
 
 
@@ -138,7 +138,7 @@ def test_a_chained_bound_is_refused_because_python_would_drop_half_of_it():
         _ = 1.0 <= fast <= 4.0
 
 
-@pytest.mark.parametrize("module", ["nas.objectives", "nas.engine.loop"])
+@pytest.mark.parametrize("module", ["nas.objectives", "nas.engine.loop", "nas.searchers", "nas.searchers.exact"])
 def test_objectives_and_searchers_do_not_import_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

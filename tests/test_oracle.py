@@ -10,7 +10,7 @@ import nas
 from nas.errors import BadInput, Infeasible
 from nas.objectives import additive
 from nas.pareto import non_dominated
-from nas.searchers.exact import exact_best, exact_front
+from nas.searchers.exact import _worth_keeping, exact_best, exact_front
 from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV3
 
@@ -69,6 +69,26 @@ def test_a_tolerance_is_kept(tiny):
         assert ((rough.values * sign <= point + 0.05 * span + 1e-9).all(axis=1)).any()
 
 
+def test_of_what_is_merged_the_best_in_the_last_objective_is_kept():
+    points = np.array([[0.1, 0.2, 5.0], [0.2, 0.1, 3.0], [0.3, 0.3, 4.0], [1.5, 0.5, 1.0]])
+    assert _worth_keeping(points, np.array([1.0, 1.0, 1.0])).tolist() == [False, True, False, True]
+    assert _worth_keeping(points, np.zeros(3)).tolist() == [True, True, False, True]
+
+
+def test_a_constraint_against_the_direction_of_its_objective_is_refused(tiny):
+    first, second = random_sums(tiny, 2, 0)  # the second is maximised
+    with pytest.raises(BadInput, match="sum1 against its own direction"):
+        exact_best(tiny, first, second <= 3.0)
+    with pytest.raises(BadInput, match="against its own direction"):
+        exact_best(tiny, second, first >= 3.0)
+    least = float(np.median(second(everything(tiny))))
+    _, best = exact_best(tiny, first, second >= least)
+    values, bounded = first(everything(tiny)), second(everything(tiny))
+    assert best == pytest.approx(values[bounded >= least].min())
+    # on the objective itself both directions are fine
+    assert exact_best(tiny, first, first >= values.min())[1] == pytest.approx(values.min())
+
+
 def test_no_search_beats_it():
     space = MobileNetV3.digits()
     latency = nas.latency(space, LatencyTable.load(TABLE))
@@ -117,7 +137,7 @@ def test_the_optimum_under_a_chance_constraint():
 def test_confidence_and_validation_are_checked():
     space = MobileNetV3.digits()
     table = LatencyTable.load(TABLE)
-    with pytest.raises(BadInput, match=r"from 0.5 to below 1, got 95"):
+    with pytest.raises(BadInput, match=r"from 0.5 to below 1 or None, got 95"):
         nas.latency(space, table, confidence=95)
     bare = dataclasses.replace(table, validation=None)
     with pytest.raises(BadInput, match="nothing is known of the error"):

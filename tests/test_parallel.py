@@ -36,7 +36,7 @@ class Threads:
         self.pool.shutdown(cancel_futures=True)
 
 
-def crew(kept):
+def threads(kept):
     def make(evaluate):
         kept.append(Threads(evaluate))
         return kept[-1]
@@ -63,7 +63,7 @@ def test_all_candidates_are_evaluated_once_and_told_one_by_one():
             told.append(len(archs))
             super().tell(archs, costs, violation)
 
-    result = search(SPACE, [quality(), macs], Watching(SPACE), budget=50, workers=crew(kept))
+    result = search(SPACE, [quality(), macs], Watching(SPACE), budget=50, workers=threads(kept))
     assert len(result) == len(np.unique(result.archs, axis=0)) == 50
     assert kept[0].started == 50
     assert kept[0].closed
@@ -80,9 +80,11 @@ def test_a_resumed_search_repeats_the_order_of_arrival(tmp_path, stop_after, mak
     class Dying(type(make(SPACE, seed=0))):
         def tell(self, archs, costs, violation):
             super().tell(archs, costs, violation)
-            self.count = getattr(self, "count", 0) + 1
-            if self.count == stop_after:
+            self._count = getattr(self, "_count", 0) + 1
+            if self._count == stop_after:
                 raise Stop
+
+    Dying.__name__ = type(make(SPACE, seed=0)).__name__  # the same search to the ledger
 
     def dying():
         return Dying(SPACE, seed=1, initial=8, candidates=200) if issubclass(Dying, Guided) else Dying(SPACE, seed=1)
@@ -90,12 +92,12 @@ def test_a_resumed_search_repeats_the_order_of_arrival(tmp_path, stop_after, mak
     objectives = [quality(), macs]
     settings = {"budget": 40, "run_dir": tmp_path, "batch": 6}
     with pytest.raises(Stop):
-        search(SPACE, objectives, dying(), workers=crew([]), **settings)
+        search(SPACE, objectives, dying(), workers=threads([]), **settings)
     kept = []
-    whole = search(SPACE, objectives, make(SPACE, seed=1), workers=crew(kept), resume=True, **settings)
+    whole = search(SPACE, objectives, make(SPACE, seed=1), workers=threads(kept), resume=True, **settings)
     assert len(whole) == 40
     assert kept[0].started == 40 - stop_after  # nothing that arrived is done again
-    again = search(SPACE, objectives, make(SPACE, seed=1), workers=crew(kept), resume=True, **settings)
+    again = search(SPACE, objectives, make(SPACE, seed=1), workers=threads(kept), resume=True, **settings)
     assert kept[1].started == 0
     assert (again.archs == whole.archs).all()
     assert (again.values == whole.values).all()
@@ -109,7 +111,7 @@ def test_failures_and_constraints(tmp_path):
         NSGA2(SPACE, seed=0),
         budget=40,
         constraints=[macs <= limit],
-        workers=crew([]),
+        workers=threads([]),
         run_dir=tmp_path,
     )
     assert len(result) == 40
@@ -121,8 +123,8 @@ def test_failures_and_constraints(tmp_path):
 
 def test_a_ledger_of_batches_is_not_one_of_arrivals(tmp_path):
     search(SPACE, [quality(), macs], NSGA2(SPACE), budget=10, run_dir=tmp_path)
-    with pytest.raises(BadInput, match="told differ"):
-        search(SPACE, [quality(), macs], NSGA2(SPACE), budget=10, run_dir=tmp_path, resume=True, workers=crew([]))
+    with pytest.raises(BadInput, match="completed differ"):
+        search(SPACE, [quality(), macs], NSGA2(SPACE), budget=10, run_dir=tmp_path, resume=True, workers=threads([]))
 
 
 def test_a_slow_evaluation_is_stopped_and_recorded():
@@ -159,7 +161,9 @@ def test_a_timeout_needs_the_main_thread_or_workers():
     assert "needs the main thread" in caught[0]
 
 
-@pytest.mark.parametrize(("setting", "says"), [({"workers": 0}, "workers is"), ({"timeout_s": 0}, "positive number")])
+@pytest.mark.parametrize(
+    ("setting", "says"), [({"workers": 0}, "workers is"), ({"timeout_s": 0}, "timeout_s is a number above 0")]
+)
 def test_settings_that_make_no_sense(setting, says):
     with pytest.raises(BadInput, match=says):
         search(SPACE, [quality(), macs], NSGA2(SPACE), budget=2, **setting)

@@ -8,7 +8,7 @@ from nas.errors import BadInput
 from nas.objectives import Objective
 from nas.objectives.predictor import Predictor
 from nas.pareto import hypervolume, non_dominated
-from nas.searchers.acquisition import RESOLUTION, Beliefs, Models, Scale
+from nas.searchers.acquisition import RESOLUTION, JointPosterior, Models, Scale
 from nas.space import Choice, SearchSpace
 from search_spaces import MobileNetV3, NasBench201
 
@@ -67,7 +67,7 @@ def test_equal_values_are_no_trouble():
     assert np.isfinite(std).all()
 
 
-class Believed:
+class Independent:
     """A posterior of independent normals."""
 
     def __init__(self, mean, std):
@@ -84,9 +84,9 @@ def test_expected_hypervolume_improvement_is_what_simulation_says(known):
     reference = np.array([1.5, 1.4])
     mean, std = np.log(rng.uniform(0.1, 1.1, (6, 2))), rng.uniform(0.1, 0.6, (6, 2))
     exact = np.exp(mean) - RESOLUTION
-    modelled = {0: Believed(mean[:, 0], std[:, 0])} | ({} if known else {1: Believed(mean[:, 1], std[:, 1])})
-    beliefs = Beliefs(exact=exact, modelled=modelled, likely=np.ones(6))
-    gains = beliefs.expected_gain(np.arange(6), front, reference, rng)
+    modelled = {0: Independent(mean[:, 0], std[:, 0])} | ({} if known else {1: Independent(mean[:, 1], std[:, 1])})
+    posterior = JointPosterior(exact=exact, modelled=modelled, likely=np.ones(6))
+    gains = posterior.expected_gain(np.arange(6), front, reference, rng)
     base = hypervolume(front, reference)
     for row in range(6):
         draws = np.exp(mean[row] + std[row] * rng.normal(size=(4000, 2))) - RESOLUTION
@@ -96,21 +96,55 @@ def test_expected_hypervolume_improvement_is_what_simulation_says(known):
         assert gains[row] == pytest.approx(simulated, rel=0.08, abs=2e-3)
 
 
+def test_with_three_costs_the_gain_is_the_expected_fall_of_a_scalarised_cost():
+    rng = np.random.default_rng(0)
+    front = np.array([[0.2, 0.6, 0.5], [0.6, 0.2, 0.5], [0.5, 0.5, 0.2]])
+    mean, std = np.log(rng.uniform(0.05, 0.8, (8, 3)) + RESOLUTION), np.full((8, 3), 0.05)
+    mean[0], mean[1] = np.log(0.05 + RESOLUTION), np.log(0.9 + RESOLUTION)  # better and worse than all of the front
+    exact = np.exp(mean) - RESOLUTION
+    modelled = {i: Independent(mean[:, i], std[:, i]) for i in (0, 2)}  # the second is known
+    posterior = JointPosterior(exact=exact, modelled=modelled, likely=np.ones(8))
+    gains = posterior.expected_gain(np.arange(8), front, np.full(3, 1.5), np.random.default_rng(3))
+    weights = np.random.default_rng(3).dirichlet(np.ones(3))
+
+    def scalar(costs):
+        return (weights * costs).max(axis=-1) + 0.05 * (weights * costs).sum(axis=-1)
+
+    draws = np.exp(mean + std * rng.normal(size=(4000, 8, 3))) - RESOLUTION
+    draws[:, :, 1] = exact[:, 1]
+    simulated = np.maximum(scalar(front).min() - scalar(draws), 0).mean(axis=0)
+    assert gains == pytest.approx(simulated, abs=0.01)
+    assert gains[0] > 0.1
+    assert gains[1] == 0
+
+
+def test_what_is_unlikely_to_meet_the_constraints_gains_less():
+    mean = np.log(np.array([[0.3, 0.3], [0.35, 0.35]]) + RESOLUTION)
+    front, reference = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1.2, 1.2])
+
+    def first(likely):
+        modelled = {i: Independent(mean[:, i], np.full(2, 0.05)) for i in range(2)}
+        posterior = JointPosterior(exact=np.zeros((2, 2)), modelled=modelled, likely=np.array(likely))
+        return posterior.pick(1, 2, front, reference, np.random.default_rng(0))[0]
+
+    assert [first([1.0, 1.0]), first([0.1, 1.0])] == [0, 1]
+
+
 def test_a_batch_spreads_out():
     rng = np.random.default_rng(0)
     mean = np.log(np.array([[0.3, 0.3], [0.3, 0.3], [0.05, 0.9]]) + RESOLUTION)
-    modelled = {i: Believed(mean[:, i], np.full(3, 0.05)) for i in range(2)}
-    beliefs = Beliefs(exact=np.zeros((3, 2)), modelled=modelled, likely=np.ones(3))
+    modelled = {i: Independent(mean[:, i], np.full(3, 0.05)) for i in range(2)}
+    posterior = JointPosterior(exact=np.zeros((3, 2)), modelled=modelled, likely=np.ones(3))
     front = np.array([[0.0, 1.0], [1.0, 0.0]])
-    assert set(beliefs.pick(2, 3, front, np.array([1.2, 1.2]), rng)[:2]) != {0, 1}  # the same point twice adds little
+    assert set(posterior.pick(2, 3, front, np.array([1.2, 1.2]), rng)[:2]) != {0, 1}  # the same point twice adds little
 
 
 def test_a_known_objective_that_fails_is_no_candidate():
     fails = Objective(name="fails", fn=lambda a: np.where(a[:, 0] == 0, np.nan, 1.0))
     scale = Scale.of(np.array([[0.0, 2.0], [1.0, 1.0]]))
     predictor = Predictor(SPACE, ARCHS[:20], VALUES[:20])
-    beliefs = Models(scale=scale, predictors={0: predictor}, known={1: fails}).beliefs(ARCHS)
-    assert (beliefs.optimistic(1.0)[ARCHS[:, 0] == 0, 1] > 1e3).all()
+    posterior = Models(scale=scale, predictors={0: predictor}, known={1: fails}).posterior(ARCHS)
+    assert (posterior.optimistic(1.0)[ARCHS[:, 0] == 0, 1] > 1e3).all()
 
 
 def test_the_scale_reaches_beyond_the_front():

@@ -79,11 +79,11 @@ def test_searchers_take_rows_they_never_asked_for_and_failed_ones(searcher):
     assert not {r.tobytes() for r in asked} & {r.tobytes() for r in archs}
 
 
-def test_restart_repeats(searcher):
+def test_reset_repeats(searcher):
     first = searcher.ask(10)
-    searcher.restart(3)
+    searcher.reset(3)
     assert np.array_equal(searcher.ask(10), first)
-    searcher.restart(4)
+    searcher.reset(4)
     assert not np.array_equal(searcher.ask(10), first)
 
 
@@ -254,7 +254,8 @@ _KILLED = """
 import os, time, numpy as np
 from test_search import SPACE, COST, quality
 from nas.objectives import Objective
-from nas.search import NSGA2, search
+from nas.engine.loop import search
+from nas.searchers.nsga2 import NSGA2
 def slow(archs):
     time.sleep(0.02)
     return quality(archs)
@@ -302,7 +303,13 @@ def test_ledgers_of_other_searches_are_refused(tmp_path):
     objective = Counting().objective()
     search(SPACE, [objective, COST], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path)
     with pytest.raises(BadInput, match="already holds a search"):
-        search(SPACE, [objective, COST], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path)
+        search(SPACE, [objective, COST], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path, resume=False)
+    with pytest.raises(
+        BadInput, match=r"searcher differ .*there \{'population': 64, 'seed': 1\}, here \{'population': 8, 'seed': 2\}"
+    ):
+        search(SPACE, [objective, COST], NSGA2(SPACE, seed=2, population=8), budget=5, run_dir=tmp_path)
+    with pytest.raises(BadInput, match=r"batch differ .*there 16, here 7"):
+        search(SPACE, [objective, COST], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path, batch=7)
     with pytest.raises(BadInput, match="searcher differ"):
         search(SPACE, [objective, COST], NSGA2(SPACE, seed=2), budget=5, run_dir=tmp_path, resume=True)
     with pytest.raises(BadInput, match="constraints differ"):
@@ -345,9 +352,16 @@ def test_the_ledger_keeps_numbers_violations_and_failures(tmp_path):
 
 def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/nowhere")):
-        with pytest.raises(BadInput, match=r"cannot write .*evaluations\.db"):
+    for folder, says in (
+        (tmp_path / "file", "is a file; name a folder"),
+        (tmp_path / "file" / "below", "lies below a file"),
+        ("", "is a path"),
+        (tmp_path / ("x" * 300), "too long"),
+        (Path("/proc/nowhere"), "cannot "),
+    ):
+        with pytest.raises(BadInput, match=says) as caught:
             search(SPACE, [COST], budget=5, run_dir=folder)
+        assert "\n" not in str(caught.value)
     (tmp_path / "evaluations.db").mkdir()
     with pytest.raises(BadInput, match="cannot write"):
         search(SPACE, [COST], budget=5, run_dir=tmp_path, resume=True)
@@ -367,10 +381,14 @@ def test_a_damaged_ledger_is_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"budget": 0}, "budget is a whole number of architectures, at least 1, got 0"),
+        ({"budget": 0}, "budget is a whole number from 1 .*, got 0"),
         ({"budget": 2.5}, "budget is a whole number"),
         ({"batch": 0}, "batch is a whole number"),
-        ({"objectives": [COST.fn]}, "objectives are written like"),
+        ({"seed": -1}, "seed is a whole number"),
+        ({"timeout_s": float("nan")}, "timeout_s is a number"),
+        ({"resume": "yes"}, "resume is"),
+        ({"objectives": ["accuracy"]}, "objectives are written like"),
+        ({"objectives": COST}, "a list of at least one objective"),
         ({"constraints": [Objective(name="cost", fn=quality) <= 1.0]}, "another objective than the one called cost"),
         ({"objectives": []}, "at least one objective"),
         ({"objectives": [COST, COST]}, "same name"),
@@ -475,17 +493,11 @@ def test_searchers_know_other_spellings_of_a_network_they_are_told(searcher):
     assert (spelt != told).any()
     for archs in (told, spelt):
         searcher.tell(archs, np.ones((200, 2)), np.zeros(200))
-    assert searcher.describe()["known"] == len(np.unique(told, axis=0))
+    assert searcher.known == len(np.unique(told, axis=0))
 
 
 class Parrot:
-    """A searcher that repeats itself, and spells the same networks in other ways."""
-
-    def restart(self, seed):
-        pass
-
-    def describe(self):
-        return {"searcher": "parrot"}
+    """A searcher with nothing but the two methods; it repeats itself, and spells the same networks in other ways."""
 
     def ask(self, n):
         archs = SPACE.sample(6, np.random.default_rng(0))
@@ -500,6 +512,30 @@ def test_what_a_searcher_repeats_is_not_evaluated_again():
     result = search(SPACE, [counting.objective(), COST], Parrot(), budget=20)
     assert len(counting.seen) == len(set(counting.seen)) == len(result) == 6
     assert "nothing new in 50 asks, after 6 of 20 evaluations" in result.stopped
+
+
+def test_a_searcher_needs_ask_and_tell_and_reset_only_for_a_seed(tmp_path):
+    class Lean:
+        __slots__ = ("mood", "rng")
+
+        def __init__(self, mood):
+            self.mood, self.rng = mood, np.random.default_rng(0)
+
+        def ask(self, n):
+            return SPACE.sample(n, self.rng)
+
+        def tell(self, archs, costs, violation):
+            pass
+
+    def once(mood, **settings):
+        return search(SPACE, [Counting().objective(), COST], Lean(mood), budget=20, run_dir=tmp_path, **settings)
+
+    first = once("calm")
+    assert np.array_equal(once("calm").archs, first.archs)
+    with pytest.raises(BadInput, match=r"there \{.mood.: .calm.\}, here \{.mood.: .wild.\}"):
+        once("wild")
+    with pytest.raises(BadInput, match=r"Lean has no reset\(seed\)"):
+        once("calm", seed=1)
 
 
 def test_a_result_has_rows_and_refuses_another_quantity_of_the_same_name():

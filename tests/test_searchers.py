@@ -1,13 +1,14 @@
 """Laws of every searcher: valid proposals, any results in any order, repeatable, resumable, better than luck."""
 
 import dataclasses
-import json
 
 import numpy as np
 import optuna
 import pytest
+import torch
 
 import nas
+from nas import searchers
 from nas.engine.loop import search
 from nas.errors import BadInput
 from nas.objectives import Objective
@@ -24,16 +25,16 @@ from nas.space import Choice, SearchSpace
 from search_spaces import MobileNetV3
 
 SPACE = MobileNetV3.digits()
-SEARCHERS = {
-    "random": RandomSearch,
-    "nsga2": NSGA2,
-    "nsga3": NSGA3,
-    "evolution": RegularizedEvolution,
-    "local_search": LocalSearch,
-    "guided": lambda space, seed: Guided(space, seed=seed, initial=16, candidates=300),
-    "ppo": PolicySearch,
-    "reinforce": lambda space, seed: PolicySearch(space, seed=seed, algorithm="reinforce", reward="mnasnet"),
-    "optuna_tpe": OptunaSearch,
+LEVELS = SearchSpace("levels", [Choice(f"g{i}", ("a", "b", "c")) for i in range(12)], ())
+FAST = {"guided": {"initial": 16, "candidates": 300}}
+
+
+def named(name):
+    return lambda space, seed: searchers.make(name, space, None, seed=seed, **FAST.get(name, {}))
+
+
+SEARCHERS = {name: named(name) for name in searchers.names()} | {
+    "mnasnet": lambda space, seed: PolicySearch(space, seed=seed, algorithm="reinforce", reward="mnasnet"),
     "optuna_nsga2": lambda space, seed: OptunaSearch(
         space, lambda s: optuna.samplers.NSGAIISampler(seed=s, population_size=16), seed=seed
     ),
@@ -74,11 +75,11 @@ def test_proposals_are_valid_new_and_canonical(make):
     assert len(np.unique(archs, axis=0)) == len(archs) >= 80
 
 
-def test_the_same_seed_and_results_give_the_same_proposals_and_restart_repeats_them(make):
+def test_the_same_seed_and_results_give_the_same_proposals_and_reset_repeats_them(make):
     searcher = make(SPACE, seed=5)
     first = play(searcher, 60)
     assert (first == play(make(SPACE, seed=5), 60)).all()
-    searcher.restart(5)
+    searcher.reset(5)
     assert (first == play(searcher, 60)).all()
     assert (first != play(make(SPACE, seed=6), 60)).any()
 
@@ -118,13 +119,33 @@ def test_a_space_may_be_exhausted(make):
     assert len(seen) == tiny.size == 9
 
 
-def test_what_decides_a_search_is_plain_json(make):
+def test_a_used_searcher_is_told_from_a_fresh_one(make):
     searcher = make(SPACE, seed=4)
-    described = json.loads(json.dumps(searcher.describe()))
-    assert described["seed"] == 4
-    assert described["known"] == 0
+    assert (searcher.seed, searcher.known) == (4, 0)
     play(searcher, 20)
-    assert searcher.describe()["known"] > 0  # a used searcher is not the same search
+    assert searcher.known >= 20
+    searcher.reset(5)
+    assert (searcher.seed, searcher.known) == (5, 0)
+
+
+def test_names_are_those_of_the_files_and_a_new_file_is_enough(tmp_path, monkeypatch):
+    wanted = {"guided", "nsga2", "nsga3", "evolution", "local_search", "ppo", "reinforce", "optuna_tpe", "random"}
+    assert set(searchers.names()) == wanted
+    (tmp_path / "cyclic.py").write_text(
+        "import numpy as np\n"
+        "class Cyclic:\n"
+        "    def __init__(self, space, *, seed=0, step=3):\n"
+        "        self.space, self.seed, self.step = space, seed, step\n"
+        "    def ask(self, n): return self.space.sample(n, np.random.default_rng(self.step))\n"
+        "    def tell(self, archs, costs, violation): pass\n"
+    )
+    monkeypatch.setattr(searchers, "__path__", [*searchers.__path__, str(tmp_path)])
+    assert "cyclic" in searchers.names()
+    assert searchers.make("cyclic", SPACE, [], seed=2, step=5).step == 5
+    with pytest.raises(BadInput, match=r"cyclic has no setting 'steps'; it has seed, step$"):
+        searchers.make("cyclic", SPACE, [], steps=5)
+    with pytest.raises(BadInput, match="there is no searcher 'nsga4'; there are cyclic, evolution, guided"):
+        searchers.named("nsga4")
 
 
 @pytest.mark.parametrize(
@@ -162,8 +183,7 @@ def test_resuming_after_any_interruption_gives_the_unbroken_result(make, tmp_pat
 
     objectives = [Objective(name="quality", fn=quality, cheap=False), MACS]
     whole = search(SPACE, objectives, make(SPACE, seed=1), budget=60)
-    rng = np.random.default_rng(abs(hash(str(make(SPACE, seed=1).describe()))) % 1000)
-    for stop in (*rng.integers(2, 25, size=3), 0):
+    for stop in (3, 19, 7, 0):
         left[0] = stop
         try:
             result = search(
@@ -172,7 +192,6 @@ def test_resuming_after_any_interruption_gives_the_unbroken_result(make, tmp_pat
                 make(SPACE, seed=1),
                 budget=60,
                 run_dir=tmp_path,
-                resume=stop == 0 or (tmp_path / "evaluations.db").exists(),
             )
         except Stop:
             continue
@@ -184,10 +203,14 @@ def test_resuming_after_any_interruption_gives_the_unbroken_result(make, tmp_pat
     ("wrong", "says"),
     [
         (lambda: RegularizedEvolution(SPACE, sample=99), "a sample has 2 to 64"),
-        (lambda: LocalSearch(SPACE, initial=0), "initial is at least 1"),
-        (lambda: Guided(SPACE, candidates=3), "candidates is at least 100"),
+        (lambda: LocalSearch(SPACE, initial=0), "initial is a whole number from 1"),
+        (lambda: Guided(SPACE, candidates=3), "candidates is a whole number from 100"),
         (lambda: PolicySearch(SPACE, algorithm="a2c"), "one of ppo, reinforce"),
         (lambda: PolicySearch(SPACE, targets=-1), "targets are positive"),
+        (lambda: PolicySearch(SPACE, targets="fast"), "targets are positive numbers, .* got 'fast'"),
+        (lambda: PolicySearch(SPACE, learning_rate=float("nan")), "learning_rate is a number above 0"),
+        (lambda: RandomSearch(SPACE, seed=-1), "seed is a whole number from 0"),
+        (lambda: NSGA3(SPACE, crossover=1.5), "crossover is a number from 0 to 1"),
         (lambda: OptunaSearch(SPACE, optuna.samplers.RandomSampler()), "a function from a seed to a sampler"),
     ],
 )
@@ -229,6 +252,66 @@ def test_nsga3_spreads_over_a_sphere_at_least_as_well_as_nsga2():
     assert volume(NSGA3) > 0.97 * volume(NSGA2)
 
 
+def test_nsga3_keeps_the_member_nearest_to_every_direction():
+    directions = reference_directions(3, 15)
+    rng = np.random.default_rng(0)
+    crowd = directions[4] + 0.02 * rng.random((45, 3))  # all nearest to the same direction
+    crowd /= np.linalg.norm(crowd, axis=1, keepdims=True)  # on a sphere nothing dominates anything
+    points = np.vstack([crowd[:20], directions, crowd[20:]])
+    archs = np.unique(SPACE.sample(200, rng), axis=0)[: len(points)]
+    searcher = NSGA3(SPACE, population=15)
+    searcher.tell(archs, points, np.zeros(len(points)))
+    kept = {row.tobytes() for row in searcher._archs}
+    assert [i for i, row in enumerate(archs) if row.tobytes() in kept] == list(range(20, 35))
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+@pytest.mark.parametrize("reward", ["tunas", "mnasnet"])
+def test_a_policy_learns_what_is_rewarded(algorithm, reward):
+    def one(archs):
+        return (archs > 0).mean(axis=1, keepdims=True)  # lower indices are better, gene by gene
+
+    archs = play(PolicySearch(LEVELS, seed=0, algorithm=algorithm, reward=reward), 320, 16, one)
+    early, late = one(archs[:64]).mean(), one(archs[-64:]).mean()
+    assert late < early - 0.1
+
+
+@pytest.mark.parametrize("reward", ["tunas", "mnasnet"])
+def test_rewards_are_those_of_the_papers(reward):
+    searcher = PolicySearch(SPACE, reward=reward, targets=2.0)
+    told = np.array([[0.0, 1.0], [1.0, 4.0]])  # the range of quality is 0 to 1
+    searcher.tell(SPACE.sample(2, np.random.default_rng(0)), told, np.zeros(2))
+    costs = np.array([[0.2, 2.0], [0.2, 4.0], [0.2, 1.0], [0.6, 2.0], [0.2, 2.0], [np.nan, np.nan]])
+    rewards = searcher._rewards(costs, np.full((6, 1), 2.0), np.array([0, 0, 0, 0, 0.3, 0]))
+    if reward == "mnasnet":
+        expected = [0.8, 0.8 * 2**-0.07, 0.8 * 0.5**-0.07, 0.4, 0.8 - 0.3, 0.0]
+    else:
+        expected = [0.8, 0.8 - 0.5 * 1, 0.8 - 0.5 * 0.5, 0.4, 0.8 - 0.3, -0.5 * 1]
+    assert rewards == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "reinforce"])
+def test_what_is_worse_than_the_baseline_becomes_less_likely(algorithm):
+    searcher = PolicySearch(LEVELS, algorithm=algorithm, rollout=2, entropy=0.0)
+    archs = LEVELS.sample(2, np.random.default_rng(0))
+    searcher.tell(archs, np.array([[0.0], [1.0]]), np.zeros(2))  # the baseline is half way now
+    pair = np.repeat(LEVELS.sample(1, np.random.default_rng(1)), 2, axis=0)
+    pair[1, 0] = 1 - min(pair[0, 0], 1)
+    nothing = torch.zeros(2, 0)
+    before, _ = searcher._policy.log_probability(pair, nothing)
+    searcher.tell(pair, np.array([[0.8], [0.7]]), np.zeros(2))
+    after, _ = searcher._policy.log_probability(pair, nothing)
+    assert (after < before).all()
+
+
+def test_a_conditioned_policy_goes_by_its_target():
+    searcher = PolicySearch(SPACE, seed=0)
+    play(searcher, 480, batch=16)
+    rng = np.random.default_rng(0)
+    small, large = (MACS(searcher._policy.sample(torch.full((300, 1), at), rng)).mean() for at in (0.0, 1.0))
+    assert large > 1.2 * small
+
+
 def test_a_policy_with_a_target_aims_at_it():
     searcher = PolicySearch(SPACE, seed=0, targets=1.5)
     archs = play(searcher, 480, batch=16)
@@ -244,6 +327,29 @@ def test_guided_uses_what_is_known_of_cheap_objectives():
     with pytest.raises(BadInput, match="made for 2 objectives"):
         searcher.tell(searcher.ask(2), np.ones((2, 3)), np.zeros(2))
     assert search(SPACE, objectives, budget=30).values.shape == (30, 2)  # the default for expensive objectives
+
+
+def test_guided_reckons_with_what_is_under_way(tiny):
+    def few(archs):
+        return np.column_stack([nas.params(tiny)(archs) / 1e3, -nas.macs(tiny)(archs) / 1e5])
+
+    batch, single = (Guided(tiny, seed=0, initial=16) for _ in range(2))
+    for searcher in (batch, single):
+        archs = np.unique(tiny.sample(60, np.random.default_rng(0)), axis=0)[:20]
+        searcher.tell(archs, few(archs), np.zeros(20))
+    together, one_by_one = batch.ask(5), np.vstack([single.ask(1) for _ in range(5)])
+    assert np.array_equal(together, one_by_one)
+
+
+def test_guided_improves_on_three_objectives():
+    def three(archs):
+        return np.column_stack([costs(archs), (archs > 0).sum(axis=1) / 4.0])
+
+    def volume(searcher):
+        found = three(play(searcher, 64, 8, three))
+        return hypervolume(found, (3.0, 4.0, 5.0))
+
+    assert volume(Guided(SPACE, seed=0, initial=16, candidates=300)) > volume(RandomSearch(SPACE, seed=0))
 
 
 def test_guided_learns_an_expensive_constraint():

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import search_spaces
 from nas.blocks import Stem, from_key, round_channels
 from nas.errors import BadInput
 from nas.space import Choice, SearchSpace, Slot
@@ -55,6 +58,100 @@ def test_crossover_takes_genes_from_the_parents(space):
     assert ((child == first) | (child == second) | (child == 0)).all()
     assert (child != first).any()
     assert (child != second).any()
+
+
+def test_crossover_takes_half_from_either_parent_gene_by_gene(space):
+    always = np.array([c.only_if is None for c in space.choices])
+    ends = np.zeros((2, 4000, space.genes), np.uint8)
+    ends[1, :, always] = (space.sizes[always] - 1)[:, None]
+    child = space.crossover(ends[0], ends[1], np.random.default_rng(0))
+    open_genes = always & (space.sizes > 1)
+    shares = (child == ends[1])[:, open_genes].mean(axis=0)
+    assert (abs(shares - 0.5) < 0.05).all()
+    together = np.corrcoef(child[:, open_genes].T != 0)
+    assert (abs(together - np.eye(open_genes.sum())) < 0.1).all()  # no gene follows another
+    with pytest.raises(BadInput, match="as many first as second parents"):
+        space.crossover(ends[0], ends[1, :1], np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def nested() -> SearchSpace:
+    """Conditions below conditions, named in an order unlike their depth."""
+    return SearchSpace(
+        "nested",
+        [
+            Choice("top", (0, 1, 2)),
+            Choice("other", ("a", "b")),
+            Choice("middle", (3, 5), ("top", (1, 2))),
+            Choice("low", (7, 8, 9), ("middle", (5,))),
+            Choice("lowest", (True, False), ("low", (8, 9))),
+            Choice("beside", (1.5, 2.5), ("other", ("b",))),
+        ],
+        (),
+    )
+
+
+def test_below_an_inactive_gene_nothing_is_active(nested):
+    def on(name: str, row: np.ndarray) -> bool:
+        choice = next(c for c in nested.choices if c.name == name)
+        if choice.only_if is None:
+            return True
+        parent, allowed = choice.only_if
+        position = [c.name for c in nested.choices].index(parent)
+        return on(parent, row) and nested.choices[position].values[row[position]] in allowed
+
+    archs = every_genotype(nested)
+    expected = [[on(c.name, row) for c in nested.choices] for row in archs]
+    assert nested.active(archs).tolist() == expected
+    assert nested.size == len(np.unique(nested.canonical(archs), axis=0)) == 3 * (1 + 2 * (1 + 1 + 2 * 2))
+    assert [len(d) for d in nested.decode(archs)] == np.sum(expected, axis=1).tolist()
+    canonical = np.unique(nested.canonical(archs), axis=0)
+    assert np.array_equal(nested.encode(nested.decode(canonical)), canonical)
+    assert np.array_equal(nested.parse(nested.describe(canonical)), canonical)
+
+
+def test_samples_and_mutations_are_uniform(nested):
+    rng = np.random.default_rng(0)
+    archs = nested.sample(20_000, rng)
+    for value in range(3):
+        assert (archs[:, 0] == value).mean() == pytest.approx(1 / 3, abs=0.02)
+        low = archs[nested.active(archs)[:, 3], 3]
+        assert (low == value).mean() == pytest.approx(1 / 3, abs=0.04)
+    parents = np.tile(nested.encode([{"top": 1, "other": "a", "middle": 5, "low": 7}]), (20_000, 1))
+    children = nested.mutate(parents, rng, rate=0.0)
+    alone = children[(children[:, 0] == 1) & (children[:, 2] == 1)]  # top and middle as they were
+    assert (children[:, 0] != 1).mean() == pytest.approx(1 / 4, abs=0.02)  # of four active genes one changes
+    assert {tuple(row) for row in alone[:, [1, 3]]} == {(0, 1), (0, 2), (1, 0)}
+    often = nested.mutate(parents, rng, rate=0.75)
+    assert (often[:, 1] != 0).mean() == pytest.approx(0.75, abs=0.02)
+    assert nested.mutate(parents, rng)[:, 1].mean() == pytest.approx(
+        1 / 6 + (5 / 6) ** 4 / 4, abs=0.02
+    )  # 1 / genes, or forced where nothing changed
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.sample(-1, np.random.default_rng(0)), "n is a whole number from 0"),
+        (lambda s: s.sample(1.5, np.random.default_rng(0)), "n is a whole number"),
+        (
+            lambda s: s.mutate(np.zeros((1, 6), np.uint8), np.random.default_rng(0), rate=2),
+            "rate is a number from 0 to 1",
+        ),
+        (lambda s: s.mutate(np.zeros((1, 6), np.uint8), np.random.default_rng(0), rate=np.nan), "rate is a number"),
+        (lambda s: Choice("x", ()), "1 to 255 values"),
+        (lambda s: Choice("x", 5), "1 to 255 values"),
+        (lambda s: Choice("x", (1, 1)), "different"),
+        (lambda s: Choice("x", (None,)), "numbers, texts"),
+        (lambda s: Choice("two words", (1,)), "neither spaces nor '='"),
+        (lambda s: Choice("x", ("a=b",)), "neither spaces nor '='"),
+        (lambda s: SearchSpace(5, [], []), "name is a text"),
+        (lambda s: SearchSpace("x", [Choice("c", (8,))], [Slot("a", ("c",), lambda c: c)]), "a block or None, got 8"),
+    ],
+)
+def test_wrong_numbers_are_refused(nested, call, message):
+    with pytest.raises(BadInput, match=message):
+        call(nested)
 
 
 def test_neighbouring_blocks_fit(space):
@@ -108,6 +205,18 @@ def test_fingerprint_tells_spaces_apart(space):
     assert SearchSpace(space.name, space.choices, space.slots).fingerprint == space.fingerprint
 
 
+def test_fingerprint_knows_which_genes_make_which_block():
+    def space(order):
+        widths = dict(zip((1, 2, 3), order, strict=True))
+        first = Slot("all", (), lambda: Stem(in_ch=8, out_ch=8, size=8, stride=1))
+        middle = Slot("a", ("c",), lambda c: Stem(in_ch=8, out_ch=8, size=8, stride=1, kernel=widths[c]))
+        return SearchSpace("x", [Choice("c", (1, 2, 3))], [first, middle])
+
+    one, other = space((3, 5, 5)), space((3, 3, 5))
+    assert one.blocks == other.blocks
+    assert one.fingerprint != other.fingerprint
+
+
 @pytest.mark.parametrize(
     ("archs", "message"),
     [
@@ -147,8 +256,57 @@ def test_wrong_spaces_are_refused():
         SearchSpace("x", [Choice("r", (8,)), Choice("r", (8,))], [stem])
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("mobilenet_v3.nosuch", {}, "there is no search space 'mobilenet_v3.nosuch'; there are efficientnet.digits, "),
+        ("", {}, "there is no search space ''"),
+        (None, {}, "there is no search space None"),
+        ("nasbench201.cell", {"classes": 3}, "nasbench201.cell has no setting 'classes'; it has none"),
+        ("mobilenet_v3.cifar", {"colour": 3}, "has no setting 'colour'; it has classes, in_channels"),
+        ("mobilenet_v3.cifar", {"classes": 0}, "classes is a whole number from 1 to 1,000,000, got 0"),
+        ("fbnet.cifar100", {"resolution": 10**6}, "resolution is a whole number"),
+        ("ofa.mobilenet_v3", {"width": float("nan")}, "width is a number above 0"),
+        ("ofa.mobilenet_v3", {"resolutions": 3}, "choice resolution takes a tuple"),
+        ("ofa.mobilenet_v3", {"resolutions": (0,)}, "size of a stem is a whole number"),
+    ],
+)
+def test_wrong_names_and_settings_are_refused(name, settings, message):
+    with pytest.raises(BadInput, match=message):
+        search_spaces.named(name, **settings)
+
+
+def test_names_lead_to_spaces_and_tables_back_to_them():
+    assert search_spaces.named("mobilenet_v3.cifar", classes=None).name == "mobilenet_v3_cifar"
+    assert search_spaces.named("mobilenet_v3.cifar", classes=3).classes == 3
+    assert {"ofa.proxyless_nas", "fbnet.cifar100", "nasbench201.cell"} < set(search_spaces.names())
+    tables = [
+        p for p in (Path(__file__).parents[1] / "latency_tables").glob("*.json") if p.with_suffix(".csv").exists()
+    ]
+    seen = set()
+    for path in tables:
+        header = json.loads(path.read_text())
+        record = header["space"]
+        text = repr(record)
+        if "fingerprint" not in record or text in seen:
+            continue
+        seen.add(text)
+        blocks = [from_key(row.split(",")[0]) for row in path.with_suffix(".csv").read_text().splitlines()[1:]]
+        space = search_spaces.of_table(record, blocks)
+        assert (space.name, space.fingerprint) == (record["name"], record["fingerprint"])
+        with pytest.raises(BadInput, match="another space now"):
+            search_spaces.of_table(record | {"fingerprint": "0"}, blocks)
+        with pytest.raises(BadInput, match="there is no search space 'nosuch'"):
+            search_spaces.of_table({"name": "nosuch"}, blocks)
+        with pytest.raises(BadInput, match="not of a whole space"):
+            search_spaces.of_table(record, blocks[:1])
+    assert len(seen) >= 9
+
+
 def test_bad_keys_are_refused():
-    for key in ("", "stem", "stem in_ch=x", "nosuch in_ch=1", Stem(in_ch=1, out_ch=8, size=8).key + " extra=1"):
+    stem = Stem(in_ch=1, out_ch=8, size=8).key
+    wrong = ("", "stem", "stem in_ch=x", "nosuch in_ch=1", f"{stem} extra=1", f" {stem}", stem.replace("=8", "=08"))
+    for key in (*wrong, stem.replace("in_ch=1", "in_ch=0"), stem.replace("relu", "rleu"), None, 5):
         with pytest.raises(BadInput, match="not a block key"):
             from_key(key)
 

@@ -27,6 +27,7 @@ from sklearn.neural_network import MLPRegressor
 from nas.objectives.predictor import Predictor
 from nas.space import Archs, SearchSpace
 from search_spaces import OnceForAll
+from search_spaces.ofa import published_config
 
 DATA = Path(__file__).parents[3] / "shared" / "data" / "dynast_ofa_accuracy" / "ofa_mbv3_w10_supernet_acc.csv.gz"
 Floats = NDArray[np.float64]
@@ -74,21 +75,10 @@ def measure(quick: bool) -> Measured:
 def published(space: SearchSpace) -> tuple[Archs, Floats]:
     """The subnets and their top-1 as a fraction."""
     frame = pd.read_csv(DATA)
-    fixed = {"resolution": 224, "width": 1.0}
-    for stage, (act, se) in enumerate(
-        zip(("relu", "relu", "hswish", "hswish", "hswish"), (0, 1, 0, 1, 1), strict=True), 1
-    ):
-        fixed |= {f"s{stage}.act": act, f"s{stage}.se": bool(se)}
     configs = []
     for row in frame.itertuples():
         kernels, expansions, depths = ([int(v) for v in str(text).split("-")] for text in (row.ks, row.e, row.d))
-        config: dict[str, object] = dict(fixed)
-        for s, depth in enumerate(depths):
-            config[f"s{s + 1}.depth"] = depth
-            for b in range(depth):
-                config[f"s{s + 1}b{b + 1}.kernel"] = kernels[4 * s + b]
-                config[f"s{s + 1}b{b + 1}.expand"] = expansions[4 * s + b]
-        configs.append(config)
+        configs.append(published_config(depths, kernels, expansions, resolution=224, width=1.0))
     return space.encode(configs), frame["top1_pct"].to_numpy() / 100
 
 

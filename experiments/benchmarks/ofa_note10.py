@@ -21,6 +21,7 @@ import nas
 from nas.objectives.predictor_file import ofa_predictor
 from nas.searchers.nsga2 import NSGA2
 from search_spaces import OnceForAll
+from search_spaces.ofa import published_config
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "ofa"
 TABLE = Path(__file__).parents[2] / "latency_tables" / "note10_ofa_b1"
@@ -98,14 +99,8 @@ def check_table(space: nas.SearchSpace, table: nas.LatencyTable) -> dict[str, fl
         if row.image_size not in sizes:
             continue
         kernels, expansions = ([int(v) for v in str(t).split("-")] for t in (row.kernels, row.expands))
-        config: dict[str, object] = {"resolution": row.image_size, "width": 1.2}
-        position = 0
-        for s, depth in enumerate([int(d) for d in str(row.depths).split("-")], 1):
-            act, se = ("relu", "relu", "hswish", "hswish", "hswish")[s - 1], s in (2, 4, 5)
-            config |= {f"s{s}.depth": depth, f"s{s}.act": act, f"s{s}.se": se}
-            for b in range(1, depth + 1):
-                config |= {f"s{s}b{b}.kernel": kernels[position], f"s{s}b{b}.expand": expansions[position]}
-                position += 1
+        depths = [int(d) for d in str(row.depths).split("-")]
+        config = published_config(depths, kernels, expansions, resolution=row.image_size)
         predicted = float(latency(space.encode([config]))[0])
         print(f"{row.name}: published {row.latency_ms} ms, the table says {predicted:.2f} ms")
         errors.append(abs(predicted / row.latency_ms - 1))

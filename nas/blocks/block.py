@@ -88,6 +88,9 @@ class Block:
         if made != self.out_ch:
             raise BadInput(f"[{self.key}] has {self.out_ch} output channels, but computes {made}")
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # not what derives from them
+
     def compute(self, on: Operators[T], x: T) -> T:
         """How the block computes: ``x`` is the input, the result the output."""
         raise NotImplementedError

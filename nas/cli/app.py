@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser(*given[:1]).parse_args(given)
     args.command_line = shlex.join(["nas", *given])
     try:
-        with _logged():
+        with _logged(args.command):
             return args.command.part(f"run_{args.name_of_command}")(args) or 0
     except NasError as error:
         return _refused(str(error))
@@ -166,13 +166,16 @@ def _refused(text: str) -> int:
 
 
 @contextlib.contextmanager
-def _logged() -> Iterator[None]:
-    """What nas logs is printed, above a progress bar when there is one."""
+def _logged(command: Command) -> Iterator[None]:
+    """What nas logs is printed, above a progress bar when there is one: the steps of a run are its output."""
     from tqdm import tqdm
+
+    stream = sys.stdout if command.module == "run" else sys.stderr
 
     class Printed(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            tqdm.write(record.getMessage(), file=sys.stderr)
+            tqdm.write(record.getMessage(), file=stream)
+            stream.flush()
 
     logger, handler = logging.getLogger("nas"), Printed()
     before = logger.level

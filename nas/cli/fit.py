@@ -54,6 +54,8 @@ class Fit:
             raise BadInput(f"give one of {', '.join(map(option, ways))}, got {' and '.join(chosen) or 'none'}")
         if self.name is not None:
             file_name(self.name, "name")
+        folder_of(self.run_dir)
+        folder_of(self.output, "output")
 
 
 @checked

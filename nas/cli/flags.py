@@ -20,8 +20,8 @@ from nas.errors import BadInput
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+    def __init__(self, **about: Any) -> None:
+        super().__init__(**about | {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False})
 
     def error(self, message: str) -> Any:
         flag, _, wrong = message.partition(": ")
@@ -59,7 +59,8 @@ def add_flag(parser: Any, name: str, annotation: Any, default: Any = inspect.Par
         text += f" (default {default})"
     about: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
     if kind is bool:
-        parser.add_argument(option(name), action="store_true", **about)
+        action = argparse.BooleanOptionalAction if default is True else "store_true"
+        parser.add_argument(option(name), action=action, **about)
         return
     many = _element(kind)
     about |= {"type": _value(name, many or annotation), "metavar": _metavar(name, many or kind)}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nas.checks import FilePath, Text, checked
-from nas.cli.flags import add_flag, add_flags, given, option, parameters
 from nas.cli import names
+from nas.cli.flags import add_flag, add_flags, given, option, parameters
 from nas.cli.names import Resume, RunDir, meter, one_of
 from nas.cli.printing import print_table
 from nas.errors import BadInput
@@ -64,6 +64,12 @@ class Device:
         default_factory=list
     )
 
+    def __post_init__(self) -> None:
+        for name in ("tool_path", "remote_python", "ssh_option", "leave_out_failed"):
+            way = "import_kit" if name == "leave_out_failed" else "remote"
+            if getattr(self, name) not in (None, False, [], Device.remote_python) and not getattr(self, way):
+                raise BadInput(f"{option(name)} goes with {option(way)}")
+
     @property
     def way(self) -> str:
         """The flag that says how the device is reached; '' for this machine. Raises BadInput for two."""
@@ -85,10 +91,10 @@ def add_measure(sub: argparse.ArgumentParser) -> None:
     for runtime, cls in named().items():
         for name in parameters(cls):
             settings.setdefault(name, []).append(runtime)
+    groups = {r: sub.add_argument_group(f"with --runtime {r}") for (r, *others) in settings.values() if not others}
     for name, of in settings.items():
         if name not in vars(Measured):
-            group = sub.add_argument_group(f"with --runtime {of[0]}") if len(of) == 1 else sub
-            add_flag(group, name, *parameters(named()[of[0]])[name])
+            add_flag(groups[of[0]] if len(of) == 1 else sub, name, *parameters(named()[of[0]])[name])
     add_flags(sub.add_argument_group("a device that this machine reaches by cable, card or network"), Device)
 
 

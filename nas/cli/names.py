@@ -55,6 +55,9 @@ def images(
     from nas.data.images import load_digits, load_images
 
     if data == DIGITS:
+        for name, given in (("test_data", test_data), ("size", size), ("skip_bad", skip_bad or None)):
+            if given is not None:
+                raise BadInput(f"{name} goes with --data of your own; the digits are what they are")
         return load_digits()
     loaded = load_images(
         data, size=size or 32, channels=channels or 3, test_path=test_data, skip_bad=skip_bad, seed=seed

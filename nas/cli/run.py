@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,8 +11,8 @@ from nas.cli import names
 from nas.cli.flags import add_flag, add_flags, given, parameters
 from nas.cli.names import Resume, RunDir
 from nas.cli.printing import print_final
-from nas.files import file_name, folder_of, writable
-from nas.runs.artefacts import CANDIDATES, CONFIG, Call
+from nas.files import folder_of, writable
+from nas.runs.artefacts import CONFIG, Call
 from nas.runs.settings import SETTINGS_OF, Settings
 
 if TYPE_CHECKING:
@@ -131,19 +130,18 @@ def run_compress(args: argparse.Namespace) -> None:
 def run_export(args: argparse.Namespace) -> None:
     """One network of the run, in one form."""
     from nas.deploy import named
-    from nas.runs.candidates import load_candidate
+    from nas.runs.candidates import candidate_folder, load_candidate
 
     exporter = named(getattr(args, "format", "onnx"))
-    file_name(args.candidate, "the id of a candidate")
     (writable if exporter.suffix else folder_of)(args.output, "output")
-    run = _reopened(args)
-    network = load_candidate(run.folder / CANDIDATES / args.candidate)
-    print(exporter.export(network, args.output, run.data))
+    network = load_candidate(candidate_folder(folder_of(args.run_dir), args.candidate))
+    print(exporter.export(network, args.output, _reopened(args).data if exporter.needs_data else None))
 
 
 def run_report(args: argparse.Namespace) -> None:
     """The page of a run's folder, or of a sweep's."""
-    from nas.report import write_report, write_sweep_report
+    from nas.report import write_report
+    from nas.report.sweep_page import write_sweep_report
 
     folder = folder_of(args.run_dir)
     print((write_sweep_report if (folder / "sweep.json").exists() else write_report)(folder))
@@ -166,19 +164,20 @@ def _new(args: argparse.Namespace) -> Run:
     of_data = _all(args, names.images) | {"seed": settings.seed}
     images = names.images(**of_data)
     of_space = _all(args, names.space) | {"classes": len(images.classes), "channels": images.channels}
-    run = new_run(
+    return new_run(
         names.space(**of_space),
         images,
         run_dir=args.run_dir,
         settings=settings,
+        space_by=_call(names.space, of_space),
+        data_by=_call(names.images, of_data),
         resume="resume" in args,
         command=args.command_line,
     )
-    calls = {
-        f"{k}_by": Call(function=f"{names.__name__}:{f.__name__}", arguments=v)
-        for k, f, v in (("space", names.space, of_space), ("data", names.images, of_data))
-    }
-    return dataclasses.replace(run, **calls)
+
+
+def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> Call:
+    return Call(function=f"{function.__module__}:{function.__name__}", arguments=arguments)
 
 
 def _reopened(args: argparse.Namespace) -> Run:

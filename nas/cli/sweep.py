@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from nas.checks import Count, FilePath, Text, checked
+from nas.checks import Count, FilePath, Text, checked, shown
 from nas.cli.flags import add_flag, add_flags, given
 from nas.cli.names import Resume, RunDir, one_of
 from nas.errors import BadInput
@@ -46,6 +47,10 @@ class Cluster:
     max_concurrent: Annotated[int | None, Meta(ge=1, le=10_000), "trials at a time (default: one per core)"] = None
     address: Annotated[Text | None, "of a running Ray cluster (default: this machine)"] = None
 
+    def __post_init__(self) -> None:
+        if self.address and not re.fullmatch(r"auto|(ray://)?[\w.\-]{1,253}:\d{1,5}", self.address):
+            raise BadInput(f"address is auto, host:port or ray://host:port, got {shown(self.address)}")
+
 
 def add_sweep(sub: argparse.ArgumentParser) -> None:
     """The flags of ``nas sweep``."""
@@ -57,14 +62,14 @@ def add_sweep(sub: argparse.ArgumentParser) -> None:
 
 def run_sweep(args: argparse.Namespace) -> None:
     """Run the sweep of the parsed arguments, print its table, write its report."""
-    from nas.report import write_sweep_report
+    from nas.report.sweep_page import write_sweep_report
     from nas.sweeps.folder import read_settings
     from nas.sweeps.sweep import sweep
 
-    resume = bool(given(args, sweep, "resume"))
+    resume, where = bool(given(args, sweep, "resume")), Cluster(**given(args, Cluster))
     settings = _settings(given(args, Swept), read_settings(args.run_dir) if resume else {}, args.run_dir)
     trial = _on_run if "run" in settings else _on_table
-    frame = sweep(trial, settings, run_dir=args.run_dir, resume=resume, **given(args, Cluster))
+    frame = sweep(trial, settings, run_dir=args.run_dir, resume=resume, **asdict(where))
     print(frame.drop(columns=[c for c in ("trial", "run") if c in frame]).to_string(index=False))
     print(f"\nreport: {write_sweep_report(args.run_dir)}")
 
@@ -122,13 +127,11 @@ def _on_table(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping
 
 
 def _on_run(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[str, float]], None]) -> SearchResult:
-    from nas.runs import stages
     from nas.runs.folder import reopen
+    from nas.runs.search import objectives_of
 
     run = reopen(settings["run"])
-    tables = stages.load_tables(run)
-    objectives, _ = stages.objectives_of(run, stages.load_trained(run), tables[settings["device"]])
-    return _search(objectives, run.space, settings, run_dir)
+    return _search(objectives_of(run, settings["device"]), run.space, settings, run_dir)
 
 
 def _search(objectives: list[Any], space: Any, settings: dict[str, Any], run_dir: Path) -> SearchResult:

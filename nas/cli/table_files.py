@@ -45,6 +45,8 @@ def stems(paths: Sequence[str]) -> list[Path]:
     Raises BadInput where there is none.
     """
     found: list[Path] = []
+    if "" in paths:
+        raise BadInput("a path is not empty; name a table or a folder of them")
     for given in paths or [p for p in PLACES if p.is_dir()]:
         if not str(given).strip() or "\0" in str(given):
             stem_of(given)  # says what a table is
@@ -135,6 +137,8 @@ def timings(path: str) -> tuple[list[str], list[float]]:
     try:
         rows = list(csv.DictReader(read_text(path).splitlines(), strict=True))
         texts, written = [str(row["architecture"]) for row in rows], [str(row["ms"] or "").strip() for row in rows]
+        if not rows:
+            raise BadInput(f"{path} has no networks in it; a list has the columns architecture and ms")
         if empty := written.count(""):
             raise BadInput(
                 f"{path}: {empty} of {len(rows)} networks have no ms yet; fill them in or delete their lines"

@@ -6,6 +6,7 @@ flatter. Accuracy is ``nas.training.evaluate.validation_accuracy``.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -89,7 +90,8 @@ def compress(
     Raises BadInput when two steps have the same name, something is no step, or a step follows quantization.
     """
     for step in steps:
-        if not isinstance(getattr(step, "name", None), str) or not callable(getattr(step, "apply", None)):
+        has_both = isinstance(getattr(step, "name", None), str) and callable(getattr(step, "apply", None))
+        if inspect.isclass(step) or not has_both:
             raise BadInput(f"a compression step has a name and apply(network, context), got {shown(step)}")
     names = [step.name for step in steps]
     if len(set(names)) != len(names):

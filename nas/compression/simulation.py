@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from nas.deploy.to_onnx import weight_limit
+
 
 @contextmanager
 def simulated_int8(network: nn.Module, sample: Tensor) -> Iterator[None]:
@@ -41,9 +43,10 @@ def simulated_int8(network: nn.Module, sample: Tensor) -> Iterator[None]:
 
 class _FakeQuantizedWeight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
-        scale = weight.detach().abs().flatten(1).amax(1).clamp_min(1e-8) / 127
+        most = weight_limit()
+        scale = weight.detach().abs().flatten(1).amax(1).clamp_min(1e-8) / most
         zero = torch.zeros_like(scale, dtype=torch.int32)
-        return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -127, 127)
+        return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -most, most)
 
 
 class _ActivationRange:

@@ -14,7 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from nas.checks import shown
 from nas.errors import BadInput
+from nas.files import first_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -33,11 +35,22 @@ class ImageFile:
 class Found:
     """``splits``: (class, file) pairs under train, val and test, all under train when the data is not split.
 
-    ``ignored``: how many other files (not .jpg, .jpeg or .png) the class folders hold.
+    ``ignored``: the other files (not .jpg, .jpeg or .png) in the class folders.
     """
 
     splits: dict[str, list[tuple[str, ImageFile]]]
-    ignored: int
+    ignored: tuple[PurePosixPath, ...]
+
+
+def image_path(path: str | os.PathLike[str]) -> Path:
+    """``path``, when something is there. Raises BadInput otherwise, also for "" and for names too long for a file."""
+    try:
+        there = bool(os.fspath(path)) and (Path(path).is_dir() or Path(path).is_file())  # /dev/zero never ends
+    except (OSError, TypeError, ValueError):
+        there = False
+    if not there:
+        raise BadInput(f"{shown(path)} does not exist; give a folder or .zip with one subfolder of images per class")
+    return Path(path)
 
 
 def find_images(path: Path) -> Found:
@@ -47,12 +60,7 @@ def find_images(path: Path) -> Found:
     the zip are ignored. Raises BadInput, one line each, for a missing path, no images, images outside class folders,
     an empty class folder, and folders that lie beside train, val and test.
     """
-    if path.is_dir():
-        files, folders = _in_folder(path)
-    elif path.is_file():
-        files, folders = _in_zip(path)
-    else:
-        raise BadInput(f"{path} does not exist; give a folder or .zip with one subfolder of images per class")
+    files, folders = _in_folder(path) if path.is_dir() else _in_zip(path)
     images = [f for f in files if f.where.suffix.lower() in IMAGE_SUFFIXES]
     if not images:
         raise BadInput(
@@ -77,7 +85,8 @@ def find_images(path: Path) -> Found:
         split = SPLIT_NAMES[f.where.parts[0].lower()] if nested else "train"
         splits.setdefault(split, []).append((f.where.parts[depth - 1], f))
     whole = len(around.parts) + depth
-    return Found(splits, sum(len(f.where.parts) > whole for f in files) - len(images))
+    others = (f.where for f in files if f.where.suffix.lower() not in IMAGE_SUFFIXES)
+    return Found(splits, tuple(where for where in others if len(where.parts) > whole))
 
 
 def square_pixels(file: str | os.PathLike[str] | io.BytesIO, size: int, channels: int) -> NDArray[np.uint8]:
@@ -114,8 +123,7 @@ def read_image(file: str | os.PathLike[str] | io.BytesIO, size: int, channels: i
     except UnidentifiedImageError:
         raise BadInput("does not decode as an image: it is neither JPEG nor PNG") from None
     except Exception as error:  # on damaged files Pillow's decoders raise nearly every kind there is
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"does not decode as an image: {reason}") from None
+        raise BadInput(f"does not decode as an image: {first_line(error)}") from None
 
 
 def _in_folder(path: Path) -> tuple[list[ImageFile], set[PurePosixPath]]:
@@ -147,7 +155,7 @@ def _walk(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
 def _in_zip(path: Path) -> tuple[list[ImageFile], set[PurePosixPath]]:
     try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError):
+    except Exception:  # a damaged directory of entries fails in many ways
         raise BadInput(f"{path} is neither a folder nor a readable .zip") from None
     files, folders = {}, set()
     for entry in archive.infolist():

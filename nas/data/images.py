@@ -8,41 +8,74 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
+import lzma
+import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.data.image_files import ImageFile, find_images, read_image
-from nas.data.splits import Split, divide
+from nas.checks import FilePath, Seed, Text, checked, shown
+from nas.data.image_files import ImageFile, find_images, image_path, read_image
+from nas.data.splits import Split, check_disjoint, divide
 from nas.errors import BadInput
+from nas.files import first_line
 
 __all__ = ["ImageData", "Split", "load_digits", "load_images", "read_image"]
 
 MAX_BYTES = 8 << 30
+Fraction = Annotated[float, Meta(gt=0, lt=1)]
+_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # what entries of a zip raise
 
 
-@dataclass(frozen=True, kw_only=True)
+@checked
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ImageData:
-    """A data set. ``mean`` and ``std (c,)``: of the *training* pixels in [0, 1]. ``notes``: what loading changed."""
+    """A data set. ``mean`` and ``std (c,)``: of the *training* pixels in [0, 1]. ``notes``: what loading changed.
 
-    name: str
-    classes: tuple[str, ...]
+    Raises BadInput for an empty split, splits that share an image or differ in the images' shape, labels that name no
+    class, and class names that are not at least two different texts.
+    """
+
+    name: Text
+    classes: tuple[Text, ...]
     train: Split
     val: Split
     test: Split
-    source: str
+    source: str = ""
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        splits = {"train": self.train, "val": self.val, "test": self.test}
+        if len(set(self.classes)) != len(self.classes) or len(self.classes) < 2:
+            raise BadInput(f"classes are at least two different names, got {shown(self.classes)}")
+        for name, split in splits.items():
+            if not len(split):
+                raise BadInput(f"{self.name} has no images in {name}; training, validation and test need some each")
+            if split.images.shape[1:] != self.train.images.shape[1:]:
+                raise BadInput(
+                    f"images of {name} have shape {split.images.shape[1:]}, of train {self.train.images.shape[1:]}"
+                )
+            if not 0 <= split.labels.min() <= split.labels.max() < len(self.classes):
+                raise BadInput(
+                    f"labels of {name} go from {split.labels.min()} to {split.labels.max()}, "
+                    f"but {len(self.classes)} classes have labels 0 to {len(self.classes) - 1}"
+                )
+        check_disjoint(**splits)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{len(getattr(self, name)):,} {name}" for name in ("train", "val", "test"))
+        return f"ImageData({self.name!r}: {len(self.classes)} classes, images {sizes}, {self.channels} x {self.size} x {self.size})"
 
     @property
     def channels(self) -> int:
@@ -90,7 +123,8 @@ class ImageData:
         }
 
 
-def load_digits(seed: int = 0) -> ImageData:
+@checked
+def load_digits(seed: Seed = 0) -> ImageData:
     """scikit-learn's 1,797 handwritten digits (8x8, grey; UCI Optical Recognition of Handwritten Digits, CC BY 4.0).
 
     Stratified into 60% train, 20% validation, 20% test.
@@ -106,17 +140,18 @@ def load_digits(seed: int = 0) -> ImageData:
     return ImageData(name="digits", classes=classes, **splits, source=source, notes=tuple(notes))
 
 
+@checked
 def load_images(
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
-    size: int,
-    channels: int = 3,
-    val: float = 0.15,
-    test: float = 0.15,
-    seed: int = 0,
-    test_path: str | os.PathLike[str] | None = None,
+    size: Annotated[int, Meta(ge=1, le=16_384)],
+    channels: Literal[1, 3] = 3,
+    val: Fraction = 0.15,
+    test: Fraction = 0.15,
+    seed: Seed = 0,
+    test_path: FilePath | None = None,
     skip_bad: bool = False,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: Annotated[int, Meta(ge=1)] = MAX_BYTES,
 ) -> ImageData:
     """Images from a folder or a .zip with one subfolder per class (JPEG, PNG), ``size`` pixels square.
 
@@ -131,21 +166,10 @@ def load_images(
     class, an empty class or one too small to split, a class that only val or test has, an image that does not decode
     (unless ``skip_bad``), or arrays beyond ``max_bytes``.
     """
-    if channels not in (1, 3):
-        raise BadInput(f"channels is 1 (grey) or 3 (RGB), got {channels}")
-    if not isinstance(size, int | np.integer) or isinstance(size, bool) or size < 1:
-        raise BadInput(f"size is a whole number of pixels, at least 1, got {size!r}")
-    if not (0 < val < 1 and 0 < test < 1 and val + test < 1):
-        raise BadInput(f"val and test are fractions above 0 that leave something to train on, got {val} and {test}")
-    found, notes = _found(Path(path), None if test_path is None else Path(test_path))
-    classes = tuple(sorted({c for c, _ in found.get("train", [])}))
-    if len(classes) < 2:
-        raise BadInput(
-            f"{path} has {len(classes)} class folder(s) with images, need at least 2 (one subfolder per class)"
-        )
-    unknown = sorted({c for files in found.values() for c, _ in files} - set(classes))
-    if unknown:
-        raise BadInput(f"class {unknown[0]!r} has no training images; the training classes are {', '.join(classes)}")
+    if val + test >= 1:
+        raise BadInput(f"val and test are fractions that leave something to train on, got {val} and {test}")
+    found, notes = _found(image_path(path), None if test_path is None else image_path(test_path))
+    classes = _classes(found, path)
     needed = sum(len(files) for files in found.values()) * channels * size * size
     if needed > max_bytes:
         raise BadInput(
@@ -167,7 +191,7 @@ def load_images(
 def _found(path: Path, test_path: Path | None) -> tuple[dict[str, list[tuple[str, ImageFile]]], list[str]]:
     """(class, file) pairs by split, always with train, and the notes."""
     images = find_images(path)
-    found, ignored = dict(images.splits), images.ignored
+    found, ignored = dict(images.splits), list(images.ignored)
     if "train" not in found:
         if len(found) > 1:
             raise BadInput(f"{path} has {' and '.join(sorted(found))} folders but no train folder")
@@ -180,7 +204,26 @@ def _found(path: Path, test_path: Path | None) -> tuple[dict[str, list[tuple[str
         if len(extra.splits) > 1 and "test" not in extra.splits:
             raise BadInput(f"{test_path} has {' and '.join(sorted(extra.splits))} folders but no test folder")
         found["test"] = extra.splits.get("test") or next(iter(extra.splits.values()))
-    return found, [f"{ignored} files that are not .jpg, .jpeg or .png were ignored"] if ignored else []
+    told = f"{len(ignored)} files that are not .jpg, .jpeg or .png were ignored: {_some(ignored)}"
+    return found, [told] if ignored else []
+
+
+def _classes(found: Mapping[str, Sequence[tuple[str, ImageFile]]], path: Any) -> tuple[str, ...]:
+    """The names of the class folders, sorted: those that have training images."""
+    classes = tuple(sorted({c for c, _ in found["train"]}))
+    if len(classes) < 2:
+        raise BadInput(
+            f"{path} has {len(classes)} class folder(s) with images, need at least 2 (one subfolder per class)"
+        )
+    unknown = sorted({c for files in found.values() for c, _ in files} - set(classes))
+    if unknown:
+        raise BadInput(f"class {unknown[0]!r} has no training images; the training classes are {', '.join(classes)}")
+    return classes
+
+
+def _some(names: Sequence[object]) -> str:
+    """The first few of ``names``."""
+    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
 
 
 def _decode(
@@ -198,9 +241,10 @@ def _decode(
     def decode(row: int) -> None:
         try:
             images[row] = read_image(io.BytesIO(files[row][1].read()), size, channels)
-        except (BadInput, OSError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (BadInput, OSError, RuntimeError, EOFError, ValueError, struct.error, *_DAMAGED) as error:
             if not skip_bad:
-                raise BadInput(f"{files[row][1].where}: {error}; remove it, or pass skip_bad (--skip-bad)") from None
+                told = first_line(error)
+                raise BadInput(f"{files[row][1].where}: {told}; remove it, or pass skip_bad (--skip-bad)") from None
             good[row] = False
 
     # warning filters belong to the process, not to a thread, so Pillow's warning (read_image refuses such images
@@ -212,7 +256,8 @@ def _decode(
     labels = np.array([position[c] for c, _ in files], dtype=np.int64)
     if good.all():  # without the copy
         return Split(images=images, labels=labels)
-    notes.append(f"{(~good).sum()} images that do not decode were skipped")
+    bad = [file.where for (_, file), fine in zip(files, good, strict=True) if not fine]
+    notes.append(f"{len(bad)} images that do not decode were skipped: {_some(bad)}")
     return Split(images=images, labels=labels).take(np.flatnonzero(good))
 
 

@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from nas.checks import FilePath, checked
 from nas.data.image_files import square_pixels
-from nas.deploy.parity import input_shape_of
+from nas.deploy.parity import Shape, input_shape_of
 from nas.deploy.torch_source import generate
 from nas.errors import BadInput, NasError
 from nas.files import first_line, folder_of
@@ -37,13 +38,14 @@ MARKER = "bundle.json"
 TOLERANCE = 1e-4  # of both checks in _verify
 
 
+@checked
 def export_bundle(
     network: nn.Module,
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
     classes: Sequence[str],
     preprocessing: Mapping[str, Any],
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: Shape | None = None,
 ) -> Path:
     """Write a folder with model.py, weights.pt, predict.py, preprocessing.json, classes.json and a README.
 

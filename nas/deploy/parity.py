@@ -1,20 +1,20 @@
-"""What every exporter checks: that it can write, and that the file computes what the network computes."""
+"""What every exporter checks: that it has what it needs, and that the file computes what the network computes."""
 
 from __future__ import annotations
 
 import copy
-import os
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from nas.checks import shown
+from nas.checks import Count, shown
 from nas.data.images import ImageData
 from nas.errors import BadInput, NasError
 
+Shape = tuple[Count, Count, Count]
+"""(channels, height, width) of one input."""
 FP32_TOLERANCE = 1e-4
 """Of the largest output."""
 INT8_COSINE = 0.9
@@ -23,20 +23,9 @@ INT8_SHOWN = 32
 """Calibration images on which int8 outputs are compared."""
 
 
-def writable(path: str | os.PathLike[str]) -> Path:
-    """``path``, when a file of that name could be written. Raises BadInput before any work is done for it."""
-    text = os.fspath(path)
-    if not text or "\0" in text or Path(text).is_dir():
-        raise BadInput(f"cannot write {text!r}: name a file" + (", this is a folder" if text else ""))
-    there = next(p for p in Path(text).absolute().parents if os.path.lexists(p))
-    if not there.is_dir() or not os.access(there, os.W_OK):
-        raise BadInput(f"cannot write {text}: {there} is not a folder that can be written to")
-    return Path(text)
-
-
-def input_shape_of(network: nn.Module, given: tuple[int, int, int] | None = None) -> tuple[int, int, int]:
+def input_shape_of(network: nn.Module, given: Shape | None = None) -> Shape:
     """(channels, height, width) of one input. Raises BadInput when neither the network nor the caller says it."""
-    shape = given or getattr(network, "input_shape", None)
+    shape: Shape | None = given or getattr(network, "input_shape", None)
     if shape is None:
         raise BadInput(
             f"{type(network).__name__} does not say its input_shape; pass input_shape=(channels, height, width)"
@@ -56,16 +45,18 @@ def torch_outputs(network: nn.Module, x: NDArray[np.float32]) -> NDArray[np.floa
     return outputs
 
 
-def whole_batches(images: ArrayLike, shape: tuple[int, int, int], batch: int) -> NDArray[np.float32]:
-    """Calibration images ``(n, *shape)``, n a multiple of ``batch``. Raises BadInput for other shapes or too few."""
+def whole_batches(images: ArrayLike, shape: Shape | None, batch: int) -> NDArray[np.float32]:
+    """Calibration images ``(n, *shape)``, n a multiple of ``batch``; ``shape``: None where the network does not say it.
+
+    Raises BadInput for other shapes, too few images, and what is not a finite number.
+    """
     try:
         given = np.asarray(images, dtype=np.float32)
     except (TypeError, ValueError):
         raise BadInput(f"calibration images are an array of numbers, got {shown(images)}") from None
-    if given.shape[1:] != shape or len(given) < batch:
-        raise BadInput(
-            f"calibration images have shape (n, {', '.join(map(str, shape))}) with n >= {batch}, got {given.shape}"
-        )
+    if given.ndim != 4 or given.shape[1:] != (shape or given.shape[1:]) or len(given) < batch:
+        wanted = ", ".join(map(str, shape or ("channels", "height", "width")))
+        raise BadInput(f"calibration images have shape (n, {wanted}) with n >= {batch}, got {given.shape}")
     if not np.isfinite(given).all():
         raise BadInput("calibration images are finite numbers, got NaN or infinity among them")
     return given[: len(given) // batch * batch]

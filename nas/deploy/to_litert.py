@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +19,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nas.blocks import norm_of
-from nas.checks import Batch, checked
+from nas.checks import Batch, FilePath, checked
 from nas.deploy.litert_file import flatbuffer, inlined, quantized, run_litert, silent
 from nas.deploy.litert_graph import Weight, lowered
 from nas.deploy.parity import (
+    Shape,
     check_fp32,
     check_int8,
     compared,
@@ -31,21 +31,20 @@ from nas.deploy.parity import (
     noise,
     torch_outputs,
     whole_batches,
-    writable,
 )
 from nas.deploy.to_onnx import quiet
 from nas.errors import MissingPackage
-from nas.files import write_bytes
+from nas.files import writable, write_bytes
 from nas.modules import BlockModule, Network, describe
 
 
 @checked
 def to_litert(
     network: nn.Module,
-    path: str | os.PathLike[str],
+    path: FilePath,
     images: NDArray[np.float32] | None = None,
     *,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: Shape | None = None,
     batch: Batch = 1,
 ) -> Path:
     """Write ``network`` as .tflite for inputs ``(batch, height, width, channels)``.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import logging
 import os
@@ -18,8 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nas.checks import Batch, checked
+from nas.checks import Batch, FilePath, checked
 from nas.deploy.parity import (
+    Shape,
     check_fp32,
     check_int8,
     compared,
@@ -27,9 +29,8 @@ from nas.deploy.parity import (
     noise,
     torch_outputs,
     whole_batches,
-    writable,
 )
-from nas.files import write_bytes
+from nas.files import writable, write_bytes
 
 OPSET = 17
 INPUT, OUTPUT = "input", "logits"
@@ -38,9 +39,9 @@ INPUT, OUTPUT = "input", "logits"
 @checked
 def export_onnx(
     network: nn.Module,
-    path: str | os.PathLike[str],
+    path: FilePath,
     *,
-    input_shape: tuple[int, int, int] | None = None,
+    input_shape: Shape | None = None,
     batch: Batch = 1,
 ) -> Path:
     """Write ``network`` as fp32 ONNX for inputs ``(batch, *input_shape)``; batch norm is folded into convolutions.
@@ -59,7 +60,7 @@ def export_onnx(
 @checked
 def export_onnx_int8(
     network: nn.Module,
-    path: str | os.PathLike[str],
+    path: FilePath,
     calibration: NDArray[np.float32],
     *,
     symmetric_activations: bool = False,
@@ -81,8 +82,8 @@ def onnx_int8(
     network: nn.Module, calibration: NDArray[np.float32], *, symmetric_activations: bool = False, batch: int = 1
 ) -> bytes:
     """What ``export_onnx_int8`` writes, checked in the same way."""
-    shape = getattr(network, "input_shape", None) or tuple(np.shape(calibration)[1:])
-    images = whole_batches(calibration, shape, batch)
+    images = whole_batches(calibration, getattr(network, "input_shape", None), batch)
+    shape = images.shape[1:]
     fp32 = onnx_model(network, shape, batch=batch)
     model: bytes = quantized(fp32, images, symmetric_activations=symmetric_activations, batch=batch).SerializeToString()
     shown = compared(images, batch)
@@ -137,11 +138,25 @@ def quantized(
             Images(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
+            reduce_range=not symmetric_activations and weight_limit() < 127,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QInt8 if symmetric_activations else QuantType.QUInt8,
             extra_options={"ActivationSymmetric": symmetric_activations},
         )
         return onnx.load(target)
+
+
+@functools.cache
+def weight_limit() -> int:
+    """The largest integer of a weight beside unsigned activations: 127, or 64 on an x86 CPU without VNNI.
+
+    There ONNX Runtime adds pairs of products in 16 bits, which larger weights overflow in silence.
+    """
+    try:
+        flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    except (OSError, StopIteration):  # not Linux, or not x86
+        return 127
+    return 127 if "vnni" in flags else 64
 
 
 def run_onnx(model: bytes, x: NDArray[np.float32], batch: int = 1) -> NDArray[np.float32]:

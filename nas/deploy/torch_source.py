@@ -15,7 +15,9 @@ from torch import fx, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from nas.blocks import ACTIVATIONS
 from nas.errors import BadInput
+from nas.modules import ACTIVATION_FUNCTIONS
 
 # functions and operators by how their source reads; {0}, {1}: the arguments
 _OPERATORS: dict[Any, str] = {
@@ -27,13 +29,17 @@ _OPERATORS: dict[Any, str] = {
     operator.imul: "{0} * {1}",
     torch.mul: "{0} * {1}",
 }
+
+
+def _below_torch(name: str) -> str:
+    """The source of a function that is called ``name`` below ``torch``."""
+    return name.replace("nn.functional", "F") if name.startswith("nn.functional.") else f"torch.{name}"
+
+
 _FUNCTIONS: dict[Any, str] = {
-    **{
-        getattr(F, name): f"F.{name}"
-        for name in ("relu", "relu6", "hardswish", "silu", "gelu", "hardsigmoid", "adaptive_avg_pool2d", "avg_pool2d")
-    },
+    **{getattr(F, name): f"F.{name}" for name in ("gelu", "adaptive_avg_pool2d", "avg_pool2d")},
+    **{ACTIVATION_FUNCTIONS[name]: _below_torch(a.torch) for name, a in ACTIVATIONS.items()},
     torch.relu: "torch.relu",
-    torch.sigmoid: "torch.sigmoid",
     torch.tanh: "torch.tanh",
     torch.flatten: "torch.flatten",
     torch.mean: "torch.mean",

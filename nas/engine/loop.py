@@ -7,166 +7,141 @@ reading what is already known.
 from __future__ import annotations
 
 import contextlib
-import os
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from msgspec import Meta
+from numpy.typing import ArrayLike
 from tqdm import tqdm
 
+from nas.checks import Batch as BatchSize, Count, FilePath, Positive, Seed, checked
 from nas.engine.evaluate import Evaluate, Outcome, check_timeout
-from nas.engine.ledger import Entry, Ledger
+from nas.engine.ledger import LEDGER, Entry, Identity, Ledger
+from nas.engine.problem import Problem
 from nas.engine.proposals import MAX_IDLE_ASKS, Batch, Proposals
 from nas.engine.result import SearchResult
 from nas.errors import BadInput
+from nas.files import folder_of, locked
 from nas.objectives.objective import Constraint, Objective
-from nas.searchers.nsga2 import NSGA2
-from nas.searchers.searcher import Searcher
+from nas.progress import bar
+from nas.searchers.searcher import Searcher, identity_of
 from nas.space import Archs, SearchSpace
 
-LEDGER = "evaluations.db"
 BATCH = 16
 """Architectures per ask: small, so that a searcher soon learns from what it asked for."""
 CHEAP_BATCH = 64
 """The same when nothing is expensive: large, so that NumPy has something to do."""
 
+log = logging.getLogger("nas")
+
 
 class Workers(Protocol):
     """Where candidates are evaluated."""
 
-    def submit(self, arch: Archs) -> Future[Outcome]: ...
+    def submit(self, arch: Archs) -> Future[Outcome]:
+        """Begin with one candidate ``(genes,)``."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """End them, with whatever is under way."""
+        ...
 
 
-Crew = Callable[[Evaluate], Workers]
+MakeWorkers = Callable[[Evaluate], Workers]
+OnResult = Callable[[dict[str, Any]], object]
 
 
+@checked
 def search(
     space: SearchSpace,
-    objectives: Sequence[Objective],
+    objectives: Sequence[Objective | Callable[[Archs], ArrayLike]],
     searcher: Searcher | None = None,
     *,
-    budget: int,
+    budget: Count,
     constraints: Sequence[Constraint] = (),
-    seed: int | None = None,
-    run_dir: str | os.PathLike[str] | None = None,
-    resume: bool = False,
-    batch: int | None = None,
-    workers: int | Crew | None = None,
-    timeout_s: float | None = None,
-    progress: bool = False,
+    seed: Seed | None = None,
+    run_dir: FilePath | None = None,
+    resume: bool | Literal["auto"] = "auto",
+    batch: BatchSize | None = None,
+    workers: Annotated[int, Meta(ge=1, le=100_000)] | MakeWorkers | None = None,
+    timeout_s: Positive | None = None,
+    progress: bool | None = None,
+    on_result: OnResult | None = None,
 ) -> SearchResult:
     """Search ``space`` for the Pareto front of ``objectives`` under ``constraints``.
 
+    ``objectives``: also plain functions ``archs (n, genes) -> (n,)``, expensive and minimised (``Objective.of``).
     ``searcher``: when left out, Guided if an objective is expensive and NSGA2 otherwise. ``budget``: how many different
     architectures get their expensive objectives evaluated; when no objective is expensive, how many are evaluated at
     all, those that violate a constraint included. Cheap objectives come first: what violates a constraint on them is
-    never evaluated further and costs nothing. ``seed`` restarts the searcher from that seed; without it, pass a fresh
-    searcher. ``batch``: architectures per ask (default: the
-    searcher's own ``batch`` where it has one, or 16, or 64 when nothing is expensive). With ``run_dir`` every finished candidate is on disk, and
-    ``resume=True`` goes on after an interruption to the same result, also with a larger budget.
+    never evaluated further and costs nothing. ``seed`` resets the searcher to that seed. ``batch``: architectures per
+    ask (default: the searcher's own ``batch`` where it has one, or 16, or 64 when nothing is expensive).
 
-    ``workers``: evaluate that many candidates at a time in processes of their own (needs the extra 'ray'), or a
-    function from an ``Evaluate`` to Workers, such as ``nas.engine.ray_workers.crew``, that says where. ``batch`` candidates
-    are then kept on their way, and each result is told as it arrives; a resumed search repeats the order in which they
-    arrived, so that the number of workers may change. ``timeout_s``: longest evaluation of one expensive objective.
+    With ``run_dir`` every finished candidate is on disk, and the same call goes on after an interruption to the same
+    result, also with a larger budget. ``resume``: "auto" as said, a searcher that was used before starting again from its
+    own seed; True with the searcher as it is; False refuses a folder that holds a search already.
+
+    ``workers``: evaluate that many candidates at a time in processes of their own (Ray), or a function from an
+    ``Evaluate`` to Workers, such as ``nas.engine.ray_workers.on_ray``, that says where. ``batch`` candidates are then
+    kept on their way, and each result is told as it arrives; a resumed search repeats the order in which they arrived, so
+    that the number of workers may change. ``timeout_s``: longest evaluation of one expensive objective.
+
+    ``progress``: a bar (None: on a terminal and in a notebook). ``on_result`` is called with a dict for every candidate
+    as it finishes (the columns of ``SearchResult.to_pandas`` and ``seconds``), not for what a resumed search reads back.
 
     An evaluation that raises, gives NaN or takes too long is recorded as failed with its text, counts, and does not
     stop the search. Raises Infeasible before anything is evaluated when a constraint on an additive objective cannot
-    be met, and BadInput for settings that make no sense or a ``run_dir`` that belongs to another search.
+    be met, and BadInput for settings that make no sense, a ``run_dir`` that belongs to another search, or one in which
+    another process is at work.
     """
-    objectives, constraints = tuple(objectives), tuple(constraints)
-    everything = _check(objectives, constraints, budget, batch)
-    for constraint in constraints:
+    problem = Problem.of(space, objectives, constraints)
+    for constraint in problem.constraints:
         constraint.check_reachable()
-    costly = tuple(o for o in everything if not o.cheap)
-    parallel = bool(costly) and workers is not None
-    if not parallel:
+    folder = None if run_dir is None else folder_of(run_dir)
+    make = _make_workers(workers) if workers is not None and problem.costly else None
+    if make is None:
         check_timeout(timeout_s)
-    searcher = searcher or _default(space, objectives)
-    rows = batch or int(getattr(searcher, "batch", BATCH if costly else CHEAP_BATCH))
-    if seed is not None:
-        searcher.reset(seed)
-    identity = {
-        "space": f"{space.name} {space.fingerprint}",
-        "objectives": [[o.name, o.identity, o.maximize] for o in objectives],
-        "constraints": [f"{c} {c.objective.identity}" for c in constraints],
-        "searcher": _described(searcher),
-        "batch": rows,
-        "told": "one by one" if parallel else "in batches",
-    }
-    ledger = Ledger(None if run_dir is None else Path(run_dir) / LEDGER, identity, resume=resume)
-    proposals = Proposals(space, searcher, objectives, everything, constraints, filters=bool(costly))
-    bar = tqdm(total=budget, desc="search", disable=not progress, unit="network")
-    try:
-        if not costly:
-            evaluated = _search_cheap(proposals, ledger, budget, rows, bar)
-        else:
-            evaluate = Evaluate(objectives=costly, timeout_s=timeout_s)
-            with contextlib.closing(_crew(workers, evaluate) if parallel else _InThisProcess(evaluate)) as crew:
-                evaluated = _search_costly(proposals, ledger, crew, budget, rows, bar, one_by_one=parallel)
-    finally:
-        bar.close()
-        ledger.close()
-    return proposals.result(evaluated, budget)
+    evaluate = Evaluate(objectives=problem.costly, timeout_s=timeout_s)
+    with (
+        contextlib.nullcontext() if folder is None else locked(folder),
+        contextlib.closing(_InThisProcess(evaluate) if make is None else make(evaluate)) as pool,
+        bar(progress, total=budget, desc="search", unit="network") as shown,
+    ):
+        path = None if folder is None else folder / LEDGER
+        searcher = _ready(searcher or _default(problem), seed, resume == "auto" and path is not None and path.exists())
+        rows = batch or int(getattr(searcher, "batch", BATCH if problem.costly else CHEAP_BATCH))
+        completed: Literal["in batches", "one by one"] = "in batches" if make is None else "one by one"
+        identity = Identity(**problem.described(), searcher=identity_of(searcher), batch=rows, completed=completed)
+        with contextlib.closing(Ledger(path, identity, space, resume=bool(resume))) as ledger:
+            run = _Search(problem, searcher, ledger, pool, budget=budget, rows=rows, bar=shown, on_result=on_result)
+            return run.run(one_by_one=make is not None)
 
 
-def _described(searcher: Searcher) -> dict[str, Any]:
-    """What tells one searcher from another, for the ledger: its class and its public plain attributes."""
-    own = {k: _plain(v) for k, v in vars(searcher).items() if not k.startswith("_")}
-    return {
-        "searcher": type(searcher).__name__,
-        **{k: v for k, v in own.items() if v is not _OTHER},
-        "known": getattr(searcher, "known", 0),
-    }
+def _default(problem: Problem) -> Searcher:
+    if not problem.costly:
+        from nas.searchers.nsga2 import NSGA2
 
-
-_OTHER = object()
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON takes it; ``_OTHER`` for what is no number, text or collection of such."""
-    if isinstance(value, Objective):
-        return [value.name, value.cheap]
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple):
-        items = [_plain(v) for v in value]
-        return _OTHER if _OTHER in items else items
-    if isinstance(value, dict):
-        items = {str(k): _plain(v) for k, v in value.items()}
-        return _OTHER if _OTHER in items.values() else items
-    return value if value is None or isinstance(value, bool | int | float | str) else _OTHER
-
-
-def _default(space: SearchSpace, objectives: Sequence[Objective]) -> Searcher:
-    if all(o.cheap for o in objectives):
-        return NSGA2(space)
+        return NSGA2(problem.space)
     from nas.searchers.guided import Guided  # needs torch, which a search of tables does not
 
-    return Guided(space, objectives)
+    return Guided(problem.space, problem.objectives)
 
 
-def _search_cheap(proposals: Proposals, ledger: Ledger, budget: int, batch: int, bar: tqdm[Any]) -> list[Batch]:
-    """All in arrays; a ledger, where there is one, is written but need not be read."""
-    told: list[Batch] = []
-    done = idle = 0
-    while done < budget and idle < MAX_IDLE_ASKS:
-        found = proposals.ask(batch)[: budget - done]
-        idle = 0 if len(found) else idle + 1
-        if len(found):
-            if ledger.on_disk:
-                rows = range(len(found))
-                ledger.record(proposals.completed(found, i, {}, str(found.error[i]), 0.0) for i in rows)
-            proposals.tell(found)
-            told.append(found)
-            done += len(found)
-            bar.update(len(found))
-    return told
+def _ready(searcher: Searcher, seed: int | None, again: bool) -> Searcher:
+    """``searcher`` from ``seed``, or from its own where the search has begun before (``again``)."""
+    own = getattr(searcher, "seed", None)
+    if seed is None and again and getattr(searcher, "known", None) and isinstance(own, int):
+        seed = own
+    if seed is not None:
+        reset = getattr(searcher, "reset", None)
+        if reset is None:
+            raise BadInput(f"{type(searcher).__name__} has no reset(seed), which a seed needs; make it with its seed")
+        reset(seed)
+    return searcher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,58 +153,126 @@ class _Candidate:
     future: Future[Outcome] | None
 
 
-def _search_costly(
-    proposals: Proposals, ledger: Ledger, crew: Workers, budget: int, batch: int, bar: tqdm[Any], *, one_by_one: bool
-) -> list[Batch]:
-    """Keeps ``batch`` candidates under way. They are told all together, or ``one_by_one`` as they arrive."""
-    under_way: dict[bytes, _Candidate] = {}
-    finished: list[Entry] = []
-    while len(finished) < budget:
+class _Search:
+    """One search, from its first ask to its result."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        searcher: Searcher,
+        ledger: Ledger,
+        pool: Workers,
+        *,
+        budget: int,
+        rows: int,
+        bar: tqdm[Any],
+        on_result: OnResult | None,
+    ) -> None:
+        self._problem, self._ledger, self._pool = problem, ledger, pool
+        self._proposals = Proposals(problem, searcher)
+        self._budget, self._rows, self._bar, self._on_result = budget, rows, bar, on_result
+        self._done = 0
+
+    def run(self, *, one_by_one: bool) -> SearchResult:
+        log.info("search of %s: %d networks", self._problem.space.name, self._budget)
+        try:
+            batches = self._costly(one_by_one) if self._problem.costly else self._cheap()
+        except KeyboardInterrupt as interrupt:
+            on = "the same call goes on from there" if self._ledger.on_disk else "without run_dir nothing is kept"
+            interrupt.args = (f"search stopped after {self._done} of {self._budget} evaluations; {on}",)
+            raise
+        result = self._proposals.result(batches, self._budget)
+        self._ledger.finish(result.stopped)
+        log.info("%s: %d on the front", result.stopped, len(result.front))
+        return result
+
+    def _cheap(self) -> list[Batch]:
+        """All in arrays; a ledger, where there is one, is written but need not be read."""
+        told: list[Batch] = []
         idle = 0
-        room = batch - len(under_way) if one_by_one or not under_way else 0
-        while room > 0 and idle < MAX_IDLE_ASKS and len(finished) + len(under_way) < budget:
-            found = proposals.ask(room)[: budget - len(finished) - len(under_way)]
+        while self._done < self._budget and idle < MAX_IDLE_ASKS:
+            found = self._proposals.ask(self._rows)[: self._budget - self._done]
+            idle = 0 if len(found) else idle + 1
+            if len(found):
+                if self._ledger.on_disk or self._on_result:
+                    rows = range(len(found))
+                    self._record([self._proposals.entry(found, i, Outcome(error=found.error[i])) for i in rows])
+                self._proposals.tell(found)
+                told.append(found)
+                self._count(len(found))
+        return told
+
+    def _costly(self, one_by_one: bool) -> list[Batch]:
+        """Keeps ``rows`` candidates under way. They are told all together, or ``one_by_one`` as they arrive."""
+        under_way: dict[bytes, _Candidate] = {}
+        finished: list[Entry] = []
+        while len(finished) < self._budget:
+            if one_by_one or not under_way:
+                self._send(under_way, one_by_one)
+            if not under_way:
+                break
+            keys = [self._next_to_arrive(under_way)] if one_by_one else list(under_way)
+            arrived = [self._finish(under_way.pop(key)) for key in keys]
+            finished += arrived
+            self._proposals.tell(self._proposals.batch_of(arrived))
+        return [self._proposals.batch_of(finished)]
+
+    def _send(self, under_way: dict[bytes, _Candidate], one_by_one: bool) -> None:
+        """Ask for as many candidates as there is room for, and submit those whose result is not known."""
+        room, idle = self._rows - len(under_way), 0
+        while room > 0 and idle < MAX_IDLE_ASKS and (left := self._budget - self._done - len(under_way)) > 0:
+            found = self._proposals.ask(room)[:left]
             for row, arch in enumerate(found.archs):
-                nothing_to_do = ledger.get(arch.tobytes()) is not None or found.error[row]
-                future = None if nothing_to_do else crew.submit(arch)
+                nothing_to_do = self._ledger.get(arch.tobytes()) is not None or found.error[row]
+                future = None if nothing_to_do else self._pool.submit(arch)
                 under_way[arch.tobytes()] = _Candidate(batch=found, row=row, future=future)
             room, idle = room - len(found), 0 if len(found) else idle + 1
             if under_way and (not one_by_one or not len(found)):
                 break  # the results of what is under way may give the searcher better ideas
-        if not under_way:
-            break
-        keys = [_next_to_arrive(under_way, ledger, len(finished))] if one_by_one else list(under_way)
-        arrived = []
-        for key in keys:
-            arrived.append(_finish(under_way.pop(key), proposals, ledger))
-            bar.update()
-        finished += arrived
-        proposals.tell(proposals.batch_of(arrived))
-    return [proposals.batch_of(finished)]
 
+    def _next_to_arrive(self, under_way: Mapping[bytes, _Candidate]) -> bytes:
+        """The candidate that is told next: as the ledger has it while it does, then whichever is finished first."""
+        recorded = self._ledger.completed(self._done)
+        if recorded is not None and recorded in under_way:
+            return recorded
+        running = {}
+        for key, candidate in under_way.items():
+            if candidate.future is None:
+                return key
+            running[candidate.future] = key
+        first = wait(running, return_when=FIRST_COMPLETED).done
+        return next(key for future, key in running.items() if future in first)  # in the order of asking
 
-def _next_to_arrive(under_way: Mapping[bytes, _Candidate], ledger: Ledger, arrived: int) -> bytes:
-    """The candidate that is told next: as the ledger has it while it does, then whichever is finished first."""
-    recorded = ledger.told(arrived)
-    if recorded is not None and recorded in under_way:
-        return recorded
-    running = {}
-    for key, candidate in under_way.items():
-        if candidate.future is None:
-            return key
-        running[candidate.future] = key
-    first = wait(running, return_when=FIRST_COMPLETED).done
-    return next(key for future, key in running.items() if future in first)  # in the order of asking
+    def _finish(self, candidate: _Candidate) -> Entry:
+        batch, row = candidate.batch, candidate.row
+        entry = self._ledger.get(batch.archs[row].tobytes())
+        if entry is None:
+            outcome = candidate.future.result() if candidate.future else Outcome(error=str(batch.error[row]))
+            entry = self._proposals.entry(batch, row, outcome)
+            self._record([entry])
+        self._count(1)
+        return entry
 
+    def _record(self, entries: list[Entry]) -> None:
+        for number, entry in enumerate(self._ledger.record(entries), self._done + 1):
+            if entry.error:
+                log.info("network %d failed: %s", number, entry.error)
+            if self._on_result:
+                arch = np.frombuffer(entry.arch, np.uint8)[None]
+                self._on_result(
+                    {
+                        "evaluation": number,
+                        **entry.values,
+                        "violation": entry.violation,
+                        "error": entry.error,
+                        "architecture": self._problem.space.describe(arch)[0],
+                        "seconds": entry.seconds,
+                    }
+                )
 
-def _finish(candidate: _Candidate, proposals: Proposals, ledger: Ledger) -> Entry:
-    batch, row = candidate.batch, candidate.row
-    entry = ledger.get(batch.archs[row].tobytes())
-    if entry is None:
-        outcome = candidate.future.result() if candidate.future else Outcome(values={}, error=str(batch.error[row]))
-        entry = proposals.completed(batch, row, outcome.values, outcome.error, outcome.seconds)
-        ledger.record([entry])
-    return entry
+    def _count(self, more: int) -> None:
+        self._done += more
+        self._bar.update(more)
 
 
 class _InThisProcess:
@@ -254,42 +297,9 @@ class _Later(Future[Outcome]):
         return self._evaluate(self._arch)
 
 
-def _crew(workers: int | Crew | None, evaluate: Evaluate) -> Workers:
+def _make_workers(workers: int | MakeWorkers) -> MakeWorkers:
     if callable(workers):
-        return workers(evaluate)
-    if not isinstance(workers, int) or workers < 1:
-        raise BadInput(f"workers is a number of processes, at least 1, got {workers!r}")
-    from nas.engine.ray_workers import RayWorkers
+        return workers
+    from nas.engine.ray_workers import on_ray
 
-    return RayWorkers(evaluate, workers)
-
-
-def _check(
-    objectives: Sequence[Objective], constraints: Sequence[Constraint], budget: int, batch: int | None
-) -> list[Objective]:
-    """All different objectives, those of the constraints included."""
-    for given, kind, example in (
-        (objectives, Objective, "nas.macs(space)"),
-        (constraints, Constraint, "latency <= 2.0"),
-    ):
-        wrong = [g for g in given if not isinstance(g, kind)]
-        if wrong:
-            raise BadInput(f"{kind.__name__.lower()}s are written like {example}, got {wrong[0]!r}")
-    if not objectives:
-        raise BadInput("a search needs at least one objective")
-    names = [o.name for o in objectives]
-    if len(set(names)) != len(names):
-        raise BadInput(f"two objectives have the same name: {', '.join(names)}; pass name= to one of them")
-    for name, value in (("budget", budget), ("batch", 1 if batch is None else batch)):
-        if not isinstance(value, int | np.integer) or value < 1:
-            raise BadInput(f"{name} is a whole number of architectures, at least 1, got {value!r}")
-    unique = {o.name: o for o in objectives}
-    for constraint in constraints:
-        own = constraint.objective
-        other = unique.setdefault(own.name, own)
-        # the same name with another meaning (latency on another device) would silently bound the wrong quantity
-        if other is not own and (other.fn is not own.fn) and not (own.identity and own.identity == other.identity):
-            raise BadInput(
-                f"the constraint {constraint} is on another objective than the one called {own.name}; pass name="
-            )
-    return list(unique.values())
+    return on_ray(workers)

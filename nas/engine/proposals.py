@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.engine.ledger import Entry
+from nas.engine.evaluate import Outcome
+from nas.engine.ledger import Entry, columns
+from nas.engine.problem import Problem
 from nas.engine.result import SearchResult
-from nas.objectives.objective import Constraint, Objective
+from nas.objectives.objective import Constraint
 from nas.objectives.scoring import score
 from nas.searchers.searcher import Searcher
-from nas.space import Archs, SearchSpace
+from nas.searchers.seen import Seen
+from nas.space import Archs
 
 MAX_IDLE_ASKS = 50
 """Asks in a row without a new candidate that may be evaluated, after which a search stops."""
@@ -25,7 +28,7 @@ _WIDEST = 6  # an ask after proposals that all violate constraints is twice as l
 class Batch:
     """Rows of one ask, or of several.
 
-    ``values (n, objectives)``: of the search's and the constraints' objectives, in the order of ``Proposals.everything``,
+    ``values (n, objectives)``: of the search's and the constraints' objectives, in the order of ``Problem.everything``,
     NaN where unknown or failed; ``violation (n,)``; ``error (n,)``.
     """
 
@@ -51,30 +54,19 @@ class Batch:
 class Proposals:
     """Asks ``searcher`` on behalf of a search, and tells it.
 
-    ``filters``: what violates a constraint on a cheap objective is told to the searcher at once and goes no further.
+    When something is costly, what violates a constraint on a cheap objective is told to the searcher at once and goes no
+    further.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        searcher: Searcher,
-        objectives: Sequence[Objective],
-        everything: Sequence[Objective],
-        constraints: Sequence[Constraint],
-        *,
-        filters: bool,
-    ) -> None:
-        self.everything = tuple(everything)
-        self._space, self._searcher = space, searcher
-        self._objectives, self._constraints = tuple(objectives), tuple(constraints)
-        self._at_first_sight = [c for c in constraints if c.objective.cheap] if filters else list(constraints)
-        self._cheap = [o for o in everything if o.cheap]
-        self._filters = filters
-        self._sign = np.array([-1.0 if o.maximize else 1.0 for o in objectives])
-        self._column = {o.name: i for i, o in enumerate(everything)}
+    def __init__(self, problem: Problem, searcher: Searcher) -> None:
+        self._problem, self._space, self._searcher = problem, problem.space, searcher
+        self._filters = bool(problem.costly)
+        self._at_first_sight = [c for c in problem.constraints if c.objective.cheap or not self._filters]
+        self._cheap = [o for o in problem.everything if o.cheap]
+        self._column = {o.name: i for i, o in enumerate(problem.everything)}
         # known ground that is feasible comes first: the exact optimum of each constrained quantity
-        self._starts = [c.best for c in constraints if c.best is not None]
-        self._seen: set[bytes] = set()
+        self._starts = [c.best for c in problem.constraints if c.best is not None]
+        self._seen = Seen()
         self._nearest = np.inf
         self._ruled_out = self._asks = self._width = 0
 
@@ -85,7 +77,8 @@ class Proposals:
         else:
             proposed = self._space.check(self._searcher.ask(n << self._width))
         self._asks += 1
-        found = self._scored(self._new(self._space.canonical(proposed)))
+        canonical = self._space.canonical(proposed)
+        found = self._scored(canonical[self._seen.take(canonical, len(canonical))])
         violators = (found.violation > 0) & self._filters
         if violators.any():
             self._ruled_out += int(violators.sum())
@@ -98,32 +91,25 @@ class Proposals:
     def tell(self, batch: Batch) -> None:
         """Tell the searcher what is known of these rows."""
         if len(batch):
-            costs = self._sign * batch.values[:, [self._column[o.name] for o in self._objectives]]
-            self._searcher.tell(batch.archs, costs, batch.violation)
+            self._searcher.tell(batch.archs, self._problem.costs(batch.values), batch.violation)
 
-    def completed(self, batch: Batch, row: int, values: Mapping[str, float], error: str, seconds: float) -> Entry:
-        """The ledger's entry of one row, with the ``values`` of its expensive objectives."""
-        known = {o.name: float(v) for o, v in zip(self.everything, batch.values[row], strict=True)} | dict(values)
-        columns = {name: np.array([value]) for name, value in known.items()}
-        violation = 0.0 if error else float(_violation(self._constraints, columns, 1)[0])
+    def entry(self, batch: Batch, row: int, outcome: Outcome) -> Entry:
+        """The ledger's entry of one row, whose expensive objectives have the values of ``outcome``."""
+        known = dict(zip(self._column, batch.values[row].tolist(), strict=True)) | dict(outcome.values)
+        single = {name: np.array([value]) for name, value in known.items()}
+        violation = 0.0 if outcome.error else float(_violation(self._problem.constraints, single, 1)[0])
         return Entry(
             arch=batch.archs[row].tobytes(),
             ask=batch.ask,
             values=known,
             violation=violation,
-            error=error,
-            seconds=seconds,
+            error=outcome.error,
+            seconds=outcome.seconds,
         )
 
     def batch_of(self, entries: Sequence[Entry]) -> Batch:
         """Entries as columns."""
-        names = [o.name for o in self.everything]
-        return Batch(
-            archs=np.frombuffer(b"".join(e.arch for e in entries), np.uint8).reshape(-1, self._space.genes),
-            values=np.array([[e.values[n] for n in names] for e in entries], np.float64).reshape(-1, len(names)),
-            violation=np.array([e.violation for e in entries], dtype=np.float64),
-            error=np.array([e.error for e in entries], dtype=object),
-        )
+        return Batch(**columns(entries, self._space, list(self._column)))
 
     def result(self, batches: Sequence[Batch], budget: int) -> SearchResult:
         """What was evaluated, in order."""
@@ -131,29 +117,20 @@ class Proposals:
         done = sum(len(b) for b in batches)
         return SearchResult(
             space=self._space,
-            objectives=self._objectives,
+            objectives=self._problem.objectives,
             archs=np.concatenate([b.archs for b in batches]),
-            values=np.concatenate([b.values for b in batches])[:, [self._column[o.name] for o in self._objectives]],
+            values=np.concatenate([b.values for b in batches])[:, : len(self._problem.objectives)],
             violation=np.concatenate([b.violation for b in batches]),
-            error=np.concatenate([b.error for b in batches]).astype(str),
+            error=np.concatenate([b.error for b in batches]),
             stopped=f"the budget of {budget} evaluations is used" if done >= budget else self._exhausted(done, budget),
         )
 
-    def _new(self, archs: Archs) -> Archs:
-        rows = []
-        for i, row in enumerate(archs):
-            key = row.tobytes()
-            if key not in self._seen:
-                self._seen.add(key)
-                rows.append(i)
-        return archs[rows]
-
     def _scored(self, archs: Archs) -> Batch:
-        columns, errors = score(self._cheap, archs)
-        values = np.full((len(archs), len(self.everything)), np.nan)
-        for name, column in columns.items():
+        scored, errors = score(self._cheap, archs)
+        values = np.full((len(archs), len(self._column)), np.nan)
+        for name, column in scored.items():
             values[:, self._column[name]] = column
-        violation = np.nan_to_num(_violation(self._at_first_sight, columns, len(archs)))  # NaN: failed, no violation
+        violation = np.nan_to_num(_violation(self._at_first_sight, scored, len(archs)))  # NaN: failed, no violation
         violation[errors != ""] = 0.0
         return Batch(archs=archs, values=values, violation=violation, error=errors, ask=self._asks)
 

@@ -12,10 +12,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
+from msgspec import Meta
+
+from nas.checks import Positive, checked
 from nas.engine.evaluate import Evaluate, Outcome, timed_out
-from nas.errors import BadInput, MissingPackage
+from nas.errors import BadInput
 from nas.space import Archs
 
 _RETRIES = 2  # of a candidate whose actor was lost
@@ -23,15 +26,16 @@ _GRACE_S = 2.0
 _RAYS_OWN = ("memory", "object_store_memory", "node:", "accelerator_type:")
 
 
-def crew(
-    workers: int,
+@checked
+def on_ray(
+    workers: Annotated[int, Meta(ge=1, le=100_000)],
     *,
-    cpus: float = 1,
-    gpus: float = 0,
+    cpus: Positive = 1,
+    gpus: Annotated[float, Meta(ge=0, le=1024)] = 0,
     resources: Mapping[str, float] | None = None,
     address: str | None = None,
 ) -> Callable[[Evaluate], RayWorkers]:
-    """For ``nas.search(..., workers=crew(4, gpus=0.25))``: how many actors, and what each of them needs.
+    """For ``nas.search(..., workers=on_ray(4, gpus=0.25))``: how many actors, and what each of them needs.
 
     ``resources``: Ray's custom resources, such as ``{"jetson": 1}``; ``address``: of a running cluster (default: the one
     this process is connected to, that of RAY_ADDRESS, or else one on this machine).
@@ -43,8 +47,7 @@ class RayWorkers:
     """Actors that each hold ``evaluate`` and take one candidate at a time.
 
     The candidate of a lost actor is tried again, twice at most, and the actor is replaced; so is one that does not stop at
-    the time limit. ``close`` ends the actors, and Ray where this object started it. Raises MissingPackage without Ray, and
-    BadInput when the objectives cannot be sent to a process or no machine of the cluster has what an actor needs.
+    the time limit. ``close`` ends the actors, and Ray where this object started it. Raises BadInput when the objectives cannot be sent to a process or no machine of the cluster has what an actor needs.
     """
 
     def __init__(
@@ -57,8 +60,6 @@ class RayWorkers:
         resources: Mapping[str, float] | None = None,
         address: str | None = None,
     ) -> None:
-        if workers < 1:
-            raise BadInput(f"workers is a number of processes, at least 1, got {workers}")
         self._ray = import_ray()
         self._started = start_ray(address, cpus=max(workers * cpus, os.cpu_count() or 1))
         self._closed = False
@@ -181,15 +182,13 @@ class _Evaluator:
 
 
 def import_ray() -> Any:
-    """The ray module. Raises MissingPackage when it is not installed."""
+    """The ray module, quiet. It takes seconds to import."""
     # Ray reads these when it is imported
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new one prints whatever its verbosity
-    try:
-        import ray
-    except ImportError:
-        raise MissingPackage("ray", "ray") from None
+    import ray
+
     return ray
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,13 +12,17 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from nas.checks import FilePath, checked
+from nas.engine.ledger import LEDGER, columns, read
+from nas.engine.problem import ObjectiveRecord
 from nas.errors import BadInput, Infeasible
 from nas.objectives.objective import Constraint, Objective
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.space import Archs, SearchSpace
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@checked
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SearchResult:
     """Columns in order of evaluation.
 
@@ -31,12 +36,38 @@ class SearchResult:
     archs: Archs
     values: NDArray[np.float64]
     violation: NDArray[np.float64]
-    error: NDArray[np.str_]
+    error: NDArray[np.object_]
     stopped: str = ""
     _reference: tuple[float, ...] | None = field(default=None, repr=False)
 
+    @staticmethod
+    @checked
+    def load(
+        run_dir: FilePath, space: SearchSpace, objectives: Sequence[Objective] | None = None
+    ) -> SearchResult:
+        """The search of a run folder as far as it is: nothing is evaluated, replayed or changed.
+
+        ``objectives``: the search's own, in its order, so that more can be evaluated with the result's; without them
+        they are made from what the ledger says (name, unit, direction) and have no function. Raises BadInput when there
+        is no search, it is damaged, or it was of another space or other objectives.
+        """
+        path = Path(run_dir) / LEDGER
+        identity, stopped, entries = read(path, space)
+        made = tuple(o.objective() for o in identity.objectives) if objectives is None else tuple(objectives)
+        if identity.objectives != (given := tuple(ObjectiveRecord.of(o) for o in made)):
+            there, now = (", ".join(f"{o.name} ({o.identity})" for o in side) for side in (identity.objectives, given))
+            raise BadInput(f"{path} is a search for {there}; got {now}")
+        stopped = stopped or f"not finished: {len(entries)} evaluations so far"
+        found = columns(entries, space, [o.name for o in made])
+        return SearchResult(space=space, objectives=made, stopped=stopped, **found)
+
     def __len__(self) -> int:
         return len(self.archs)
+
+    def __repr__(self) -> str:
+        names = ", ".join(o.name for o in self.objectives)
+        counts = f"{len(self)} evaluated, {int((self.error != '').sum())} failed, {len(self.front)} on the front"
+        return f"SearchResult({self.space.name}: {names}; {counts}; {self.stopped or 'not finished'})"
 
     def __getitem__(self, rows: int | slice | NDArray[np.bool_] | NDArray[np.int64]) -> SearchResult:
         rows = np.atleast_1d(np.arange(len(self))[rows])
@@ -57,8 +88,8 @@ class SearchResult:
     @property
     def costs(self) -> NDArray[np.float64]:
         """``values`` with the sign that makes smaller better; NaN for rows that are not good."""
-        sign = np.array([-1.0 if o.maximize else 1.0 for o in self.objectives])
-        return np.where(self.good[:, None], self.values * sign, np.nan)
+        costs = np.column_stack([o.cost(self.values[:, i]) for i, o in enumerate(self.objectives)])
+        return np.where(self.good[:, None], costs, np.nan)
 
     @cached_property
     def on_front(self) -> NDArray[np.bool_]:
@@ -102,8 +133,7 @@ class SearchResult:
             rows = met
         if not rows.any():
             raise Infeasible(f"none of {len(self)} evaluated architectures is free of failures and violations")
-        column = self.column(objective)
-        return self.archs[np.where(rows, -column if objective.maximize else column, np.inf).argmin()]
+        return self.archs[np.where(rows, objective.cost(self.column(objective)), np.inf).argmin()]
 
     @property
     def reference(self) -> NDArray[np.float64]:
@@ -132,7 +162,7 @@ class SearchResult:
                 "evaluation": np.arange(1, len(self) + 1),
                 **{o.name: self.values[:, i] for i, o in enumerate(self.objectives)},
                 "violation": self.violation,
-                "error": self.error.astype(object),
+                "error": self.error,
                 "on_front": self.on_front,
                 "architecture": self.space.describe(self.archs),
             }

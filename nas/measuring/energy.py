@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import threading
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,11 +17,9 @@ import numpy as np
 import pandas as pd
 
 from nas.errors import BadInput, MissingPackage
-from nas.runtimes import Runtime
+from nas.files import first_line
+from nas.on_device.power import Power, Rail, power_rails
 from nas.tables.table import LatencyTable
-
-WINDOW_S = 0.25
-"""How long a network runs alone for its energy: hundreds of updates of RAPL, a few of a board's sensor."""
 
 
 class Meter(Protocol):
@@ -31,16 +27,6 @@ class Meter(Protocol):
 
     def joules(self) -> float:
         """A count that only grows; NaN when the energy comes later from a log."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """A network ran from ``begin`` to ``end`` (Unix seconds), ``mean_ms`` each time, at ``watts`` (NaN: not known yet)."""
-
-    begin: float
-    end: float
-    mean_ms: float
-    watts: float
 
 
 @dataclass
@@ -59,88 +45,66 @@ class Rapl:
         self._total = 0
         if not self._files:
             raise BadInput(f"this machine shows no energy counter of its CPU ({self.root}/intel-rapl:*)")
-        try:
-            self.joules()
-        except PermissionError:
-            raise BadInput(
-                f"{self._files[0]} may only be read by root: sudo chmod a+r {self.root}/intel-rapl:*/energy_uj"
-            ) from None
+        self.joules()
 
     def joules(self) -> float:
         for file in self._files:
-            now = int(file.read_text())
+            now = _count(file)
             before = self._last.get(file, now)
             # the counter starts again at 0 after its range
-            wrapped = int((file.parent / "max_energy_range_uj").read_text()) if now < before else 0
+            wrapped = _count(file.parent / "max_energy_range_uj") if now < before else 0
             self._total += now - before + wrapped
             self._last[file] = now
         return self._total / 1e6
+
+
+def _count(file: Path) -> int:
+    try:
+        return int(file.read_text())
+    except PermissionError:
+        raise BadInput(f"{file} may only be read by root: sudo chmod a+r {file.parent.parent}/*/{file.name}") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{file} is no energy counter: {first_line(error)}") from None
 
 
 @dataclass
 class SysfsPower:
     """A file that holds the present power, such as ``/sys/class/hwmon/hwmon1/power1_input`` (µW), sampled and summed.
 
-    ``current``: then ``path`` holds a voltage (mV) and this the current (mA).
+    ``current``: then ``path`` holds a voltage (mV) and this the current (mA). ``more``: others, which are added.
+    Raises BadInput when they do not hold a power now.
     """
 
     path: Path
     current: Path | None = None
     watts_per_unit: float = 1e-6
-    every_s: float = 0.005
+    more: tuple[Rail, ...] = ()
 
     def __post_init__(self) -> None:
-        self._joules = 0.0
-        self._thread: threading.Thread | None = None
-        self._read()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self.__post_init__()
+        self._power: Power | None = None
+        try:
+            self._opened().watts()
+        except ValueError:
+            raise BadInput(f"{self.path} does not hold a power") from None
 
     def joules(self) -> float:
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._sample, daemon=True)
-            self._thread.start()
-        return self._joules
+        if self._power is None:
+            self._power = self._opened().__enter__()  # for as long as this process lasts
+        return self._power.joules()
 
-    def _sample(self) -> None:
-        last = time.monotonic()
-        while True:
-            try:
-                watts = self._read()
-            except BadInput:  # the sensor stopped answering: what follows is unknown, not 0
-                self._joules = float("nan")
-                return
-            time.sleep(self.every_s)
-            now = time.monotonic()
-            self._joules += watts * (now - last)
-            last = now
-
-    def _read(self) -> float:
-        try:
-            times = float(Path(self.current).read_text()) if self.current else 1.0
-            return float(Path(self.path).read_text()) * times * self.watts_per_unit
-        except (OSError, ValueError) as error:
-            raise BadInput(f"{self.path} does not hold a power: {error}") from None
+    def _opened(self) -> Power:
+        return Power([["", self.path, self.current, self.watts_per_unit], *self.more])
 
 
 def jetson_power(root: Path = Path("/sys")) -> SysfsPower:
-    """The INA3221 of a Jetson's main supply rail (its first channel). Raises BadInput where there is none."""
-    found = sorted(root.glob("bus/i2c/drivers/ina3221*/*/hwmon/hwmon*/in1_label"))
-    for label in found:
-        voltage, current = label.with_name("in1_input"), label.with_name("curr1_input")
-        if voltage.exists() and current.exists():
-            return SysfsPower(voltage, current)
-    old = sorted(root.glob("bus/i2c/drivers/ina3221x/*/iio:device*/in_power0_input"))
-    if old:
-        return SysfsPower(old[0], watts_per_unit=1e-3)
-    raise BadInput(
-        f"no INA power sensor below {root}/bus/i2c/drivers; name its file with nas.measuring.energy.SysfsPower"
-    )
+    """The INA3221 of a Jetson, its main supply where that has a name. Raises BadInput where there is none."""
+    rails = power_rails(str(root))
+    if not rails:
+        raise BadInput(
+            f"no INA power sensor below {root}/bus/i2c/drivers; name its file with nas.measuring.energy.SysfsPower"
+        )
+    (_, path, current, factor), *more = rails
+    return SysfsPower(Path(path), Path(current) if current else None, factor, tuple(more))
 
 
 @dataclass
@@ -169,17 +133,6 @@ class Later:
         return float("nan")
 
 
-def sustain(runtime: Runtime, prepared: Any, meter: Meter) -> Window:
-    """Run ``prepared`` without pause for about ``WINDOW_S``."""
-    ms: list[float] = []
-    begin, before = time.time(), meter.joules()
-    stop = time.monotonic() + WINDOW_S
-    while time.monotonic() < stop:
-        ms.extend(runtime.time(prepared, 8))
-    end, after = time.time(), meter.joules()
-    return Window(begin, end, float(np.mean(ms)), (after - before) / (end - begin))
-
-
 def with_energy(table: LatencyTable, windows: pd.DataFrame, log: str | os.PathLike[str] | None = None) -> LatencyTable:
     """The table with a column ``energy_mj``: power in each block's window times its latency inside a network.
 
@@ -188,7 +141,7 @@ def with_energy(table: LatencyTable, windows: pd.DataFrame, log: str | os.PathLi
     Raises BadInput when the log is unreadable, or has fewer than 2 samples in some window.
     """
     watts = windows["watts"].to_numpy(float) if log is None else _from_log(windows, Path(log))
-    if not (watts > 0).all():
+    if not ((watts > 0) & np.isfinite(watts)).all():
         raise BadInput("no power is known for some blocks; give the log of your meter")
     by_block = dict(zip(windows["block"], watts, strict=True))
     lacking = [key for key in table.rows["block"] if key not in by_block]
@@ -202,8 +155,12 @@ def _from_log(windows: pd.DataFrame, path: Path) -> Any:
     try:
         log = pd.read_csv(path)
         at, watts = log["time"].to_numpy(float), log["watts"].to_numpy(float)
-    except (OSError, ValueError, KeyError) as error:
-        raise BadInput(f"{path} is not a log with the columns time (Unix seconds) and watts: {error}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{path} is not a log with the columns time (Unix seconds) and watts: {first_line(error)}"
+        ) from None
+    if not (np.isfinite(at).all() and np.isfinite(watts).all()):
+        raise BadInput(f"{path} holds times or watts that are not finite numbers")
     order = np.argsort(at)
     at, watts = at[order], watts[order]
     first = np.searchsorted(at, windows["begin"].to_numpy(float))

@@ -10,34 +10,40 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
-import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import nn
-from tqdm import tqdm
 
-from nas.blocks import Block
+from nas.blocks import Block, from_key
+from nas.checks import Batch, Count, Seed, Threads, checked
+from nas.device import Device
 from nas.errors import BadInput
-from nas.files import write_bytes, write_text
-from nas.measuring.kit_results import Results, table_of
+from nas.files import folder_of, locked, read_json, write_bytes, write_text
+from nas.measuring.campaign import bar
 from nas.measuring.plan import Plan, plan
+from nas.measuring.results import Finished, beside, finished, problems_are_bad_input, stem_of
 from nas.modules import Network, build
-from nas.on_device import device as runner_device, runner
-from nas.on_device.outputs import Problem
+from nas.on_device import device as on_device, runner
+from nas.on_device.results import HEADER, Results, kit_id, load_manifest, parse_lines, wrong
 from nas.runtimes.timing_model import onnx_bytes, randomised
-from nas.space import SearchSpace
+from nas.space import Archs, SearchSpace
 from nas.tables.table import LatencyTable
 
+Tool = Literal["onnxruntime", "trtexec", "benchmark_model"]
 PRECISIONS = {
     "onnxruntime": ("fp32", "int8"),
     "trtexec": ("fp32", "fp16", "int8"),
     "benchmark_model": ("fp32", "int8"),
 }
+RUNTIME = {"onnxruntime": "onnxruntime", "trtexec": "tensorrt", "benchmark_model": "litert"}
+"""What a tool's table calls its runtime."""
 RUN = '''#!/usr/bin/env python3
 """Times the models of a measuring kit on this device: python3 run.py. The same command again goes on.
 
@@ -56,71 +62,65 @@ if __name__ == "__main__":
 '''
 
 
+@checked
 def export_kit(
     space: SearchSpace,
     folder: str | os.PathLike[str],
     *,
-    runtime: str = "onnxruntime",
-    precision: str = "fp32",
-    batch: int = 1,
-    threads: int = 1,
-    calibrate: int = 60,
-    validate: int = 20,
-    seed: int = 0,
+    runtime: Tool = "onnxruntime",
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    batch: Batch = 1,
+    threads: Threads = 1,
+    calibrate: Count = 60,
+    validate: Count = 20,
+    seed: Seed = 0,
     machine: str | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Path:
     """Write the blocks of ``space``, the networks of a campaign, a manifest and ``run.py`` into ``folder``, and return it.
 
-    ``runtime``: the tool that will time them: "onnxruntime", "trtexec" or "benchmark_model". An fp32 ONNX kit serves
-    the first two. int8 is what each wants: uint8 activations for ONNX Runtime, symmetric int8 for TensorRT.
+    ``runtime``: the tool that will time them. An fp32 ONNX kit serves onnxruntime and trtexec. int8 is what each wants:
+    uint8 activations for ONNX Runtime, symmetric int8 for TensorRT.
     ``machine``: the only architecture that may run it ("aarch64", "x86_64"), None for any.
+    ``progress``: a bar on stderr, by default on a terminal and in a notebook.
     An interrupted export goes on after the last finished file. About 0.02 s a block, int8 0.07 s.
-    Raises BadInput for settings that the tool does not have, or when ``folder`` holds another kit.
+    Raises BadInput for settings that the tool does not have, when ``folder`` holds another kit or cannot be written.
     """
-    if runtime not in PRECISIONS:
-        raise BadInput(f"a kit is made for {', '.join(PRECISIONS)}, not for {runtime!r}")
     if precision not in PRECISIONS[runtime]:
         raise BadInput(f"precision of {runtime} is {' or '.join(PRECISIONS[runtime])}, got {precision!r}")
-    if threads < 1 or batch < 1:
-        raise BadInput(f"threads and batch are at least 1, got {threads} and {batch}")
-    folder = Path(folder)
+    folder = folder_of(folder, "folder of the kit")
     campaign = plan(space, calibrate=calibrate, validate=validate, seed=seed)
+    either = precision == "fp32" and runtime != "benchmark_model"
     settings = {
         "space": {"name": space.name, "fingerprint": space.fingerprint},
         "plan": {"calibrate": calibrate, "validate": validate, "seed": seed},
-        "tools": ["onnxruntime", "trtexec"][:: 1 if runtime == "onnxruntime" else -1]
-        if precision == "fp32" and runtime != "benchmark_model"
-        else [runtime],
+        "tools": sorted({runtime, "onnxruntime", "trtexec"}, key=lambda t: t != runtime) if either else [runtime],
         "format": "tflite" if runtime == "benchmark_model" else "onnx",
         "precision": precision,
         "batch": batch,
         "threads": threads,
-        "machine": runner_device.machine(machine) if machine else None,
+        "machine": on_device.machine(machine) if machine else None,
         "versions": {p: importlib.metadata.version(p) for p in ("nas", "torch", "onnx", "onnxruntime")},
     }
-    finished, begun = folder / "manifest.json", folder / "manifest.begun.json"
-    for path in (finished, begun):
+    complete, begun = folder / "manifest.json", folder / "manifest.begun.json"
+    for path in (complete, begun):
         _check_same(path, settings)
-    if not finished.exists():
-        write_text(begun, json.dumps(settings))
-        convert = _litert if settings["format"] == "tflite" else _onnx
-        manifest = {**settings, **_models(campaign, folder, convert, settings, runtime, progress)}
-        write_text(finished, json.dumps({"kit": runner.kit_id(manifest), **manifest}, indent=1) + "\n")
-        begun.unlink()
-    (folder / "run.py").write_text(RUN)
-    program = Path(runner.__file__).parent
-    shutil.copytree(program, folder / "kit_runner", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    with locked(folder):
+        if not complete.exists():
+            write_text(begun, json.dumps(settings))
+            manifest = {**settings, **_written(campaign, folder, settings, runtime, progress)}
+            write_text(complete, json.dumps({"kit": kit_id(manifest), **manifest}, indent=1) + "\n")
+            begun.unlink()
+        write_text(folder / "run.py", RUN)
+        for source in sorted(Path(runner.__file__).parent.glob("*.py")):
+            write_bytes(folder / "kit_runner" / source.name, source.read_bytes())
     return folder
 
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:
     if not path.exists():
         return
-    try:
-        there = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} is not the manifest of a kit: {error}") from None
+    there = read_json(path, dict[str, Any])
     differing = [name for name, value in settings.items() if there.get(name) != value]
     if differing:
         raise BadInput(
@@ -129,46 +129,31 @@ def _check_same(path: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _models(
-    campaign: Plan, folder: Path, convert: Any, settings: dict[str, Any], runtime: str, progress: bool
+def _written(
+    campaign: Plan, folder: Path, settings: dict[str, Any], runtime: Tool, progress: bool | None
 ) -> dict[str, Any]:
     """Write what is not there yet; the manifest's entries, in the order in which they shall be timed."""
-    blocks = campaign.order()
-    networks = campaign.space.networks(campaign.archs)
-    names = campaign.space.describe(campaign.archs)
-    position = {block: i for i, block in enumerate(blocks)}
-    todo: list[tuple[dict[str, Any], Sequence[Block]]] = [
-        ({"file": f"blocks/{i:05d}", "role": "block", "key": b.key}, (b,)) for i, b in enumerate(blocks)
-    ]
-    for i, whole in enumerate(networks):
-        entry: dict[str, Any] = {
-            "file": f"networks/{i:05d}",
-            "role": "calibrate" if i < len(campaign.calibrate) else "validate",
-            "key": names[i],
-            "blocks": [position[b] for b in whole],
-        }
-        todo.append((entry, whole))
-    entries = []
-    for record, network in tqdm(todo, desc="export", disable=not progress, unit="model"):
-        file = f"{record['file']}.{settings['format']}"
-        path = folder / file
-        if not path.exists() or not path.stat().st_size:
-            with torch.random.fork_rng(devices=[]):  # the same kit each time it is made
-                torch.manual_seed(0)
-                module = build(network[0]) if len(network) == 1 else Network(network)
-            write_bytes(path, convert(module, network[0].in_shape, settings["precision"], settings["batch"], runtime))
-        content = path.read_bytes()
-        shape = [settings["batch"], *network[0].in_shape]
-        entries.append(
-            {
-                **record,
-                "file": file,
-                "input": shape,
-                "bytes": len(content),
-                "sha256": hashlib.sha256(content).hexdigest(),
-            }
-        )
-    return {"reference": f"blocks/{position[campaign.reference]:05d}.{settings['format']}", "models": entries}
+    blocks, networks = campaign.order(), campaign.space.networks(campaign.archs)
+    ending, models = settings["format"], campaign.models()
+    with bar(len(models), "export", "model", progress) as advance:
+        for done, (model, network) in enumerate(zip(models, [*((b,) for b in blocks), *networks], strict=True), 1):
+            model["file"] = f"{model['file']}.{ending}"
+            path = folder / model["file"]
+            if not path.exists() or not path.stat().st_size:
+                write_bytes(path, _model(network, settings, runtime))
+            content = path.read_bytes()
+            model["input"] = [settings["batch"], *network[0].in_shape]
+            model.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+            advance(done)
+    return {"reference": f"blocks/{blocks.index(campaign.reference):05d}.{ending}", "models": models}
+
+
+def _model(network: Sequence[Block], settings: dict[str, Any], runtime: Tool) -> bytes:
+    with torch.random.fork_rng(devices=[]):  # the same kit each time it is made
+        torch.manual_seed(0)
+        module = build(network[0]) if len(network) == 1 else Network(network)
+    shape, precision, batch = network[0].in_shape, settings["precision"], settings["batch"]
+    return model_bytes(module, shape, tool=runtime, precision=precision, batch=batch)
 
 
 def _onnx(network: nn.Module, shape: tuple[int, int, int], precision: str, batch: int, runtime: str) -> bytes:
@@ -196,6 +181,7 @@ def model_bytes(
     return convert(network, shape, precision, batch, tool)
 
 
+@checked
 def import_kit(
     folder: str | os.PathLike[str],
     *,
@@ -210,30 +196,54 @@ def import_kit(
     ``space``: checked against the kit's. ``allow_failed``: leave failed blocks out of the table (``notes["failed"]``).
     Raises BadInput when the kit is unfinished, blocks failed, or the results are another kit's or were damaged.
     """
-    folder = Path(folder)
-    try:
-        manifest = runner.load_manifest(str(folder))
-        lines = runner.parse_lines(_whole_lines(folder / "results.jsonl"))
-    except Problem as error:
-        raise BadInput(str(error)) from None
-    if space is not None and space.fingerprint != manifest["space"]["fingerprint"]:
-        raise BadInput(f"{folder} is a kit of {manifest['space']['name']}, not of {space.name} as it is now")
-    results = Results(manifest, lines)
-    missing = [m for m in manifest["models"] if m["file"] not in results.timed and m["file"] not in results.failed]
+    folder = folder_of(folder, "folder of the kit")
+    with problems_are_bad_input():
+        manifest = load_manifest(str(folder))
+        stem = stem_of(folder if run_dir is None else run_dir, name, manifest["precision"])
+        if space is not None and space.fingerprint != manifest["space"]["fingerprint"]:
+            raise BadInput(f"{folder} is a kit of {manifest['space']['name']}, not of {space.name} as it is now")
+        lines = parse_lines(_whole_lines(folder / "results.jsonl"), "results.jsonl")
+        results = Results("results.jsonl", manifest["models"], lines)
+    device = _device(manifest, results)
+    _check_complete(folder, manifest, results, allow_failed)
+    made = _table(manifest, device, results)
+    if beside(stem, ".json").exists() and LatencyTable.load(stem).fingerprint != made.table.fingerprint:
+        raise BadInput(f"{stem} is there already and another table; choose another name or folder")
+    return made.save(stem)
+
+
+def _device(manifest: dict[str, Any], results: Results) -> Device:
+    """What the first line says that the kit ran on. Raises BadInput for one that run.py did not write."""
+    header = results.header
+    if not header:
+        raise BadInput("results.jsonl is empty: nothing was timed yet")
+    said = wrong(header, HEADER, "it")
+    if not said and header["kit"] != manifest["kit"]:
+        raise BadInput(f"results.jsonl belongs to another kit ({header['kit'][:40]!r}), this one is {manifest['kit']}")
+    if not said and header["tool"] not in manifest["tools"]:
+        said = f"this kit is not for {header['tool']}"
+    if said:
+        raise BadInput(f"the first line of results.jsonl is not one that run.py wrote: {said}")
+    identity = {name: header[name] for name in ("name", "chip", "version", "threads")}
+    runtime = RUNTIME.get(header["tool"]) or str(header["tool"])
+    return Device(runtime=runtime, precision=manifest["precision"], batch=manifest["batch"], **identity)
+
+
+def _check_complete(folder: Path, manifest: dict[str, Any], results: Results, allow_failed: bool) -> None:
+    models = manifest["models"]
+    missing = sum(results.is_open(m["file"]) for m in models)
     if missing:
-        done = len(manifest["models"]) - len(missing)
         raise BadInput(
-            f"{folder} is unfinished: {done} of {len(manifest['models'])} models are timed; "
+            f"{folder} is unfinished: {len(models) - missing} of {len(models)} models are timed; "
             "run 'python3 run.py' there again, it goes on"
         )
-    failed = {m["key"]: results.failed[m["file"]] for m in manifest["models"] if m["file"] in results.failed}
+    failed = [f"[{m['key']}] {results.failed[m['file']]}" for m in models if m["file"] in results.failed]
     if failed and not allow_failed:
-        some = "; ".join(f"[{key}] {text}" for key, text in list(failed.items())[:3])
         raise BadInput(
-            f"{len(failed)} of {len(manifest['models'])} models failed on the device: {some}{'; ...' if len(failed) > 3 else ''}; "
+            f"{len(failed)} of {len(models)} models failed on the device: {'; '.join(failed[:3])}"
+            f"{'; ...' if len(failed) > 3 else ''}; "
             "run 'python3 run.py --retry-failed' there, or leave them out (allow_failed, --leave-out-failed)"
         )
-    return _save(table_of(manifest, results, failed), Path(run_dir or folder), name)
 
 
 def _whole_lines(path: Path) -> str:
@@ -246,11 +256,39 @@ def _whole_lines(path: Path) -> str:
     return text[: text.rfind("\n") + 1]
 
 
-def _save(made: tuple[LatencyTable, pd.DataFrame], folder: Path, name: str | None) -> LatencyTable:
-    table, networks = made
-    stem = folder / (name or f"table_{table.device.precision}")
-    if stem.with_name(stem.name + ".json").exists() and LatencyTable.load(stem).fingerprint != table.fingerprint:
-        raise BadInput(f"{stem} is there already and another table; choose another name or folder")
-    write_text(stem.with_name(stem.name + "_networks.csv"), networks.to_csv(index=False, float_format="%.6g"))
-    table.save(stem)
-    return LatencyTable.load(stem)
+def _table(manifest: dict[str, Any], device: Device, results: Results) -> Finished:
+    recorded = cast(SearchSpace, _Recorded(manifest))
+    index: Any = np.arange(sum(m["role"] != "block" for m in manifest["models"]))[:, None]
+    first = sum(m["role"] == "calibrate" for m in manifest["models"])
+    campaign = Plan(space=recorded, calibrate=index[:first], validate=index[first:], seed=manifest["plan"]["seed"])
+    notes, source = {"kit": manifest["kit"]}, f"nas.measure kit, {results.header['tool']}"
+    return finished(campaign, device, manifest["models"], results, source=source, notes=notes)
+
+
+@dataclass(frozen=True, eq=False)
+class _Recorded:
+    """What a table needs of a space, from a manifest: an architecture is the number of one of its networks, ``(n, 1)``."""
+
+    manifest: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        return str(self.manifest["space"]["name"])
+
+    @property
+    def fingerprint(self) -> str:
+        return str(self.manifest["space"]["fingerprint"])
+
+    @cached_property
+    def blocks(self) -> tuple[Block, ...]:
+        return tuple(from_key(m["key"]) for m in self.manifest["models"] if m["role"] == "block")
+
+    def networks(self, archs: Archs) -> list[tuple[Block, ...]]:
+        return [tuple(self.blocks[b] for b in m["blocks"]) for m in self._chosen(archs)]
+
+    def describe(self, archs: Archs) -> list[str]:
+        return [m["key"] for m in self._chosen(archs)]
+
+    def _chosen(self, archs: NDArray[Any]) -> list[dict[str, Any]]:
+        networks = [m for m in self.manifest["models"] if m["role"] != "block"]
+        return [networks[i] for i in archs[:, 0].astype(int)]

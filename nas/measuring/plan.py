@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from nas.blocks import Block
+from nas.checks import Count, Seed, checked
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
 from nas.tables.validation import distinct_archs
@@ -36,12 +38,30 @@ class Plan:
         blocks = self.space.blocks
         return sorted(blocks, key=lambda b: b.macs)[len(blocks) // 2]
 
+    def models(self) -> list[dict[str, Any]]:
+        """What a campaign times, in its order, as its log knows them: {file, role, key}, and of a network its ``blocks``.
+
+        Blocks come first, as ``order`` has them; ``blocks`` are positions among them.
+        """
+        blocks = self.order()
+        position = {block: i for i, block in enumerate(blocks)}
+        models: list[dict[str, Any]] = [
+            {"file": f"blocks/{i:05d}", "role": "block", "key": b.key} for i, b in enumerate(blocks)
+        ]
+        names, networks = self.space.describe(self.archs), self.space.networks(self.archs)
+        for i, (name, network) in enumerate(zip(names, networks, strict=True)):
+            role = "calibrate" if i < len(self.calibrate) else "validate"
+            held = [position[b] for b in network]
+            models.append({"file": f"networks/{i:05d}", "role": role, "key": name, "blocks": held})
+        return models
+
     def order(self) -> list[Block]:
         """The blocks in an order without pattern, so that a disturbance does not hit all blocks of a kind."""
         return [self.space.blocks[i] for i in np.random.default_rng(self.seed).permutation(len(self.space.blocks))]
 
 
-def plan(space: SearchSpace, *, calibrate: int = 60, validate: int = 20, seed: int = 0) -> Plan:
+@checked
+def plan(space: SearchSpace, *, calibrate: Count = 60, validate: Count = 20, seed: Seed = 0) -> Plan:
     """Choose the whole networks of a campaign. Raises BadInput for too few to fit or to judge by."""
     if calibrate < 8 or validate < 2:
         raise BadInput(f"calibrate at least 8 networks and validate at least 2, got {calibrate} and {validate}")

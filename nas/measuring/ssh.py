@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
+import logging
 import os
 import re
 import shlex
@@ -17,50 +17,58 @@ import subprocess
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
+import msgspec
+from msgspec import Meta
+
+from nas.checks import Batch, Count, Seed, Threads, checked
 from nas.errors import BadInput
-from nas.measuring.kit import export_kit, import_kit
+from nas.files import append_text, locked
+from nas.measuring.kit import Tool, export_kit, import_kit
+from nas.measuring.results import beside, problems_are_bad_input, stem_of
 from nas.on_device import agent
+from nas.on_device.results import load_manifest
 from nas.space import SearchSpace
 from nas.tables.table import LatencyTable
 
 POLL_S = 5.0
+_log = logging.getLogger("nas")
 _STARTS = 3  # of a runner that ends without a word
 
 T = TypeVar("T")
 
 
+@checked
 def measure_remote(
     space: SearchSpace,
     host: str,
     *,
     run_dir: str | os.PathLike[str],
     name: str | None = None,
-    runtime: str = "onnxruntime",
-    precision: str = "fp32",
-    batch: int = 1,
-    threads: int = 1,
-    calibrate: int = 60,
-    validate: int = 20,
-    seed: int = 0,
+    runtime: Tool = "onnxruntime",
+    precision: Literal["fp32", "fp16", "int8"] = "fp32",
+    batch: Batch = 1,
+    threads: Threads = 1,
+    calibrate: Count = 60,
+    validate: Count = 20,
+    seed: Seed = 0,
     resume: bool = False,
     ssh_options: Sequence[str] = (),
     python: str = "python3",
     tool_path: str | None = None,
     remote_dir: str = "nas_kits",
-    patience_s: float = 900.0,
-    say: Callable[[str], None] = lambda line: None,
+    patience_s: Annotated[float, Meta(ge=0, le=1e9)] = 900.0,
 ) -> LatencyTable:
     """The latency table of ``space`` on ``host`` ("user@host"), by the tool ``runtime`` there (``export_kit``).
 
     The runner outlives the connection; a dropped one is taken up again, for ``patience_s`` without an answer.
     ``ssh_options``: "Key=Value" each, as for ``ssh -o``; checking of host keys cannot be turned off. ``python``: the
     one to run there. ``remote_dir``: where kits go there, below the home directory; emptied when the table is made.
-    ``say``: is told the progress. Blocks that failed on the device are left out of the table (``notes["failed"]``).
+    The logger "nas" is told the progress. Blocks that failed on the device are left out of the table (``notes["failed"]``).
 
     Writes what ``measure`` writes into ``run_dir``, and ``<name>_kit`` with the raw results. With ``resume``, a finished
     table is loaded, and an interrupted round goes on wherever it was, be it the export, the copying or the timing.
@@ -68,33 +76,47 @@ def measure_remote(
     there, disk full there. What is finished is kept on both sides.
     """
     _check_names(host, ssh_options, remote_dir)
-    stem = Path(run_dir) / (name or f"table_{precision}")
-    kit = stem.with_name(stem.name + "_kit")
-    finished = stem.with_name(stem.name + ".json")
-    if (finished.exists() or kit.exists()) and not resume:
+    stem = stem_of(run_dir, name, precision)
+    kit, complete = beside(stem, "_kit"), beside(stem, ".json")
+    if (complete.exists() or kit.exists()) and not resume:
         raise BadInput(f"{run_dir} already holds {stem.name}; pass resume (--resume) to use it, or another folder")
-    if finished.exists():
+    if complete.exists():
         table = LatencyTable.load(stem)
         if table.space.get("fingerprint") != space.fingerprint:
             raise BadInput(f"{stem} is a table of {table.space.get('name')}, not of {space.name} as it is now")
         return table
     with _connected(host, ssh_options, python) as ssh:
         _check_machine(ssh)
-        settings: dict[str, Any] = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
-        export_kit(space, kit, **settings, calibrate=calibrate, validate=validate, seed=seed)
-        folder = f"{remote_dir.rstrip('/')}/{json.loads((kit / 'manifest.json').read_text())['kit']}"
-        patient = _Patience(patience_s, host, say)
-        patient(lambda: _copy(ssh, kit, folder, say))
-        tool = ["--tool", runtime] + (["--tool-path", tool_path] if tool_path else [])
-        _follow(ssh, kit, folder, tool, patient, say)
-        table = import_kit(kit, space=space, run_dir=run_dir, name=stem.name, allow_failed=True)
-        for line in table.notes["doubts"]:
-            say(f"note: {line}")
+        with locked(stem.parent):
+            settings: dict[str, Any] = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
+            export_kit(space, kit, **settings, calibrate=calibrate, validate=validate, seed=seed)
+            with problems_are_bad_input():
+                manifest = load_manifest(str(kit))
+            folder = f"{remote_dir.rstrip('/')}/{manifest['kit']}"
+            patient = _Patience(patience_s, host)
+            patient(lambda: _copy(ssh, kit, [m["file"] for m in manifest["models"]], folder))
+            _follow(ssh, kit, folder, ["--tool", runtime] + (["--tool-path", tool_path] if tool_path else []), patient)
+            table = import_kit(kit, space=space, run_dir=run_dir, name=stem.name, allow_failed=True)
+        for line in table.notes["warnings"]:
+            _log.info("note: %s", line)
         with contextlib.suppress(_Lost, BadInput):
             ssh.call(agent.remove, folder=folder)
     for models in ("blocks", "networks"):
         shutil.rmtree(kit / models, ignore_errors=True)
     return table
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What ``agent.look`` and ``agent.state`` answer."""
+
+    python: list[int] = field(default_factory=list)
+    free: int = 0
+    missing: list[str] = field(default_factory=list)
+    size: int = 0
+    running: bool = False
+    said: str = ""
+    lines: str = ""
 
 
 def _check_names(host: str, ssh_options: Sequence[str], remote_dir: str) -> None:
@@ -112,62 +134,55 @@ def _check_names(host: str, ssh_options: Sequence[str], remote_dir: str) -> None
 
 def _check_machine(ssh: _Ssh) -> None:
     try:
-        there = ssh.call(agent.look, folder=".", files={})
+        there = ssh.call(agent.look, folder=".", files={}).python
     except _Lost as error:
         raise BadInput(f"cannot reach {ssh.host}: {error}") from None
-    if there["python"] < [3, 8]:
-        seen = ".".join(map(str, there["python"]))
+    if there < [3, 8]:
+        seen = ".".join(map(str, there))
         raise BadInput(f"{ssh.host} has Python {seen} as {ssh.python}; the measuring kit needs 3.8 or later")
 
 
-def _copy(ssh: _Ssh, kit: Path, folder: str, say: Callable[[str], None]) -> None:
+def _copy(ssh: _Ssh, kit: Path, models: Sequence[str], folder: str) -> None:
     """Send what is missing there; results too, should the device have lost them."""
-    paths = ["manifest.json", "run.py", *_below(kit, "kit_runner"), *_below(kit, "blocks"), *_below(kit, "networks")]
+    program = sorted(str(p.relative_to(kit)) for p in (kit / "kit_runner").glob("*.py"))
+    paths = ["manifest.json", "run.py", *program, *models]
     files = {path: hashlib.sha256((kit / path).read_bytes()).hexdigest() for path in paths}
     there = ssh.call(agent.look, folder=folder, files=files)
-    missing = there["missing"]
+    asked = set(there.missing)
+    missing = [path for path in paths if path in asked]  # and nothing else that it may ask for
     results = kit / "results.jsonl"
-    if results.exists() and results.stat().st_size > there["size"] and not there["running"]:
-        missing = [*missing, results.name]
+    if results.exists() and results.stat().st_size > there.size and not there.running:
+        missing.append(results.name)
     size = sum((kit / path).stat().st_size for path in missing)
-    if there["free"] < size + (4 << 20):
-        raise BadInput(f"{ssh.host} has {there['free'] / 1e6:.0f} MB free, the kit needs {size / 1e6:.0f} MB more")
+    if there.free < size + (4 << 20):
+        raise BadInput(f"{ssh.host} has {there.free / 1e6:.0f} MB free, the kit needs {size / 1e6:.0f} MB more")
     if missing:
-        say(f"copying {len(missing)} files ({size / 1e6:.1f} MB) to {ssh.host}")
+        _log.info("copying %d files (%.1f MB) to %s", len(missing), size / 1e6, ssh.host)
         ssh.send(kit, missing, folder)
 
 
-def _below(kit: Path, part: str) -> list[str]:
-    return sorted(str(p.relative_to(kit)) for p in (kit / part).glob("*.*"))
-
-
-def _follow(
-    ssh: _Ssh, kit: Path, folder: str, arguments: list[str], patient: _Patience, say: Callable[[str], None]
-) -> None:
+def _follow(ssh: _Ssh, kit: Path, folder: str, arguments: list[str], patient: _Patience) -> None:
     """Start the runner unless it runs, and fetch its lines until it has finished."""
     results = kit / "results.jsonl"
     starts, said, pause = 0, "", 0.25
     while True:
         offset = results.stat().st_size if results.exists() else 0
         state = patient(lambda: ssh.call(agent.state, folder=folder, offset=offset))  # noqa: B023 - called at once
-        try:
-            with open(results, "a") as file:
-                file.write(state["lines"])
-        except OSError as error:
-            raise BadInput(f"cannot write {results}: {error.strerror}; pass resume (--resume) to go on") from None
-        if state["said"] != said and starts:
-            said = state["said"]
-            say(f"{ssh.host}: {said}")
-        if state["lines"]:
+        append_text(results, state.lines)
+        if state.said != said and starts:
+            said = state.said
+            _log.info("%s: %s", ssh.host, _plain(said))
+        if state.lines:
             starts, pause = min(starts, 1), 0.25
             continue
-        if not state["running"]:
-            if starts and state["said"].startswith("error: "):
-                raise BadInput(f"{ssh.host}: {state['said'][7:]}")
+        if not state.running:
+            if starts and state.said.startswith("error: "):
+                raise BadInput(f"{ssh.host}: {_plain(state.said[7:])}")
             if _ended(results):
                 return
             if starts == _STARTS:
-                raise BadInput(f"{ssh.host}: run.py ended {starts} times without a result: {state['said'] or 'silent'}")
+                last = _plain(state.said) or "silent"
+                raise BadInput(f"{ssh.host}: run.py ended {starts} times without a result: {last}")
             patient(lambda: ssh.call(agent.start, folder=folder, arguments=arguments))
             starts += 1
         starts = max(starts, 1)
@@ -190,7 +205,6 @@ class _Patience:
 
     seconds: float
     host: str
-    say: Callable[[str], None]
 
     def __call__(self, function: Callable[[], T]) -> T:
         begun, pause = time.monotonic(), 0.5
@@ -203,7 +217,7 @@ class _Patience:
                         f"{self.host} has not answered for {self.seconds:.0f} s: {error}; what is finished is kept, "
                         "and the device goes on by itself; pass resume (--resume) to go on"
                     ) from None
-                self.say(f"connection to {self.host} lost ({error}), trying again")
+                _log.info("connection to %s lost (%s), trying again", self.host, error)
             time.sleep(pause)
             pause = min(30.0, 2 * pause)
 
@@ -214,7 +228,7 @@ class _Ssh:
     python: str
     options: list[str] = field(default_factory=list)
 
-    def call(self, function: Callable[..., Mapping[str, Any]], **arguments: Any) -> dict[str, Any]:
+    def call(self, function: Callable[..., dict[str, Any]], **arguments: Any) -> _Seen:
         """What a function of ``agent`` returns there. Raises _Lost, or BadInput."""
         source = Path(agent.__file__).read_text()
         sent = f"{source}\n\nanswer({function.__name__}(**{arguments!r}))\n".encode()
@@ -223,8 +237,10 @@ class _Ssh:
         found = re.findall(r"^@nas (\{.*\})$", output, re.MULTILINE)
         if not found:
             raise BadInput(f"{self.host}: {self.python} did not run what was sent: {_last(output)}")
-        reply: dict[str, Any] = json.loads(found[-1])
-        return reply
+        try:
+            return msgspec.json.decode(found[-1], type=_Seen)
+        except (msgspec.MsgspecError, RecursionError):
+            raise BadInput(f"{self.host} answers what was not asked: {_plain(found[-1])[:80]}") from None
 
     def send(self, kit: Path, paths: Sequence[str], folder: str) -> None:
         """Unpack ``paths`` of ``kit`` into ``folder`` there. A connection that breaks leaves whole files and one part."""
@@ -320,4 +336,9 @@ def _connected(host: str, ssh_options: Sequence[str], python: str) -> Iterator[_
 
 def _last(text: str) -> str:
     said = [line.strip() for line in text.splitlines() if line.strip()]
-    return said[-1][:300] if said else "nothing was said"
+    return _plain(said[-1]) if said else "nothing was said"
+
+
+def _plain(text: str) -> str:
+    """What a device said, without what a terminal would obey."""
+    return "".join(c for c in text[:300] if c.isprintable())

@@ -1,51 +1,42 @@
-"""Timing several networks fairly: in turns, robustly, and if wanted in a process of their own that may die."""
+"""Timing networks with a runtime of this machine, if wanted in a process of its own that may die.
+
+How samples are taken is ``nas.on_device.clock``'s business.
+"""
 
 from __future__ import annotations
 
-import gc
-import math
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.blocks import Block
-from nas.errors import NasError
-from nas.measuring.energy import Meter, Window, sustain
+from nas.errors import BadInput, NasError
+from nas.measuring.energy import Meter
 from nas.modules import Network, build
+from nas.on_device.clock import MAX_ROUNDS, MIN_ROUNDS, in_turns, summary
+from nas.on_device.power import sustained
 from nas.runtimes import Runtime
 
-MIN_ROUNDS, MAX_ROUNDS = 6, 24
-SAMPLES = 4  # per visit; the first finds cold caches and is dropped
-TIGHT = 0.02  # a network is done when the 95% interval of its median is within ±2%
 GROUP_TIMEOUT_S = 900.0  # a group takes seconds; after this the runtime hangs
+_START_S = 300.0  # a busy machine takes long to import torch; that is no hang of a network
 _FAREWELL_S = 5.0
+_STARTED_AGAIN = 76  # exit status of a process whose script has no main guard
 
-
-@dataclass(frozen=True, eq=False)
-class Timed:
-    """Samples ``ms (n,)`` of one network; ``window``: while it ran without pause, if energy was asked for."""
-
-    ms: NDArray[np.float64]
-    window: Window | None = None
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A network that could not be timed, and why."""
-
-    text: str
+Line = dict[str, Any]
+"""How one network did, as a campaign's log keeps it: {ms, p10_ms, p90_ms, runs}, with {begin, end, watts}, or {failed}."""
 
 
 class Timer(Protocol):
     """Times networks, each given as its blocks; a single block counts as a network. ``energy``: windows as well."""
 
-    def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Timed | Failure]: ...
+    def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Line]: ...
 
 
 @dataclass(frozen=True)
@@ -55,28 +46,43 @@ class Direct:
     runtime: Runtime
     meter: Meter | None = None
 
-    def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Timed | Failure]:
+    def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Line]:
         return time_networks(self.runtime, networks, meter=self.meter if energy else None)
 
 
-def time_networks(
-    runtime: Runtime, networks: Sequence[Sequence[Block]], *, meter: Meter | None = None
-) -> list[Timed | Failure]:
-    """Samples of each network, timed in turns; one that the runtime refuses becomes a Failure.
+def time_networks(runtime: Runtime, networks: Sequence[Sequence[Block]], *, meter: Meter | None = None) -> list[Line]:
+    """Each network timed in turns with the others; one that the runtime refuses has {failed}.
 
-    With a ``meter`` each then runs alone for a while (``nas.measuring.energy.WINDOW_S``).
+    With a ``meter`` each then runs alone for a while (``nas.on_device.power.WINDOW_S``).
     Errors written for the user (NasError) are not failures of one network and pass.
     """
     prepared = load(runtime, networks)
-    good = [i for i, p in enumerate(prepared) if not isinstance(p, Failure)]
-    timed: list[Timed | Failure] = list(prepared)
-    for i, ms in zip(good, time_interleaved(runtime, [prepared[i] for i in good]), strict=True):
-        timed[i] = Timed(ms, sustain(runtime, prepared[i], meter) if meter else None)
-    return timed
+    good = [i for i, p in enumerate(prepared) if not isinstance(p, Exception)]
+    found: list[Any] = list(prepared)
+    for i, samples in zip(good, in_turns([partial(runtime.time, prepared[i]) for i in good]), strict=True):
+        found[i] = samples
+        if meter is not None and not isinstance(samples, Exception):
+            window = sustained(partial(runtime.time, prepared[i], 8), meter.joules)
+            found[i] = (samples, window)
+    return [_line(outcome) for outcome in found]
+
+
+def _line(outcome: Any) -> Line:
+    samples, window = outcome if isinstance(outcome, tuple) else (outcome, {})
+    if isinstance(samples, NasError):
+        raise samples
+    try:
+        return failure(samples) if isinstance(samples, Exception) else {**summary(samples), **window}
+    except ValueError as error:
+        return failure(error)
+
+
+def failure(error: Exception) -> Line:
+    return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"}
 
 
 def load(runtime: Runtime, networks: Sequence[Sequence[Block]]) -> list[Any]:
-    """Each network prepared by ``runtime`` (all at once where it has ``prepare_all``), or a Failure."""
+    """Each network prepared by ``runtime`` (all at once where it has ``prepare_all``), or the error that it raised."""
     modules = [build(blocks[0]) if len(blocks) == 1 else Network(blocks) for blocks in networks]
     shapes = [blocks[0].in_shape for blocks in networks]
     if prepare_all := getattr(runtime, "prepare_all", None):
@@ -93,28 +99,19 @@ def load(runtime: Runtime, networks: Sequence[Sequence[Block]]) -> list[Any]:
         except NasError:
             raise
         except Exception as error:
-            prepared.append(Failure(_one_line(error)))
+            prepared.append(error)
     return prepared
 
 
 def time_interleaved(
     runtime: Runtime, prepared: Sequence[Any], *, min_rounds: int = MIN_ROUNDS, max_rounds: int = MAX_ROUNDS
 ) -> list[NDArray[np.float64]]:
-    """Samples in ms for each of ``prepared``, taken in turns so that a disturbance hits all and not one.
-
-    Each stops by itself when its median is known to ±2%.
-    """
-    samples: list[list[float]] = [[] for _ in prepared]
-    open_ = set(range(len(prepared)))
-    with _no_garbage_collection():
-        for done in range(1, max_rounds + 1):
-            for i in sorted(open_):
-                samples[i].extend(runtime.time(prepared[i], SAMPLES)[1:])
-            if done >= min_rounds:
-                open_ = {i for i in open_ if _median_interval(samples[i]) > TIGHT}
-            if not open_:
-                break
-    return [np.array(s) for s in samples]
+    """Samples in ms for each of ``prepared``, taken in turns (``nas.on_device.clock.in_turns``)."""
+    found = in_turns([partial(runtime.time, p) for p in prepared], rounds=(min_rounds, max_rounds))
+    for samples in found:
+        if isinstance(samples, Exception):
+            raise samples
+    return [np.array(samples) for samples in found]
 
 
 class Isolated:
@@ -143,71 +140,101 @@ class Isolated:
         self._process.join()
         self._process = None
 
-    def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Timed | Failure]:
+    def __call__(self, networks: Sequence[Sequence[Block]], *, energy: bool = False) -> list[Line]:
+        """Raises BadInput when the runtime cannot be sent to another process."""
         answer = self._ask([tuple(n) for n in networks], energy)
-        if not isinstance(answer, Failure):
+        if isinstance(answer, list):
             return answer
         if len(networks) == 1:
             return [answer]
         half = len(networks) // 2
         return [*self(networks[:half], energy=energy), *self(networks[half:], energy=energy)]
 
-    def _ask(self, networks: list[tuple[Block, ...]], energy: bool) -> list[Timed | Failure] | Failure:
-        if self._process is None:
-            context = multiprocessing.get_context("spawn")
-            self._pipe, theirs = context.Pipe()
-            self._process = context.Process(target=_serve, args=(Direct(self.runtime, self.meter), theirs), daemon=True)
+    def _start(self) -> Any:
+        """None when the process is ready, else what went wrong."""
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
+        with _without_interrupts():
             self._process.start()
-            theirs.close()
+        theirs.close()
         try:
-            self._pipe.send((networks, energy))
-            if not self._pipe.poll(self.timeout_s):
-                self._kill()
-                return Failure(f"the runtime hung for {self.timeout_s:g} s")
-            answer = self._pipe.recv()
+            self._pipe.send(Direct(self.runtime, self.meter))
+        except OSError:  # it is gone already
+            raise
+        except Exception as error:  # pickle raises many kinds
+            raise BadInput(
+                f"this runtime cannot be sent to a process of its own ({failure(error)['failed']}); pass isolate=False"
+            ) from None
+        return self._answer(_START_S)
+
+    def _ask(self, networks: list[tuple[Block, ...]], energy: bool) -> list[Line] | Line:
+        try:
+            answer = self._start() if self._process is None else None
+            if answer is None:
+                self._pipe.send((networks, energy))
+                answer = self._answer(self.timeout_s)
         except (EOFError, OSError):
             self._process.join()
             code = self._process.exitcode
             self._process = None
+            if code == _STARTED_AGAIN:
+                raise BadInput(
+                    "a process of its own starts this script again: put what it does below "
+                    "if __name__ == '__main__':, or pass isolate=False"
+                ) from None
             died = f"signal {signal.Signals(-code).name}" if code and code < 0 else f"exit status {code}"
-            return Failure(f"the runtime crashed ({died})")
+            return {"failed": f"the runtime crashed ({died})"}
         if isinstance(answer, NasError):
             raise answer
-        return answer
+        return failure(answer) if isinstance(answer, Exception) else answer
+
+    def _answer(self, patience_s: float) -> Any:
+        if self._pipe.poll(patience_s):
+            return self._pipe.recv()
+        self._kill()
+        return {"failed": f"the runtime hung for {patience_s:g} s"}
 
 
-def _serve(timer: Direct, pipe: Any) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    while True:
-        try:
-            networks, energy = pipe.recv()
-        except EOFError:
-            return
-        try:
-            pipe.send(timer(networks, energy=energy))
-        except NasError as error:
-            pipe.send(type(error)(str(error)) if type(error).__init__ is NasError.__init__ else error)
+def end_if_started_again() -> None:
+    """Ends a process of ``Isolated`` whose script, lacking a main guard, arrives at measuring a second time."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise SystemExit(_STARTED_AGAIN)
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:200]}"
+def _serve(pipe: Any) -> None:
+    """Answers until the other end closes. No error of it reaches the terminal."""
+    timer: Any = None
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            try:
+                asked = pipe.recv()
+                answer = None  # ready
+                if timer is None:
+                    timer = asked
+                else:
+                    networks, energy = asked
+                    answer = timer(networks, energy=energy)
+            except NasError as error:
+                answer = BadInput(str(error))  # others take more than a text, and could not be sent
+            except (EOFError, OSError):
+                raise
+            except Exception as error:
+                if timer is None:
+                    answer = BadInput(f"a process of its own cannot load this runtime: {failure(error)['failed']}")
+                else:
+                    answer = RuntimeError(failure(error)["failed"])  # the error itself need not survive pickling
+            pipe.send(answer)
 
 
-def _median_interval(samples: Sequence[float]) -> float:
-    """Half width of the 95% interval of the median, relative; from order statistics, no distribution assumed."""
-    ordered = np.sort(samples)
-    half = 0.98 * math.sqrt(len(ordered))
-    low, high = max(0, math.floor(len(ordered) / 2 - half)), min(len(ordered) - 1, math.ceil(len(ordered) / 2 + half))
-    return float((ordered[high] - ordered[low]) / (2 * np.median(ordered)))
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    was = gc.isenabled()
-    gc.disable()
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """What is started inside never sees Ctrl-C: this process decides. One that comes meanwhile comes afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        if was:
-            gc.enable()
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -6,24 +6,31 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block
+from nas.checks import Finite, checked, shown
 from nas.errors import BadInput, Infeasible
 from nas.space import Archs, Extremes, SearchSpace
 
+Bytes = Annotated[int, Meta(ge=1, le=16)]
+"""Of one number."""
 
-@dataclass(frozen=True, kw_only=True)
+
+@checked
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Objective:
     """A quantity of architectures. ``fn``: ``archs (n, genes) -> (n,)`` in ``unit``.
 
     ``cheap`` ones are evaluated in batches and at will; the others one candidate at a time, and count as evaluations.
     ``extremes``: the exact reachable range where it is known. ``identity``: a text that changes whenever what ``fn``
     computes does; a ledger is only reused under the same one. ``per_block``: of an additive quantity, what each block of
-    the space adds. ``parts``: additive quantities that this one rises with. ``objective <= 5.0`` makes a Constraint.
+    the space adds. ``parts``: additive quantities that this one rises with. ``within``: the values that can be; others
+    are failures. ``objective <= 5.0`` makes a Constraint.
     """
 
     name: str
@@ -35,6 +42,34 @@ class Objective:
     identity: str = ""
     per_block: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
     parts: tuple[Objective, ...] = field(default=(), repr=False, compare=False)
+    within: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name or not callable(self.fn):
+            raise BadInput(f"an objective has a name and a function of architectures, got {self.name!r}, {self.fn!r}")
+
+    def __repr__(self) -> str:
+        details = ["maximized" if self.maximize else "minimized", "cheap" if self.cheap else "expensive"]
+        if self.extremes is not None:
+            details.append(f"{self.extremes.minimum:.6g} to {self.extremes.maximum:.6g}")
+        return f"Objective({self.name}{f' in {self.unit}' if self.unit else ''}, {', '.join(details)})"
+
+    @staticmethod
+    def of(given: Objective | Callable[[Archs], ArrayLike]) -> Objective:
+        """A plain function ``archs (n, genes) -> (n,)`` as an expensive objective to be minimised, under its own name.
+
+        For one to be maximised, or a cheap one, write ``Objective(name=..., fn=..., maximize=True, cheap=True)``; for one
+        that wants networks ``nas.of_networks``. Raises BadInput for what is no function.
+        """
+        if isinstance(given, Objective):
+            return given
+        if not callable(given) or isinstance(given, type):
+            raise BadInput(
+                f"objectives are written like nas.macs(space), or are functions of archs, got {shown(given)}"
+            )
+        name = getattr(given, "__name__", type(given).__name__).strip("<>")  # of a lambda
+        where = f"{getattr(given, '__module__', '')}.{getattr(given, '__qualname__', name)}"
+        return Objective(name=name, fn=given, cheap=False, identity=f"function {where}")
 
     def __call__(self, archs: Archs) -> NDArray[np.float64]:
         """``(n,)``. Raises BadInput when ``fn`` returns another shape."""
@@ -68,13 +103,14 @@ class Objective:
         return Constraint(objective=self, sense=">=", bound=float(bound))
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
     """``objective sense bound``, where ``sense`` is "<=" or ">="."""
 
     objective: Objective
     sense: str
-    bound: float
+    bound: Finite
 
     def __post_init__(self) -> None:
         if self.sense not in ("<=", ">=") or not np.isfinite(self.bound):
@@ -174,12 +210,13 @@ def additive(
     )
 
 
+@checked
 def latency(
     space: SearchSpace,
     table: Table,
     *,
     name: str = "latency_ms",
-    confidence: float | None = None,
+    confidence: Annotated[float, Meta(ge=0.5, lt=1)] | None = None,
     unvalidated: bool = False,
 ) -> Objective:
     """Predicted latency in ms. Raises MissingBlocks when the table does not cover the space.
@@ -200,8 +237,6 @@ def latency(
     )
     if confidence is None:
         return expected
-    if not 0.5 <= confidence < 1:
-        raise BadInput(f"confidence is a probability from 0.5 to below 1, got {confidence}")
     deviations = NormalDist().inv_cdf(confidence)
     variance = additive(space, f"{name}_variance", table.spread(space.blocks) ** 2, unit="ms^2")
     relative = table.relative_error
@@ -219,29 +254,34 @@ def latency(
     )
 
 
+@checked
 def energy(space: SearchSpace, table: EnergyTable, *, name: str = "energy_mj") -> Objective:
     """Predicted energy per image in mJ. Raises MissingBlocks or BadInput when the table does not know it for every block."""
     identity = f"energy of table {table.fingerprint}"
     return additive(space, name, table.lookup_energy(space.blocks), unit="mJ", identity=identity)
 
 
+@checked
 def macs(space: SearchSpace) -> Objective:
     """Multiply-accumulates of one image."""
     return additive(space, "macs", space.per_block(lambda b: b.macs), unit="MACs")
 
 
+@checked
 def params(space: SearchSpace) -> Objective:
     """Trainable parameters."""
     return additive(space, "params", space.per_block(lambda b: b.params), unit="parameters")
 
 
-def peak_memory(space: SearchSpace, *, bytes_per_element: int = 1) -> Objective:
+@checked
+def peak_memory(space: SearchSpace, *, bytes_per_element: Bytes = 1) -> Objective:
     """Most bytes of activations alive at once, block by block (1 byte per element for int8, 4 for fp32)."""
     per_block = bytes_per_element * space.per_block(lambda b: b.live_elements)
     return additive(space, "peak_memory", per_block, unit="bytes", combine=np.maximum)
 
 
-def flash(space: SearchSpace, *, bytes_per_weight: int = 1) -> Objective:
+@checked
+def flash(space: SearchSpace, *, bytes_per_weight: Bytes = 1) -> Objective:
     """Bytes of weights stored on the device, batch norm folded (1 byte each for int8, 4 for fp32)."""
     per_block = bytes_per_weight * space.per_block(lambda b: b.weights)
     return additive(space, "flash", per_block, unit="bytes")

@@ -11,36 +11,44 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from nas.blocks import ACTIVATIONS
+from nas.checks import Seed, checked
 from nas.data.images import ImageData
 from nas.data.inputs import batches
 from nas.errors import BadInput
 from nas.modules import ACTIVATION_FUNCTIONS, Network
+from nas.objectives.networks import of_networks
 from nas.objectives.objective import Objective
-from nas.space import Archs, SearchSpace
+from nas.space import SearchSpace
 
 Proxy = Callable[[nn.Module, Tensor, Tensor], float]
 
 _ACTIVATIONS = tuple(ACTIVATION_FUNCTIONS[name] for name, a in ACTIVATIONS.items() if not a.gate)
 
 
+@checked
 def proxy(
-    score: Proxy | str, space: SearchSpace, data: ImageData, *, images: int = 64, seed: int = 0, name: str = ""
+    score: Proxy | str,
+    space: SearchSpace,
+    data: ImageData,
+    *,
+    images: Annotated[int, Meta(ge=2, le=1_000_000)] = 64,
+    seed: Seed = 0,
+    name: str = "",
 ) -> Objective:
     """``score`` of freshly initialised networks on ``images`` random training images, as an objective to be maximised.
 
     ``score``: one of this file's functions, or its name, or a function of your own. ``seed`` decides the initial weights
-    and the images; every network sees the images at its own resolution. Raises BadInput for an unknown name, or fewer
-    than two images.
+    and the images; every network sees the images at its own resolution. Raises BadInput for an unknown name.
     """
     if isinstance(score, str):
         known = {p.__name__: p for p in PROXIES}
@@ -48,30 +56,17 @@ def proxy(
             raise BadInput(f"there is no proxy {score!r}; the proxies are {', '.join(known)}")
         score = known[score]
     function = score
-    if images < 2:
-        raise BadInput(f"a proxy looks at 2 images or more, got {images}")
     chosen = np.random.default_rng(seed).permutation(len(data.train))[:images]
     sample = data.train.take(np.sort(chosen))
     labels = torch.from_numpy(sample.labels)
 
-    def evaluate(archs: Archs) -> NDArray[np.float64]:
-        values = np.empty(len(archs))
-        for i, blocks in enumerate(space.networks(archs)):
-            with torch.random.fork_rng(devices=[]):
-                torch.default_generator.manual_seed(seed)
-                network = Network(blocks)
-            seen = next(batches(sample, data, network.input_shape[-1], len(sample)))
-            values[i] = function(network, seen, labels)
-        return values
+    def scored(network: nn.Module) -> float:
+        assert isinstance(network, Network)
+        return function(network, next(batches(sample, data, network.input_shape[-1], len(sample))), labels)
 
     called = name or getattr(function, "__name__", "proxy")
-    return Objective(
-        name=called,
-        fn=evaluate,
-        maximize=True,
-        cheap=False,
-        identity=f"{called} {space.fingerprint} data {data.fingerprint} images {images} seed {seed}",
-    )
+    identity = f"{called} data {data.fingerprint} images {images}"
+    return of_networks(scored, space, name=called, maximize=True, seed=seed, identity=identity)
 
 
 def synflow(network: nn.Module, images: Tensor, labels: Tensor) -> float:

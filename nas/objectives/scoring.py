@@ -31,10 +31,15 @@ def _column(objective: Objective, archs: Archs) -> tuple[NDArray[np.float64], ND
         return _failed(objective, archs, failure)
     values = objective.checked(returned, len(archs))  # a wrong shape is wrong for all: that does stop the search
     finite = np.isfinite(values)
-    if finite.all():
+    low, high = objective.within or (-np.inf, np.inf)
+    fine = finite & (values >= low) & (values <= high)
+    if fine.all():
         return values, None
-    texts = ["" if ok else f"{objective.name}: not a finite number ({v})" for ok, v in zip(finite, values, strict=True)]
-    return np.where(finite, values, np.nan), np.array(texts, dtype=object)
+    texts = np.full(len(archs), "", dtype=object)
+    for row in np.flatnonzero(~fine):
+        wrong = f"not from {low:g} to {high:g}" if finite[row] else "not a finite number"
+        texts[row] = f"{objective.name}: {wrong} ({values[row]})"
+    return np.where(fine, values, np.nan), texts
 
 
 def _failed(

@@ -49,14 +49,14 @@ def timed(loaded: Loaded, repeats: int) -> list[float]:
 
 
 def in_turns(
-    takers: Sequence[Callable[[int], Sequence[float]]],
+    takers: Sequence[Callable[[int], Any]],
     *,
     rounds: tuple[int, int] = (MIN_ROUNDS, MAX_ROUNDS),
     long_s: float = math.inf,
 ) -> list[Samples]:
     """Samples in ms of each network, visited in turns so that a disturbance hits all and not one.
 
-    ``takers``: give n samples each. Each is done by itself when its median is known to ±2%, after ``rounds`` (at least,
+    ``takers``: give n samples each, a sequence of ms. Each is done by itself when its median is known to ±2%, after ``rounds`` (at least,
     at most) visits; after ``long_s`` seconds the least number is enough. One that raises gives its error.
     """
     found: list[Samples] = [[] for _ in takers]

@@ -9,6 +9,8 @@ import re
 import statistics
 from typing import Any, Dict, Sequence
 
+from .clock import summary
+
 Json = Dict[str, Any]
 
 _NUMBER = r"(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
@@ -26,7 +28,7 @@ def parse_trtexec_times(text: str) -> Json:
     """From --exportTimes: a list of queries, each with its ``computeMs``."""
     try:
         return summary([float(query["computeMs"]) for query in json.loads(text)])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         raise Broken("trtexec wrote no times that can be read") from None
 
 
@@ -87,20 +89,6 @@ def tensorrt_version(number: int) -> str:
     """8502 is 8.5.2, 100200 is 10.2.0."""
     base = 1000 if number < 10000 else 10000
     return f"{number // base}.{number % base // 100}.{number % 100}"
-
-
-def summary(samples: Sequence[float]) -> Json:
-    """Median, 10th and 90th percentile of samples in ms. Raises ValueError when there are none, or none of a latency."""
-    ordered = sorted(samples)
-    if not ordered or not (0 < ordered[len(ordered) // 2] <= ordered[-1] < math.inf):
-        raise ValueError("no latencies")
-
-    def quantile(q: float) -> float:
-        at = q * (len(ordered) - 1)
-        low, high = ordered[math.floor(at)], ordered[math.ceil(at)]
-        return low + (at - math.floor(at)) * (high - low)
-
-    return {"ms": quantile(0.5), "p10_ms": quantile(0.1), "p90_ms": quantile(0.9), "runs": len(ordered)}
 
 
 def middle(visits: Sequence[Json]) -> Json:

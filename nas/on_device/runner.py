@@ -1,27 +1,23 @@
 """What ``run.py`` does: time what ``results.jsonl`` lacks, a line for each finished model, and go on when run again."""
 
-# ruff: noqa: UP006, UP035, B905 - Python 3.8
+# ruff: noqa: UP006, UP035 - Python 3.8
 from __future__ import annotations
 
 import argparse
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 import signal
-import statistics
 import sys
-import time
 from typing import Any, Dict, Iterator, Sequence
 
+from .campaign import Campaign
 from .outputs import Broken, Problem
+from .results import Log, load_manifest
 from .tools import TOOLS, Tool
 from .worker import worker
-
-GROUP = 16  # models that are timed in turn, the reference among them
-DISTURBED = 1.10  # a group is timed again when the reference ran this much slower than usual
 
 Json = Dict[str, Any]
 
@@ -42,7 +38,7 @@ def main(folder: str, argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with locked(folder):
-            campaign(folder, args)
+            run(folder, args)
     except Problem as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 2
@@ -52,168 +48,57 @@ def main(folder: str, argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def campaign(folder: str, args: argparse.Namespace) -> None:
+def run(folder: str, args: argparse.Namespace) -> None:
     """Time what ``results.jsonl`` lacks."""
+    for flag, value, most in (("--threads", args.threads, 1024), ("--timeout", args.timeout, 1e6)):
+        if value is not None and not 1 <= value <= most:
+            raise Problem(f"{flag} is at least 1 and at most {most:.0f}, got {value}")
     manifest = load_manifest(folder)
     check_folder(folder, manifest)
     tool = choose_tool(folder, manifest, args)
     device = tool.device()
-    if manifest.get("machine") and manifest["machine"] != device["machine"]:
+    if manifest["machine"] and manifest["machine"] != device["machine"]:
         raise Problem(f"this kit was made for {manifest['machine']}, this device is {device['machine']}")
     models = {m["file"]: m for m in manifest["models"]}
     reference = models[manifest["reference"]]
-    begun = time.monotonic()
-    first = tool.time([reference] * tool.probe)[0]
-    if "failed" in first:
-        raise Problem(f"{tool.name} cannot run even the reference block: {first['failed']}")
-    each = (time.monotonic() - begun) / tool.probe
-    header = {"kit": manifest["kit"], "tool": tool.name, "version": tool.version, "threads": tool.threads, **device}
-    results = Results(folder, header)
-    results.add({"conditions": tool.conditions()})
+    if tool.version is None:  # such a tool tells it while it works
+        tool.time([reference], energy=False)
+    header = {"kit": manifest["kit"], "tool": tool.name, "version": tool.version or "unknown", "threads": tool.threads}
+    log = Log(os.path.join(folder, "results.jsonl"), manifest["models"], {**header, **device})
     if args.retry_failed:
-        results.failed.clear()
-    todo = [m for f, m in models.items() if f not in results.done and f not in results.failed]
-    seconds = each * sum(1 if m["role"] == "block" else 5 for m in todo)
-    print(f"{tool.name} {tool.version} on {device['name']}, {tool.threads} thread(s)")
-    print(f"{len(todo)} of {len(models)} models to time: about {span(seconds)}", flush=True)
-    for role in ("block", "calibrate", "validate"):  # between networks the reference finds other caches than before
-        time_all(tool, role, [m for m in todo if m["role"] == role], reference, results, len(models))
-    if not results.again:
-        blocks = [m for f, m in models.items() if m["role"] == "block" and f in results.done]
-        some = blocks[:: max(1, len(blocks) // tool.again)][: tool.again]
-        time_all(tool, "again", some, reference, results, len(models))
-    results.add({"conditions": tool.conditions(), "finished": True})
-    print(f"finished: {len(results.done)} models timed, {len(results.failed)} failed; copy results.jsonl back")
-    for file, text in results.failed.items():
-        print(f"failed: {file} [{models[file]['key']}]: {text}", flush=True)
+        log.failed.clear()
+        log.skipped.clear()
+    say(f"{tool.name} {header['version']} on {device['name']}, {tool.threads} thread(s)")
+    Campaign(
+        manifest["models"], reference, tool, log, say, lambda done, total, text: say(f"{done}/{total}: {text}")
+    ).run()
+    say(f"finished: {len(log.timed)} models timed, {len(log.failed)} failed; copy results.jsonl back")
+    for file, text in log.failed.items():
+        say(f"failed: {file} [{models[file]['key']}]: {text}")
 
 
-def time_all(tool: Tool, part: str, models: list[Json], reference: Json, results: Results, total: int) -> None:
-    """Time ``models`` in groups with the reference among them; a disturbed group is timed again."""
-    usual: list[float] = []
-    begun = time.monotonic()
-    for start in range(0, len(models), GROUP):
-        group = models[start : start + GROUP]
-        for _ in range(tool.attempts):
-            *timed, check = tool.time([*group, reference])
-            if "failed" in check:
-                raise Problem(f"{tool.name} no longer runs the reference block: {check['failed']}")
-            if not usual or check["ms"] <= DISTURBED * statistics.median(usual):
-                break
-        disturbed = bool(usual) and check["ms"] > DISTURBED * statistics.median(usual)
-        usual.append(check["ms"])
-        results.add({"reference": check["ms"], "among": part, "disturbed": disturbed})
-        for model, result in zip(group, timed):
-            results.add({"again" if part == "again" else "file": model["file"], "sha256": model["sha256"], **result})
-        done = start + len(group)
-        left = (time.monotonic() - begun) / done * (len(models) - done)
-        where = "second look" if part == "again" else f"{len(results.done) + len(results.failed)}/{total}"
-        drift = check["ms"] / usual[0] - 1
-        print(f"{where}: {span(left)} left in this part; reference {check['ms']:.4g} ms ({drift:+.1%})", flush=True)
-
-
-class Results:
-    """``results.jsonl``: a header line, then a line per finished thing, each on disk before the next begins."""
-
-    def __init__(self, folder: str, header: Json) -> None:
-        self.path = os.path.join(folder, "results.jsonl")
-        self.done: set[str] = set()
-        self.failed: dict[str, str] = {}
-        self.again = False
-        before, *lines = cut_to_lines(self.path) or [{}]
-        if not before:
-            return self.add(header)
-        for name, value in header.items():
-            if before.get(name) != value:
-                raise Problem(
-                    f"results.jsonl is of another {name} ({before.get(name)}, now {value}); "
-                    "finish it as it was begun, or move it away"
-                )
-        for line in lines:
-            self._count(line)
-
-    def add(self, line: Json) -> None:
-        line = {**line, "at": round(time.time(), 3)}
-        try:
-            with open(self.path, "a") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise Problem(
-                f"cannot write {self.path}: {error.strerror}; what is finished is kept, the same command goes on"
-            ) from None
-        self._count(line)
-
-    def _count(self, line: Json) -> None:
-        self.again |= "again" in line
-        if "file" in line and "failed" in line:
-            self.failed[line["file"]] = line["failed"]
-        elif "file" in line:
-            self.done.add(line["file"])
-            self.failed.pop(line["file"], None)
-
-
-def cut_to_lines(path: str) -> list[Json]:
-    """The lines of a ``results.jsonl``, none when it is not there. A last line that was cut off is removed."""
-    if not os.path.exists(path):
-        return []
-    with open(path, "rb") as file:
-        content = file.read()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-    return parse_lines(content[:whole].decode("utf-8", "replace"))
-
-
-def parse_lines(text: str) -> list[Json]:
-    """Raises Problem for a line that is not a JSON object."""
-    lines = []
-    for number, line in enumerate(text.splitlines(), 1):
-        try:
-            lines.append(json.loads(line))
-            if not isinstance(lines[-1], dict):
-                raise ValueError
-        except ValueError:
-            raise Problem(f"line {number} of results.jsonl is not one that run.py wrote: {line[:60]!r}") from None
-    return lines
+def say(line: str) -> None:
+    print(line, flush=True)
 
 
 @contextlib.contextmanager
 def locked(folder: str) -> Iterator[None]:
-    """Only one run at a time."""
+    """Only one run at a time; a crash releases it. Raises Problem with the other's number."""
     try:
-        file = open(os.path.join(folder, "run.lock"), "w")  # noqa: SIM115
+        file = open(os.path.join(folder, "run.lock"), "a+")  # noqa: SIM115
     except OSError as error:
         raise Problem(f"cannot write to {folder}: {error.strerror}") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise Problem("this kit is being timed already, by another process") from None
+            file.seek(0)
+            raise Problem(f"this kit is being timed already, by process {file.read() or 'unknown'}") from None
+        with contextlib.suppress(OSError):  # a full disk: the number is for people
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
         yield
-
-
-def kit_id(manifest: Json) -> str:
-    """16 hex digits that change with anything in the manifest."""
-    plain = {k: v for k, v in manifest.items() if k != "kit"}
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def load_manifest(folder: str) -> Json:
-    """Raises Problem when it is missing, or is not as it was written."""
-    path = os.path.join(folder, "manifest.json")
-    try:
-        with open(path) as file:
-            manifest: Json = json.load(file)
-        same = manifest["kit"] == kit_id(manifest)
-    except FileNotFoundError:
-        raise Problem(f"{path} does not exist; it belongs beside run.py") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Problem(f"{path} is not the manifest of a kit: {error}") from None
-    if not same:
-        raise Problem(f"{path} was changed after the kit was made; copy the kit again")
-    return manifest
 
 
 def check_folder(folder: str, manifest: Json) -> None:
@@ -238,7 +123,7 @@ def is_whole(folder: str, model: Json) -> bool:
 
 def choose_tool(folder: str, manifest: Json, args: argparse.Namespace) -> Tool:
     """Raises Problem when none of the tools that the kit was made for is here."""
-    allowed = manifest["tools"]
+    allowed = [name for name in manifest["tools"] if name in TOOLS]
     wanted = args.tool or ("benchmark_model" if args.adb is not None else None)
     if wanted and wanted not in allowed:
         raise Problem(
@@ -246,8 +131,6 @@ def choose_tool(folder: str, manifest: Json, args: argparse.Namespace) -> Tool:
             f"not for {wanted}; make another"
         )
     threads = manifest["threads"] if args.threads is None else args.threads
-    if threads < 1:
-        raise Problem(f"--threads is at least 1, got {threads}")
     reasons = []
     for name in [wanted] if wanted else allowed:
         try:
@@ -255,10 +138,3 @@ def choose_tool(folder: str, manifest: Json, args: argparse.Namespace) -> Tool:
         except Broken as error:
             reasons.append(str(error))
     raise Problem("no runtime here: " + "; ".join(reasons))
-
-
-def span(seconds: float) -> str:
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds > 1.5 * size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

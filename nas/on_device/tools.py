@@ -19,7 +19,8 @@ import sys
 import tempfile
 from typing import Any, Callable, Dict, Iterable, Iterator
 
-from .device import Power, affinity, conditions, cpu_name, digest, machine, power_rails, text_of, texts_of
+from .campaign import Driver
+from .device import affinity, conditions, cpu_name, digest, machine, text_of, texts_of
 from .outputs import (
     Broken,
     Problem,
@@ -29,32 +30,26 @@ from .outputs import (
     parse_trtexec_times,
     tensorrt_version,
 )
+from .power import Power, power_rails
 from .process import checked, died, run_tool
 
 Json = Dict[str, Any]
 
 
-class Tool:
-    """``probe``: how many models in a group tell what one costs. ``again``: blocks timed a second time at the end.
+class Tool(Driver):
+    """``hang_s``: without a sign of life. ``version``: None while only a run can tell."""
 
-    ``attempts``: at a group that was disturbed. ``hang_s``: without a sign of life.
-    """
-
-    name = ""
-    probe, again, attempts, hang_s = 1, 8, 1, 1800.0
+    hang_s = 1800.0
+    version: str | None = None
 
     def __init__(self, folder: str, manifest: Json, threads: int, args: argparse.Namespace) -> None:
         self.folder, self.manifest, self.threads, self.args = folder, manifest, threads, args
-        self.version = "unknown"
         self.hang_s = args.timeout or self.hang_s
         self.rails = power_rails()
         self.find()
 
     def find(self) -> None:
         """Raises Broken when the tool is not here."""
-        raise NotImplementedError
-
-    def time(self, models: list[Json]) -> list[Json]:
         raise NotImplementedError
 
     def device(self) -> dict[str, str]:
@@ -78,7 +73,7 @@ class OnnxRuntime(Tool):
     """A group is timed by one process of this script; if that dies or hangs, it has named the model it was at."""
 
     name = "onnxruntime"
-    probe, again, attempts, hang_s = 16, 48, 3, 120.0
+    probe, again, attempts, hang_s = 8, 48, 3, 120.0
 
     def find(self) -> None:
         try:
@@ -89,13 +84,18 @@ class OnnxRuntime(Tool):
                 f"onnxruntime and numpy are not in this Python ({sys.executable}): pip install onnxruntime"
             ) from None
 
-    def time(self, models: list[Json]) -> list[Json]:
+    def time(self, models: list[Json], energy: bool) -> list[Json]:
         timed: dict[int, Json] = {}
         crashed: set[int] = set()
         while len(timed) < len(models):
             pending = [i for i in range(len(models)) if i not in timed]
             files = [[os.path.join(self.folder, models[i]["file"]), models[i]["input"]] for i in pending]
-            job = {"models": files, "threads": self.threads, "rails": self.rails, "hang_s": self.hang_s}
+            job = {
+                "models": files,
+                "threads": self.threads,
+                "rails": self.rails if energy else [],
+                "hang_s": self.hang_s,
+            }
             command = [sys.executable, os.path.join(self.folder, "run.py"), "--worker"]
             code, output = run_tool(command, self.hang_s * (len(files) + 1), json.dumps(job).encode())
             messages, at = [json.loads(m) for m in re.findall(r"^@nas (\{.*\})$", output, re.MULTILINE)], None
@@ -124,7 +124,7 @@ class Trtexec(Tool):
         cache = os.path.join(self.folder, "trtexec.cache")
         self.newer = ["--noDataTransfers", "--useSpinWait", f"--timingCacheFile={cache}"]  # since TensorRT 8
 
-    def time(self, models: list[Json]) -> list[Json]:
+    def time(self, models: list[Json], energy: bool) -> list[Json]:
         return [twice(self._one, os.path.join(self.folder, m["file"])) for m in models]
 
     def device(self) -> dict[str, str]:
@@ -147,6 +147,7 @@ class Trtexec(Tool):
                 self.newer = []
                 text = checked(command, self.hang_s)
             exported = text_of(times)
+        self.version = self.version or "unknown"
         if version := re.search(r"\[TensorRT v(\d+)\]", text):
             self.version = tensorrt_version(int(version.group(1)))
         try:
@@ -195,7 +196,7 @@ class BenchmarkModel(Tool):
     def conditions(self) -> Json:
         return super().conditions() if self.args.adb is None else conditions(self._texts)
 
-    def time(self, models: list[Json]) -> list[Json]:
+    def time(self, models: list[Json], energy: bool) -> list[Json]:
         here = [os.path.join(self.folder, m["file"]) for m in models]
         with contextlib.ExitStack() as stack:
             paths = here if self.args.adb is None else stack.enter_context(self._on_phone(here))

@@ -27,9 +27,9 @@ class Scale:
 # stored unit -> (from this size on, unit shown, digits), largest first
 _LADDERS: dict[str, tuple[tuple[float, str, int], ...]] = {
     "fraction": ((1e-2, "%", 1),),
-    "ms": ((1e4, "s", 2), (1.0, "ms", 2), (1e-3, "µs", 1)),
+    "ms": ((1e3, "s", 2), (1.0, "ms", 2), (1e-3, "µs", 1)),
     "mJ": ((1.0, "mJ", 2), (1e-3, "µJ", 1)),
-    "bytes": ((2.0**20, "MiB", 1), (2.0**10, "KiB", 0)),
+    "bytes": ((2.0**20, "MiB", 1), (2.0**10, "KiB", 0), (1.0, "bytes", 0)),
     "MACs": ((1e9, "GMACs", 2), (1e6, "MMACs", 2), (1e3, "kMACs", 1)),
     "parameters": ((1e6, "M parameters", 2), (1e3, "k parameters", 1)),
 }

@@ -12,6 +12,7 @@ from nas.runs.settings import Settings
 from nas.runtimes import Runtime
 from nas.searchers.searcher import Searcher
 from nas.space import SearchSpace
+from nas.training.recipe import torch_device
 
 PRECISIONS = ("fp32", "int8")
 """In which every candidate is exported."""
@@ -37,9 +38,10 @@ def searcher_of(settings: Settings, space: SearchSpace, objectives: Sequence[Obj
 
 
 def check_names(settings: Settings, space: SearchSpace) -> None:
-    """Raises BadInput for a name that there is not, MissingPackage for a runtime that is not installed."""
+    """Raises BadInput for a name or a training device that there is not, MissingPackage for a runtime that is not installed."""
     if "objectives" not in _parameters(settings):
         searcher_of(settings, space, ())
+    torch_device(settings.device)
     for runtime in runtimes_of(settings).values():
         assert runtime.device
 

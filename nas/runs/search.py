@@ -25,7 +25,7 @@ from nas.runs.artefacts import (
     read_frame,
     write_record,
 )
-from nas.runs.folder import Run, log
+from nas.runs.folder import Run, has_begun
 from nas.runs.names import searcher_of
 from nas.runs.tables import constraints_of, predicted_latency
 from nas.space import Archs
@@ -37,16 +37,6 @@ from nas.training.recipe import Recipe
 def train_stage(run: Run) -> Supernet:
     """The trained supernet."""
     s = run.settings
-
-    def each(row: dict[str, float]) -> None:
-        if np.isfinite(row.get("accuracy_largest", np.nan)):
-            log.info(
-                "epoch %d/%d: loss %.3f, validation accuracy %.1f%% (largest), %.1f%% (smallest)",
-                row["epoch"], s.epochs, row["loss"], 100 * row["accuracy_largest"], 100 * row["accuracy_smallest"],
-            )  # fmt: skip
-        if run.on_epoch is not None:
-            run.on_epoch(row)
-
     return train_supernet(
         run.space,
         run.data,
@@ -56,7 +46,7 @@ def train_stage(run: Run) -> Supernet:
         seed=s.seed,
         device=s.device,
         resume=run.resume,
-        on_epoch=each,
+        on_epoch=run.on_epoch,
         progress=run.progress,
     )
 
@@ -67,7 +57,9 @@ def load_trained(run: Run) -> Supernet:
 
 
 def search_stage(run: Run) -> SearchResult:
-    """The search for accuracy against predicted latency, within the limits."""
+    """The search for accuracy against predicted latency, within the limits; one that is finished is read back."""
+    if search_is_done(run):
+        return SearchResult.load(run.folder, run.space)
     objectives = objectives_of(run)
     result = search(
         run.space,
@@ -77,19 +69,17 @@ def search_stage(run: Run) -> SearchResult:
         constraints=constraints_of(run, objectives[1]),
         run_dir=run.folder,
         resume=run.resume,
-        progress=bool(run.progress),
+        progress=run.progress,
+        on_result=run.on_result,
     )
     write_search(run.folder, result, run.settings.budget)
-    log.info(
-        "search: %d networks evaluated, %d on the Pareto front; %s", len(result), len(result.front), result.stopped
-    )
     return result
 
 
 def search_is_done(run: Run) -> bool:
     """Whether a search with this budget has ended."""
     path = run.folder / SEARCH
-    return path.exists() and read_json(path, Search).budget >= run.settings.budget
+    return has_begun(run, "search") and path.exists() and read_json(path, Search).budget >= run.settings.budget
 
 
 def objectives_of(run: Run, table: str | None = None) -> list[Objective]:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from nas.checks import Batch, Bytes, Count, CountOrNone, Positive, Seed, Share, Threads, checked
+from nas.checks import Batch, Bytes, Count, CountOrNone, Positive, Seed, Share, Text, Threads, checked
 
 
 @checked
@@ -17,19 +17,21 @@ from nas.checks import Batch, Bytes, Count, CountOrNone, Positive, Seed, Share, 
 class Settings:
     """Everything that decides a run besides its space and data. Raises BadInput for a value out of its range."""
 
-    runtime: Annotated[str, "what networks are measured and timed on"] = "onnxruntime"
+    runtime: Annotated[Text, "what networks are measured and timed on"] = "onnxruntime"
     threads: Annotated[Threads, "threads of that runtime"] = 1
 
     epochs: Annotated[Count, "epochs of supernet training"] = 50
     lr: Annotated[Positive, "peak learning rate of supernet training"] = 0.1
     batch_size: Annotated[Batch, "images per step of supernet training"] = 128
-    device: Annotated[str, "torch device that trains, such as cpu or cuda"] = "cpu"
+    device: Annotated[Text, "torch device that trains, such as cpu or cuda"] = "cpu"
 
     budget: Annotated[Count, "networks evaluated by the search"] = 400
-    searcher: Annotated[str, "what proposes networks; guided needs the fewest evaluations"] = "guided"
-    population: Annotated[int | None, Meta(ge=4, le=100_000), "of a searcher that has one (default: its own)"] = None
+    searcher: Annotated[Text, "what proposes networks; guided needs the fewest evaluations"] = "guided"
+    population: Annotated[
+        Annotated[int, Meta(ge=4, le=100_000)] | None, "of a searcher that has one (default: its own)"
+    ] = None
     precision: Annotated[Literal["fp32", "int8"], "the latency that is searched for"] = "int8"
-    table: Annotated[str | None, "latency table of the device to search for, instead of this machine's"] = None
+    table: Annotated[Text | None, "latency table of the device to search for, instead of this machine's"] = None
     unvalidated_table: Annotated[bool, "accept a table whose error nobody has measured"] = False
     max_latency_ms: Annotated[Positive | None, "hard limit on the predicted latency in ms"] = None
     max_sram: Annotated[Bytes | None, "hard limit on the int8 network's peak SRAM, such as 256KB"] = None

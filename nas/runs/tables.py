@@ -58,7 +58,9 @@ def search_table(run: Run) -> LatencyTable:
     if s.table is not None:
         return _kept(run, TARGET) if TARGET in tables_in(run.folder) else _given(run)
     if s.precision not in tables_in(run.folder):
-        raise BadInput(f"{run.folder} has no {s.precision} latency table yet (nas measure, or --table of another device)")
+        raise BadInput(
+            f"{run.folder} has no {s.precision} latency table yet (nas measure, or --table of another device)"
+        )
     table, timed = _kept(run, s.precision), runtimes_of(s).get(s.precision)
     if timed is None or not _predicts(table, timed):
         raise BadInput(
@@ -70,10 +72,14 @@ def search_table(run: Run) -> LatencyTable:
 
 def local_tables(run: Run) -> list[LatencyTable]:
     """The tables that predict what the run's runtimes measure."""
-    tables = [LatencyTable.load(stem) for stem in tables_in(run.folder).values()]
-    runtimes = runtimes_of(run.settings).values()
-    fitting = [t for t in tables if not t.missing(run.space.blocks) and any(_predicts(t, r) for r in runtimes)]
-    return list({t.device.precision: t for t in fitting}.values())
+    chosen = {}
+    for name, stem in tables_in(run.folder).items():
+        table = LatencyTable.load(stem)
+        for runtime in runtimes_of(run.settings).values():
+            here = name != TARGET or table.device.chip == runtime.device.chip
+            if here and _predicts(table, runtime) and not table.missing(run.space.blocks):
+                chosen[table.device.precision] = table
+    return list(chosen.values())
 
 
 def predicted_latency(run: Run, name: str | None = None) -> Objective:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from nas.checks import Batch, Threads, checked
 from nas.device import Device
-from nas.on_device.clock import Loaded, timed, warmed_up
+from nas.on_device.clock import Loaded, timed
+from nas.on_device.worker import load
 from nas.runtimes.runtime import Fp32OrInt8, blaming, cpu_device
 from nas.runtimes.timing_model import onnx_bytes
 
@@ -41,21 +42,9 @@ class OnnxRuntime:
 
     def prepare(self, network: nn.Module | Path, input_shape: tuple[int, int, int]) -> Loaded:
         """Load ``network`` for timing: a module with random weights, or an ONNX file as it is."""
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
         model = onnx_bytes(network, input_shape, precision=self.precision, batch=self.batch)
         with blaming(network):
-            session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            x = np.random.default_rng(0).standard_normal((self.batch, *input_shape), dtype=np.float32)
-            binding = session.io_binding()
-            binding.bind_ortvalue_input(session.get_inputs()[0].name, ort.OrtValue.ortvalue_from_numpy(x))
-            output = np.empty(session.get_outputs()[0].shape, dtype=np.float32)
-            binding.bind_ortvalue_output(session.get_outputs()[0].name, ort.OrtValue.ortvalue_from_numpy(output))
-            return warmed_up(lambda: session.run_with_iobinding(binding), keeps=output)
+            return load(model, (self.batch, *input_shape), self.threads)
 
     def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
         """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""

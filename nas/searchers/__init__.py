@@ -39,9 +39,7 @@ def named(name: str) -> Callable[..., Searcher]:
     return made
 
 
-def make(
-    name: str, space: SearchSpace, objectives: Sequence[Objective], *, seed: int = 0, **settings: Any
-) -> Searcher:
+def make(name: str, space: SearchSpace, objectives: Sequence[Objective], *, seed: int = 0, **settings: Any) -> Searcher:
     """The searcher called ``name`` for a search of ``space``, with ``settings`` as its constructor takes them.
 
     Raises BadInput for an unknown name or setting, and for a setting out of its range.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nas.checks import Seed, checked
 from nas.errors import BadInput
+from nas.searchers.searcher import text_of
 from nas.space import Archs, Choice, SearchSpace, is_ordered
 
 _PATIENCE = 5  # proposals of the sampler per architecture wanted, and 20 more; then random ones
@@ -55,6 +56,8 @@ class OptunaSearch:
         self._under_way: dict[bytes, list[optuna.Trial]] = {}
         self._completed: dict[bytes, tuple[NDArray[np.float64], float]] = {}
 
+    __repr__ = text_of
+
     @property
     def known(self) -> int:
         return len(self._completed)
@@ -92,9 +95,7 @@ class OptunaSearch:
         """
         with quiet():
             if self._study is None:
-                self._study = optuna.create_study(
-                    directions=["minimize"] * costs.shape[1], sampler=self._sampler
-                )
+                self._study = optuna.create_study(directions=["minimize"] * costs.shape[1], sampler=self._sampler)
                 self._worst = np.full(costs.shape[1], -np.inf)
             if costs.shape[1] != len(self._study.directions):
                 raise BadInput(f"this search has {len(self._study.directions)} objectives, got {costs.shape[1]} costs")
@@ -138,9 +139,7 @@ class OptunaSearch:
         trial.set_constraint(VIOLATION, missed)
         fine = bool(np.isfinite(cost).all())
         with self._complaints():
-            self._study.tell(
-                trial, cost.tolist() if fine else None, None if fine else optuna.trial.TrialState.FAIL
-            )
+            self._study.tell(trial, cost.tolist() if fine else None, None if fine else optuna.trial.TrialState.FAIL)
 
     def _made(self, seed: int) -> optuna.samplers.BaseSampler:
         make = self._make

@@ -16,8 +16,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nas.checks import Count, Positive, Seed, checked, shown
+from nas.checks import Count, Finite, Positive, Seed, checked, shown
 from nas.errors import BadInput
+from nas.searchers.searcher import text_of
 from nas.searchers.seen import LAST, Seen
 from nas.space import Archs, SearchSpace
 
@@ -50,7 +51,7 @@ class PolicySearch:
         seed: Seed = 0,
         algorithm: Literal["ppo", "reinforce"] = "ppo",
         reward: Literal["tunas", "mnasnet"] = "tunas",
-        targets: Sequence[float] | float | None = None,
+        targets: Sequence[Finite] | Finite | None = None,
         learning_rate: Positive = 0.03,
         entropy: Annotated[float, Meta(ge=0, le=1000)] = 0.05,
         rollout: Count = 16,
@@ -72,6 +73,8 @@ class PolicySearch:
         self._policy: _Policy | None = None
         self._baseline: float | None = None
         self._results = 0
+
+    __repr__ = text_of
 
     @property
     def known(self) -> int:
@@ -104,7 +107,7 @@ class PolicySearch:
         if self.targets is not None and len(self.targets) != resources:
             raise BadInput(f"targets has {len(self.targets)} numbers, the search has {resources} resources")
         if self._policy is None:
-            self._policy = _Policy(self.space, resources if self.targets is None else 0, self._seed)
+            self._policy = _Policy(self.space, resources if self.targets is None else 0, self.seed)
             self._optimiser = torch.optim.Adam(self._policy.parameters(), lr=self.learning_rate)
         archs = self.space.canonical(archs)
         self._seen.add(archs)
@@ -140,9 +143,7 @@ class PolicySearch:
         scaled = (aims - low) / np.where(high > low, high - low, 1.0)
         return torch.as_tensor(scaled, dtype=torch.float32)
 
-    def _rewards(
-        self, costs: Floats, aims: Floats, violation: Floats
-    ) -> Floats:
+    def _rewards(self, costs: Floats, aims: Floats, violation: Floats) -> Floats:
         seen = np.array(self._costs) if self._costs else np.zeros((1, costs.shape[1]))
         best, worst = seen[:, 0].min(), seen[:, 0].max()
         reward = np.nan_to_num((worst - costs[:, 0]) / (worst - best or 1.0), nan=0.0)
@@ -190,7 +191,7 @@ class PolicySearch:
             self._optimiser.step()
 
 
-def _checked_targets(targets: Sequence[float] | float | None) -> tuple[float, ...] | None:
+def _checked_targets(targets: Sequence[Finite] | Finite | None) -> tuple[float, ...] | None:
     if targets is None:
         return None
     try:

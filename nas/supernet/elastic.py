@@ -1,8 +1,8 @@
 """Elastic primitives: layers at the largest size of a slot that run as any smaller one.
 
 Each primitive knows how to cut its weights to a part (``sliced``); forward and extraction both use that cut.
-Smaller channel counts are the first channels. Smaller depthwise kernels are the centre of the larger one, multiplied
-by a learned matrix (Cai et al., "Once for All", ICLR 2020, section 3.3).
+Smaller channel counts are the first channels. Smaller kernels are the centre of the larger one; depthwise ones are also
+multiplied by a learned matrix (Cai et al., "Once for All", ICLR 2020, section 3.3).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Elastic(Protocol):
 
 
 class ElasticConv2d(nn.Conv2d):
-    """Convolution with elastic input and output channels; depthwise ones also with an elastic kernel.
+    """Convolution with elastic input and output channels and an elastic kernel.
 
     A grouped convolution is the diagonal blocks of the dense one that it shares weights with.
     """
@@ -41,8 +41,6 @@ class ElasticConv2d(nn.Conv2d):
                 "the convolutions of one slot differ in stride, bias or being depthwise: they cannot share weights"
             )
         kernels = sorted({o.kernel for o in options}, reverse=True)
-        if len(kernels) > 1 and not first.depthwise:
-            raise BadInput(f"an elastic kernel needs a depthwise convolution, got kernels {kernels} of a dense one")
         in_ch, out_ch = max(o.in_ch for o in options), max(o.out_ch for o in options)
         super().__init__(
             in_ch,
@@ -56,7 +54,8 @@ class ElasticConv2d(nn.Conv2d):
         self.depthwise = first.depthwise
         # one matrix per step down: 7 -> 5 has 25 x 25 entries, 5 -> 3 has 9 x 9
         self.smaller_kernels = kernels[1:]
-        self.transforms = nn.ParameterDict({str(k): nn.Parameter(torch.eye(k * k)) for k in kernels[1:]})
+        matrices = kernels[1:] if first.depthwise else []
+        self.transforms = nn.ParameterDict({str(k): nn.Parameter(torch.eye(k * k)) for k in matrices})
         self.part = first
 
     def activate(self, part: Part) -> None:
@@ -86,8 +85,9 @@ class ElasticConv2d(nn.Conv2d):
             if smaller < part.kernel:
                 break
             margin = (weight.shape[-1] - smaller) // 2
-            centre = weight[:, :, margin : margin + smaller, margin : margin + smaller]
-            weight = (centre.flatten(1) @ self.transforms[str(smaller)]).view(part.out_ch, 1, smaller, smaller)
+            weight = weight[:, :, margin : margin + smaller, margin : margin + smaller]
+            if self.depthwise:
+                weight = (weight.flatten(1) @ self.transforms[str(smaller)]).view(part.out_ch, 1, smaller, smaller)
         return weight, None if self.bias is None else self.bias[: part.out_ch]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from nas.errors import BadInput
+
 
 @torch.no_grad()
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
@@ -14,6 +16,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
 
     The variance is pooled: the mean of the batches' variances plus the variance of their means, each batch weighted
     by its number of images, so that it equals the variance over all images. Leaves the train/eval mode as it was.
+    Raises BadInput without images.
     """
     norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
     if not norms:
@@ -40,6 +43,8 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
             norm.momentum = momentum
         for module, mode in zip(network.modules(), modes, strict=True):
             module.training = mode
+    if not sum(counts):
+        raise BadInput("batch-norm statistics are those of images, and there are no images")
     weight = torch.tensor(counts, dtype=torch.float32, device=means[0][0].device)[:, None] / sum(counts)
     for norm, mean, variance in zip(norms, means, variances, strict=True):
         stacked = torch.stack(mean)

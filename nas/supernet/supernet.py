@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import cast
 
 import numpy as np
@@ -10,20 +11,23 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from nas.blocks import Block, Part
+from nas.checks import Seed, checked
 from nas.errors import BadInput
 from nas.modules import BlockModule, Network, build
 from nas.space import Archs, SearchSpace
 from nas.supernet.elastic import Elastic, elastic_part
 
 
+@checked
 class Supernet(nn.Module):
     """All networks of ``space`` at once; ``seed`` decides the initial weights.
 
     Starts as the largest network (most MACs). ``activate`` chooses the one that ``forward`` runs; ``extract`` cuts
-    one out. Raises BadInput when a slot's options cannot share weights.
+    one out. Options of one slot share weights within a kind of block. Raises BadInput when they cannot (they differ in
+    stride, say), and for a space without blocks.
     """
 
-    def __init__(self, space: SearchSpace, seed: int = 0) -> None:
+    def __init__(self, space: SearchSpace, seed: Seed = 0) -> None:
         super().__init__()
         self.space = space
         with torch.random.fork_rng(devices=[]):
@@ -37,11 +41,12 @@ class Supernet(nn.Module):
         self.activate(self.largest)
 
     def activate(self, arch: ArrayLike) -> None:
-        """Run as ``arch (genes,)`` from now on."""
+        """Run as ``arch (genes,)`` from now on. Raises BadInput for what is not one architecture of the space."""
         self._running = []
-        for module, block in self._filled(arch):
+        for slot, block in self._filled(arch):
+            module = self._module(slot, block)
             module.block = block
-            for primitive, part in self._plan(module, block):
+            for primitive, part in self._plan(slot, block):
                 primitive.activate(part)
             self._running.append(module)
 
@@ -56,43 +61,54 @@ class Supernet(nn.Module):
             x = module(x)
         return x
 
+    def __repr__(self) -> str:
+        weights = sum(parameter.numel() for parameter in self.parameters())
+        return f"Supernet({self.space!r}, {weights:,} weights)"
+
     @torch.no_grad()
     def extract(self, arch: ArrayLike) -> Network:
         """``arch (genes,)`` as a plain network with its own copy of the weights, in this module's train/eval mode.
 
-        Batch-norm statistics are copied as they are; they are meaningful only after ``recalibrate``.
+        Batch-norm statistics are copied as they are; they are meaningful only after ``recalibrate``. Raises BadInput as
+        ``activate``.
         """
         filled = self._filled(arch)
         network = Network(block for _, block in filled)
-        for (elastic, block), plain in zip(filled, network, strict=True):
-            for (primitive, part), name in zip(self._plan(elastic, block), block.parts(), strict=True):
+        for (slot, block), plain in zip(filled, network, strict=True):
+            for (primitive, part), name in zip(self._plan(slot, block), block.parts(), strict=True):
                 plain.get_submodule(name).load_state_dict(primitive.sliced(part))
         return network.to(next(self.parameters()).device).train(self.training)
 
-    def _plan(self, module: BlockModule, block: Block) -> list[tuple[Elastic, Part]]:
-        """Which primitive runs as which part when ``module`` is ``block``; kept, because every training step asks."""
-        key = (id(module), block)
+    def _plan(self, slot: int, block: Block) -> list[tuple[Elastic, Part]]:
+        """Which primitive runs as which part when ``slot`` is ``block``; kept, because every training step asks."""
+        key = (slot, block)
         if key not in self._plans:
-            parts = block.parts().items()
+            module, parts = self._module(slot, block), block.parts().items()
             self._plans[key] = [(cast(Elastic, module.get_submodule(name)), part) for name, part in parts]
         return self._plans[key]
 
-    def _filled(self, arch: ArrayLike) -> list[tuple[BlockModule, Block]]:
+    def _module(self, slot: int, block: Block) -> BlockModule:
+        module = self.slots[slot]
+        return cast(BlockModule, module[block.kind] if isinstance(module, nn.ModuleDict) else module)
+
+    def _filled(self, arch: ArrayLike) -> list[tuple[int, Block]]:
+        """The slots that ``arch`` fills, with their blocks."""
         given = np.asarray(arch)
         if given.ndim != 1:
             raise BadInput(f"one architecture has shape ({self.space.genes},), got {given.shape}")
         ids = self.space.block_ids(given[None])[0]
-        return [
-            (cast(BlockModule, module), self.space.blocks[i - 1])
-            for module, i in zip(self.slots, ids, strict=True)
-            if i
-        ]
+        return [(slot, self.space.blocks[i - 1]) for slot, i in enumerate(ids) if i]
 
 
-def _elastic_slot(space: SearchSpace, slot: int) -> BlockModule:
+def _elastic_slot(space: SearchSpace, slot: int) -> nn.Module:
+    """One module for all options of a slot, or one per kind where they are of several: weights are shared within a kind."""
     options = space.slot_options(slot)
-    if len({type(block) for block in options}) != 1:
-        raise BadInput(f"slot {space.slots[slot].name} mixes kinds of blocks: they cannot share weights")
+    kinds = dict.fromkeys(block.kind for block in options)
+    modules = {kind: _elastic([block for block in options if block.kind == kind]) for kind in kinds}
+    return nn.ModuleDict(modules) if len(modules) > 1 else modules[options[0].kind]
+
+
+def _elastic(options: Sequence[Block]) -> BlockModule:
     parts: dict[str, list[Part]] = {}
     for block in options:
         for name, part in block.parts().items():

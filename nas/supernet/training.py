@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from nas.checks import Count, Seed, checked
+from nas.checks import Count, FilePath, Seed, checked, shown
 from nas.data.images import ImageData
 from nas.data.inputs import batches, fixed_choice
 from nas.errors import BadInput
-from nas.files import folder_of, write_text
+from nas.files import folder_of, locked, write_text
 from nas.space import Archs, SearchSpace
 from nas.supernet.recalibrate import recalibrate
 from nas.supernet.strategies import Sandwich, Strategy
@@ -36,7 +36,7 @@ def train_supernet(
     data: ImageData,
     *,
     epochs: Count | None = None,
-    run_dir: str | os.PathLike[str],
+    run_dir: FilePath,
     recipe: Recipe | None = None,
     augment: Augment | None = None,
     strategy: Strategy | None = None,
@@ -56,18 +56,19 @@ def train_supernet(
     Raises BadInput when the data do not fit the space, the device is not there, or ``run_dir`` holds a training with
     other settings, which are named; NasError when the loss is no longer finite.
     """
+    folder = folder_of(run_dir)
     check_fit(space, data)
     recipe, augment, strategy = recipe_of(epochs, recipe), augment or Augment.suited_to(data), strategy or Sandwich()
-    place, folder = torch_device(device), folder_of(run_dir)
+    place = torch_device(device)
     weights, checkpoint = folder / "supernet.safetensors", folder / "supernet.checkpoint.pt"
-    if not resume and (weights.exists() or checkpoint.exists()):
-        raise BadInput(f"{folder} already holds a training; pass resume (--resume) to go on with it, or another folder")
+    if not resume:
+        _check_fresh(weights, checkpoint)
     identity = _identity(space, data, recipe, augment, strategy, seed, place)
     supernet = Supernet(space, seed=seed).to(place)
     if weights.exists():
         load_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
         return supernet
-    try:
+    with locked(folder), _how_to_go_on(folder):
         history = fit(
             supernet,
             data,
@@ -85,15 +86,14 @@ def train_supernet(
             on_step=on_step,
             progress=progress,
         )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"finished epochs are kept in {folder}; the same call (--resume) goes on") from None
-    write_text(folder / "training.csv", history.to_csv(index=False))
-    save_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
-    checkpoint.unlink(missing_ok=True)
+        write_text(folder / "training.csv", history.to_csv(index=False))
+        save_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
+        checkpoint.unlink(missing_ok=True)
     return supernet
 
 
-def load_supernet(space: SearchSpace, path: str | os.PathLike[str], device: str = "cpu") -> Supernet:
+@checked
+def load_supernet(space: SearchSpace, path: FilePath, device: str = "cpu") -> Supernet:
     """A supernet from the weights file that ``train_supernet`` wrote.
 
     Raises BadInput when the file is missing, damaged or was made for another space, or the device is not there.
@@ -105,8 +105,14 @@ def load_supernet(space: SearchSpace, path: str | os.PathLike[str], device: str 
     return supernet
 
 
+@checked
 def calibrated(supernet: Supernet, arch: Archs, data: ImageData) -> torch.nn.Module:
-    """``arch (genes,)`` cut out of the supernet, its batch norm recalibrated on training images."""
+    """``arch (genes,)`` cut out of the supernet, its batch norm recalibrated on training images.
+
+    Raises BadInput for what is not one architecture of the space.
+    """
+    if np.ndim(arch) != 1:
+        raise BadInput(f"one architecture is a row of choice indices (genes,), got {shown(arch)}")
     network = supernet.extract(arch).eval()
     images = fixed_choice(data, RECALIBRATION_IMAGES)
     recalibrate(network, batches(images, data, input_size(network), device=device_of(network)))
@@ -133,6 +139,21 @@ def recipe_of(epochs: int | None, recipe: Recipe | None) -> Recipe:
     if recipe is not None and epochs not in (None, recipe.epochs):
         raise BadInput(f"epochs is {epochs} but recipe.epochs is {recipe.epochs}; give one of them")
     return recipe or Recipe(epochs=epochs or 0)
+
+
+@contextlib.contextmanager
+def _how_to_go_on(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"finished epochs are kept in {folder}; the same call (--resume) goes on") from None
+
+
+def _check_fresh(*paths: Path) -> None:
+    if any(path.exists() for path in paths):
+        raise BadInput(
+            f"{paths[0].parent} already holds a training; pass resume (--resume) to go on with it, or another folder"
+        )
 
 
 def _identity(

@@ -3,69 +3,81 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from nas.engine.result import SearchResult
-from nas.errors import BadInput, NasError
-from nas.files import write_text
+from nas.errors import BadInput, Busy, NasError
+from nas.files import append_text, first_line, locked, write_bytes
+from nas.runs.artefacts import write_record
 from nas.runs.search import write_search
-from nas.sweeps.folder import REPORTS, last_report, trial_name
+from nas.sweeps.folder import DONE, FAILED, REPORTS, SETTINGS, Failed, last_report, read_numbers, trial_name
 
 Report = Callable[[Mapping[str, float]], None]
 Trial = Callable[[dict[str, Any], Path, Report], SearchResult | Mapping[str, float] | None]
 
+_POLL_S = 0.2
+_log = logging.getLogger("nas")
 
-def run_trial(
-    trial: Trial,
-    settings: dict[str, Any],
-    trials: Path,
-    tell: Report,
-    *,
-    attempts: int,
-    metric: str | None,
-    mode: str,
-) -> None:
-    """Leaves done.json (its metrics) or failed.json in the trial's folder; what is done already is only told.
 
-    ``tell``: Ray Tune's ``report``. It gets what the trial reports on its way, and in the end the metrics with ``ended``.
+@dataclass(frozen=True, kw_only=True)
+class TrialRunner:
+    """Runs ``trial`` for one combination of settings after another, each in a folder of ``trials``.
+
+    ``attempts``: how often one that raises is run. ``metric``, ``mode``: the number by which trials are compared.
     """
-    folder = trials / trial_name(settings)
-    done = folder / "done.json"
-    folder.mkdir(parents=True, exist_ok=True)
 
-    def report(metrics: Mapping[str, float]) -> None:
-        with open(folder / REPORTS, "a") as file:
-            file.write(json.dumps(metrics, default=float) + "\n")
-        tell(dict(metrics))
+    trial: Trial
+    trials: Path
+    attempts: int = 1
+    metric: str | None = None
+    mode: Literal["max", "min"] = "max"
 
-    with _alone(folder):
-        for _ in range(attempts):
-            if not done.exists():
-                _attempt(trial, settings, folder, report, metric)
-        # Tune wants the metric of a failed trial too
-        worst = {metric: float("-inf" if mode == "max" else "inf")} if metric else {}
-        tell({**(json.loads(done.read_text()) if done.exists() else worst), "ended": 1.0})
+    def __call__(self, settings: dict[str, Any], tell: Report) -> None:
+        """Leaves done.json (its metrics) or failed.json in the trial's folder; what is done already is only told.
 
+        ``tell``: Ray Tune's ``report``. It gets what the trial reports on its way, and in the end the metrics with
+        ``ended``.
+        """
+        folder = self.trials / trial_name(settings)
+        done = folder / DONE
+        with _alone(folder):
+            for _ in range(self.attempts):
+                if not done.exists():
+                    self._attempt(settings, folder, tell)
+            # Tune wants the metric of a failed trial too
+            worst = {self.metric: float("-inf" if self.mode == "max" else "inf")} if self.metric else {}
+            tell({**(read_numbers(done) if done.exists() else worst), "ended": 1.0})
 
-def _attempt(trial: Trial, settings: dict[str, Any], folder: Path, report: Report, metric: str | None) -> None:
-    write_text(folder / "settings.json", json.dumps(settings, indent=2, default=str))
-    (folder / REPORTS).unlink(missing_ok=True)
-    failed = folder / "failed.json"
-    try:
-        metrics = _metrics(trial(dict(settings), folder, report), folder)
-        metrics = {**last_report(folder), **metrics}
-        if metric is not None and metric not in metrics:
-            raise BadInput(f"metric={metric!r} is not among what the trial returned or reported: {', '.join(metrics)}")
-    except Exception as error:
-        text = str(error) if isinstance(error, NasError) else f"{type(error).__name__}: {error}"
-        write_text(failed, json.dumps({"error": text, "traceback": traceback.format_exc()}, indent=2))
-    else:
-        write_text(folder / "done.json", json.dumps(metrics, indent=2))
-        failed.unlink(missing_ok=True)
+    def _attempt(self, settings: dict[str, Any], folder: Path, tell: Report) -> None:
+        def report(metrics: Mapping[str, float]) -> None:
+            numbers = {k: float(v) for k, v in metrics.items()}
+            append_text(folder / REPORTS, msgspec.json.encode(numbers).decode() + "\n")
+            tell(numbers)
+
+        plain = msgspec.json.encode(settings, enc_hook=str)
+        write_bytes(folder / SETTINGS, msgspec.json.format(plain, indent=2))
+        (folder / REPORTS).unlink(missing_ok=True)
+        try:
+            returned = _metrics(self.trial(dict(settings), folder, report), folder)
+            metrics = {**last_report(folder), **returned}
+            if self.metric is not None and self.metric not in metrics:
+                known = ", ".join(metrics)
+                raise BadInput(f"metric={self.metric!r} is not among what the trial returned or reported: {known}")
+        except Exception as error:
+            kind = "" if isinstance(error, NasError) else f"{type(error).__name__}: "
+            text = f"{kind}{first_line(error)}"
+            write_record(folder / FAILED, Failed(error=text, traceback=traceback.format_exc()))
+        else:
+            write_record(folder / DONE, metrics)
+            (folder / FAILED).unlink(missing_ok=True)
 
 
 def _metrics(result: SearchResult | Mapping[str, float] | None, folder: Path) -> dict[str, float]:
@@ -83,9 +95,16 @@ def _metrics(result: SearchResult | Mapping[str, float] | None, folder: Path) ->
 
 @contextlib.contextmanager
 def _alone(trial: Path) -> Iterator[None]:
-    """Two trials may have drawn the same settings, and one of a driver that was killed may not have ended yet."""
-    import fcntl
-
-    with open(trial / ".lock", "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Two trials may have drawn the same settings, and one of a driver that was killed may not have ended yet: wait."""
+    waiting = False
+    with contextlib.ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(trial))
+                break
+            except Busy as busy:
+                if not waiting:
+                    _log.info("a trial waits: %s", busy)
+                waiting = True
+                time.sleep(_POLL_S)
         yield

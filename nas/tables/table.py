@@ -22,7 +22,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from nas.blocks import Block, from_key
-from nas.checks import Count, Probability, check, checked, shown
+from nas.checks import Count, FilePath, Probability, check, checked, shown
 from nas.device import Device
 from nas.errors import BadInput, MissingBlocks
 from nas.files import file_name, first_line, read_json, read_text, write_text
@@ -56,6 +56,7 @@ class Validation:
             raise BadInput(f"kendall_tau is a number from -1 to 1, got {self.kendall_tau}")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LatencyTable:
     """Milliseconds per block on one device. Immutable.
@@ -202,7 +203,8 @@ class LatencyTable:
         return csv
 
     @staticmethod
-    def load(stem: str | os.PathLike[str]) -> LatencyTable:
+    @checked
+    def load(stem: FilePath) -> LatencyTable:
         """Read what ``save`` wrote. ``stem``: a path, with or without .csv or .json, or the name of a shipped table.
 
         Raises BadInput when either file is missing or damaged, or says something a table cannot.

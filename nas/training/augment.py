@@ -31,6 +31,7 @@ class Augment:
     cutout: Probability = 0.0
 
     @staticmethod
+    @checked
     def suited_to(data: ImageData) -> Augment:
         """Colour photographs may be mirrored; grey images are mostly symbols and scans, which may not."""
         return Augment(flip=True, cutout=0.25) if data.channels == 3 else Augment()

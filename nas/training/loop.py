@@ -12,7 +12,7 @@ import ctypes
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,29 +83,25 @@ def fit(
     rows: list[dict[str, float]] = []
     if resume and checkpoint is not None and checkpoint.exists():
         rows = load_checkpoint(checkpoint, model, optimizer, identity or {})
-    with bar(
-        progress, desc="train", unit="step", total=recipe.epochs * per_epoch, initial=len(rows) * per_epoch
-    ) as shown:
+    steps = recipe.epochs * per_epoch
+    with bar(progress, desc="train", unit="step", total=steps, initial=len(rows) * per_epoch) as shown:
+
+        def tell(done: dict[str, float]) -> None:
+            shown.update()
+            if on_step is not None:
+                on_step(done)
+
         for epoch in range(len(rows), recipe.epochs):
-            started, total, lr = time.perf_counter(), 0.0, 0.0
-            model.train()
-            for i, (batch, chosen, rng) in enumerate(_epoch(images, data, recipe, augment, size, seed, epoch)):
-                lr = recipe.learning_rate((epoch * per_epoch + i) / (recipe.epochs * per_epoch))
-                loss = _stepped(model, batch, labels[chosen], rng, step, optimizer, lr, recipe.clip_norm)
-                total += loss
-                shown.update()
-                if on_step is not None:
-                    on_step({"epoch": epoch + 1, "step": epoch * per_epoch + i + 1, "loss": loss, "learning_rate": lr})
-            if not math.isfinite(total):
-                raise NasError(
-                    f"the loss is no longer finite in epoch {epoch + 1}; try a lower learning rate than {recipe.lr}"
-                )
-            row: dict[str, float] = {"epoch": epoch + 1, "loss": total / per_epoch, "learning_rate": lr}
-            row["seconds"] = time.perf_counter() - started
+            batches = _epoch(images, labels, data, recipe, augment, size, seed, epoch)
+            row = _trained_epoch(
+                model, optimizer, batches, step, recipe, range(epoch * per_epoch, steps), epoch + 1, tell
+            )
             rows.append(row | (evaluate(epoch + 1) if evaluate is not None else {}))
             if checkpoint is not None:
                 save_checkpoint(checkpoint, model, optimizer, identity or {}, rows)
-            _tell(rows[-1], recipe.epochs, on_epoch)
+            _log_epoch(rows[-1], recipe.epochs)
+            if on_epoch is not None:
+                on_epoch(dict(rows[-1]))
     return pd.DataFrame(rows)
 
 
@@ -146,51 +142,60 @@ def keep_freed_memory() -> None:
 
 
 def _epoch(
-    images: Tensor, data: ImageData, recipe: Recipe, augment: Augment | None, size: int, seed: int, epoch: int
+    images: Tensor,
+    labels: Tensor,
+    data: ImageData,
+    recipe: Recipe,
+    augment: Augment | None,
+    size: int,
+    seed: int,
+    epoch: int,
 ) -> Iterator[tuple[Tensor, Tensor, np.random.Generator]]:
-    """The batches of an epoch ``(n, c, size, size)``, which rows they are, and the random numbers of their steps."""
+    """The batches of an epoch, images ``(n, c, size, size)`` and labels ``(n,)``, and the random numbers of their steps."""
     rng = np.random.default_rng([seed, epoch])
     generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**62)))
     order = torch.from_numpy(rng.permutation(len(images))).to(images.device)
     for chosen in order.split(recipe.batch_size):
-        yield normalised(augmented(images[chosen], augment, size, generator), data), chosen, rng
+        yield normalised(augmented(images[chosen], augment, size, generator), data), labels[chosen], rng
 
 
-def _stepped(
+def _trained_epoch(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    rng: np.random.Generator,
-    step: TrainingStep,
     optimizer: torch.optim.Optimizer,
-    lr: float,
-    clip_norm: float,
-) -> float:
-    """The loss of one batch, after its gradients have moved the weights."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr
-    optimizer.zero_grad(set_to_none=True)
-    device = images.device
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision_of(device) == "bf16"):
-        loss = step(model, images, labels, rng)
-    nn.utils.clip_grad_norm_(model.parameters(), clip_norm)
-    optimizer.step()
-    return float(loss)
+    batches: Iterable[tuple[Tensor, Tensor, np.random.Generator]],
+    step: TrainingStep,
+    recipe: Recipe,
+    left: range,
+    epoch: int,
+    tell: Callable[[dict[str, float]], None],
+) -> dict[str, float]:
+    """The row of an epoch (counted from 1) after training it. ``left``: the numbers of the steps from here to the end."""
+    started, losses, lr = time.perf_counter(), list[float](), 0.0
+    model.train()
+    for i, (images, labels, rng) in zip(left, batches, strict=False):
+        lr = recipe.learning_rate(i / left.stop)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        mixed = precision_of(images.device) == "bf16"
+        with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=mixed):
+            loss = step(model, images, labels, rng)
+        nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+        optimizer.step()
+        losses.append(float(loss))
+        tell({"epoch": epoch, "step": i + 1, "loss": losses[-1], "learning_rate": lr})
+    mean = sum(losses) / len(losses)
+    if not math.isfinite(mean):
+        raise NasError(f"the loss is no longer finite in epoch {epoch}; try a lower learning rate than {recipe.lr}")
+    return {"epoch": epoch, "loss": mean, "learning_rate": lr, "seconds": time.perf_counter() - started}
 
 
-def _tell(row: Mapping[str, float], epochs: int, on_epoch: Hook | None) -> None:
+def _log_epoch(row: Mapping[str, float], epochs: int) -> None:
+    """A line where the epoch was evaluated; without, only for who listens closely."""
     evaluated = {k.replace("_", " "): v for k, v in row.items() if k.startswith("accuracy") and np.isfinite(v)}
     told = "".join(f", {name} {value:.1%}" for name, value in evaluated.items())
-    _log.log(
-        logging.INFO if evaluated else logging.DEBUG,
-        "epoch %d/%d: loss %.3f%s",
-        row["epoch"],
-        epochs,
-        row["loss"],
-        told,
-    )
-    if on_epoch is not None:
-        on_epoch(dict(row))
+    level = logging.INFO if evaluated else logging.DEBUG
+    _log.log(level, "epoch %d/%d: loss %.3f%s", row["epoch"], epochs, row["loss"], told)
 
 
 def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -1,0 +1,41 @@
+"""Fused MBConv: the block of EfficientNetV2 and of networks for the EdgeTPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from nas.blocks.activations import Act
+from nas.blocks.block import Block, Channels, ChannelsOrNone, Kernel, Stride, T
+from nas.blocks.mobile import squeeze_excite
+from nas.blocks.operators import Operators
+
+
+@dataclass(frozen=True, kw_only=True)
+class FusedMBConv(Block):
+    """kxk expansion to ``mid`` channels, optional squeeze-excite, linear 1x1 projection.
+
+    One dense convolution instead of an inverted residual's expansion and depthwise one: more MACs, often less time
+    (Gupta and Akin, "EfficientNet-EdgeTPU", 2019; Tan and Le, "EfficientNetV2", 2021).
+    """
+
+    kind: ClassVar[str] = "fused_mbconv"
+    read_from: ClassVar = {
+        "in_ch": "expand.in_ch",
+        "mid": "expand.out_ch",
+        "out_ch": "project.out_ch",
+        "kernel": "expand.kernel",
+        "se": "squeeze.out_ch",
+    }
+    mid: Channels
+    kernel: Kernel = 3
+    stride: Stride = 1
+    se: ChannelsOrNone = 0
+    act: Act = "relu"
+    residual: bool = False
+
+    def compute(self, on: Operators[T], x: T) -> T:
+        y = on.conv("expand", x, self.mid, kernel=self.kernel, stride=self.stride, act=self.act)
+        y = squeeze_excite(on, y, self.mid, self.se, self.act)
+        y = on.conv("project", y, self.out_ch)
+        return on.add(x, y) if self.residual else y

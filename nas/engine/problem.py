@@ -1,0 +1,118 @@
+"""What a search is about: the space, the objectives, the constraints; checked once, and described for the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nas.errors import BadInput
+from nas.objectives.objective import Constraint, Objective
+from nas.space import Archs, SearchSpace
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveRecord:
+    """An objective as a ledger knows it: all but its function."""
+
+    name: str
+    identity: str
+    unit: str
+    maximize: bool
+    cheap: bool
+    within: tuple[float, float] | None
+
+    @staticmethod
+    def of(objective: Objective) -> ObjectiveRecord:
+        o = objective
+        return ObjectiveRecord(
+            name=o.name, identity=o.identity, unit=o.unit, maximize=o.maximize, cheap=o.cheap, within=o.within
+        )
+
+    def objective(self) -> Objective:
+        """The objective of a search that is only read: it cannot be evaluated."""
+
+        def fn(archs: Archs) -> ArrayLike:
+            raise BadInput(f"{self.name} was read back from a ledger; pass the objective itself to evaluate more")
+
+        return Objective(
+            name=self.name,
+            fn=fn,
+            unit=self.unit,
+            maximize=self.maximize,
+            cheap=self.cheap,
+            identity=self.identity,
+            within=self.within,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """``objectives``: what is optimised; ``constraints``: on these and on other objectives."""
+
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+
+    @staticmethod
+    def of(
+        space: SearchSpace,
+        objectives: Sequence[Objective | Callable[[Archs], ArrayLike]],
+        constraints: Sequence[Constraint],
+    ) -> Problem:
+        """Raises BadInput for what is no objective or constraint, none at all, or two of the same name."""
+        if isinstance(objectives, Objective) or not isinstance(objectives, Sequence) or not objectives:
+            raise BadInput("a search needs a list of at least one objective, such as [accuracy, latency]")
+        made = tuple(Objective.of(o) for o in objectives)
+        if wrong := [c for c in constraints if not isinstance(c, Constraint)]:
+            raise BadInput(f"constraints are written like latency <= 2.0, got {wrong[0]!r}")
+        names = [o.name for o in made]
+        if len(set(names)) != len(names):
+            raise BadInput(f"two objectives have the same name: {', '.join(names)}; pass name= to one of them")
+        problem = Problem(space=space, objectives=made, constraints=tuple(constraints))
+        problem._check_constraints()
+        return problem
+
+    @cached_property
+    def everything(self) -> tuple[Objective, ...]:
+        """All different objectives: the search's own first, then those that only constraints are on."""
+        unique = {o.name: o for o in self.objectives}
+        for constraint in self.constraints:
+            unique.setdefault(constraint.objective.name, constraint.objective)
+        return tuple(unique.values())
+
+    @property
+    def costly(self) -> tuple[Objective, ...]:
+        return tuple(o for o in self.everything if not o.cheap)
+
+    def costs(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``values (n, everything)`` as costs ``(n, objectives)``."""
+        return np.column_stack([o.cost(values[:, i]) for i, o in enumerate(self.objectives)])
+
+    def described(self) -> dict[str, Any]:
+        """What decides the values of a search, for its ledger."""
+        return {
+            "space": space_text(self.space),
+            "objectives": tuple(ObjectiveRecord.of(o) for o in self.objectives),
+            "constraints": tuple((c.objective.name, c.sense, c.bound, c.objective.identity) for c in self.constraints),
+        }
+
+    def _check_constraints(self) -> None:
+        known = {o.name: o for o in self.everything}
+        for constraint in self.constraints:
+            own = constraint.objective
+            other = known[own.name]
+            # the same name with another meaning (latency on another device) would silently bound the wrong quantity
+            if other is not own and other.fn is not own.fn and not (own.identity and own.identity == other.identity):
+                raise BadInput(
+                    f"the constraint {constraint} is on another objective than the one called {own.name}; pass name="
+                )
+
+
+def space_text(space: SearchSpace) -> str:
+    """The space as a ledger names it."""
+    return f"{space.name} {space.fingerprint}"
