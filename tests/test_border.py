@@ -29,7 +29,21 @@ from PIL import Image
 
 import nas
 import search_spaces
-from nas.checks import Batch, Bytes, Count, FilePath, Positive, Seed, Share, Text, check, checked, described, hints_of, parsed
+from nas.checks import (
+    Batch,
+    Bytes,
+    Count,
+    FilePath,
+    Positive,
+    Seed,
+    Share,
+    Text,
+    check,
+    checked,
+    described,
+    hints_of,
+    parsed,
+)
 from nas.errors import BadInput, NasError
 from nas.tables.shipped import SHIPPED
 from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
@@ -107,7 +121,9 @@ def test_texts_of_the_command_line(text, annotation, value):
 
 
 @pytest.mark.parametrize("annotation", [Count, Seed, Share, Positive, Bytes, Literal["a"], Count | None, Bytes | None])
-@pytest.mark.parametrize("text", ["", " ", "x", "nan", "inf", "-inf", "1e400", "-1", "٣", "9" * 5000, "0x10", "1_0", "3,5", "1\n2"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "x", "nan", "inf", "-inf", "1e400", "-1", "٣", "9" * 5000, "0x10", "1_0", "3,5", "1\n2"]
+)
 def test_texts_that_are_refused(annotation, text):
     with pytest.raises(BadInput) as refused:
         parsed("x", text, annotation)
@@ -205,7 +221,8 @@ def test_paths_that_can(place):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/b", "a\\b", "/x", ".hidden", "-x", "x" * 101, "a b", "ä", "٣", "a\0", "a\n", 3, None]
+    "name",
+    ["", ".", "..", "../x", "a/b", "a\\b", "/x", ".hidden", "-x", "x" * 101, "a b", "ä", "٣", "a\0", "a\n", 3, None],
 )
 def test_names_that_are_no_file_names(name):
     with pytest.raises(BadInput) as refused:
@@ -515,7 +532,9 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
         subs = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
         if not subs:
             return {name: one}
-        return {k: p for sub in subs for n, s in sub.choices.items() for k, p in below(s, f"{name} {n}".strip()).items()}
+        return {
+            k: p for sub in subs for n, s in sub.choices.items() for k, p in below(s, f"{name} {n}".strip()).items()
+        }
 
     return below(parser(), "")
 
@@ -660,7 +679,9 @@ def test_the_base_arguments_get_to_work(command, at_work, capfd):
         said([*command.split(), *BASE[command]], capfd)
     shutil.rmtree(at_work / "new", ignore_errors=True)
     changed = {k for k, v in disk(at_work).items() if before.get(k) != v}
-    assert changed <= {f"{run}/{name}.json" for run in ("run", "trained") for name in ("config", "stages")}  # a folder's settings are as they were last asked for
+    assert changed <= {
+        f"{run}/{name}.json" for run in ("run", "trained") for name in ("config", "stages")
+    }  # a folder's settings are as they were last asked for
 
 
 @pytest.mark.parametrize(("command", "flag"), _flags(), ids=lambda x: str(x))

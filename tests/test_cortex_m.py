@@ -179,9 +179,7 @@ def test_a_search_takes_it_and_it_saves_and_loads(digits_v2, tmp_path):
     again = LatencyTable.load(tmp_path / "board")
     objective = nas.latency(digits_v2, again)
     archs = digits_v2.sample(5, np.random.default_rng(0))
-    expected = [
-        (macs_by_operator(blocks) @ _costs()).sum() + table.fixed_ms for blocks in digits_v2.networks(archs)
-    ]
+    expected = [(macs_by_operator(blocks) @ _costs()).sum() + table.fixed_ms for blocks in digits_v2.networks(archs)]
     assert objective(archs) == pytest.approx(expected, rel=1e-4)
 
 

@@ -48,9 +48,7 @@ def interior(table):
     for b in blocks:
         for s in sizes:
             ends.setdefault((make(b), s), set()).add(getattr(b, s))
-    return [
-        b for b in blocks if all(min(v := ends[make(b), s]) < getattr(b, s) < max(v) or len(v) == 1 for s in sizes)
-    ]
+    return [b for b in blocks if all(min(v := ends[make(b), s]) < getattr(b, s) < max(v) or len(v) == 1 for s in sizes)]
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,11 @@ def test_mutation_reaches_every_value_and_stays_canonical(tiny):
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"population": 2}, "from 4"), ({"mutation": 1.5}, "mutation is a number from 0 to 1"), ({"crossover": -1}, "cross")],
+    [
+        ({"population": 2}, "from 4"),
+        ({"mutation": 1.5}, "mutation is a number from 0 to 1"),
+        ({"crossover": -1}, "cross"),
+    ],
 )
 def test_settings_out_of_range_are_refused(tiny, settings, message):
     with pytest.raises(BadInput, match=message):

@@ -161,7 +161,9 @@ def test_a_timeout_needs_the_main_thread_or_workers():
     assert "needs the main thread" in caught[0]
 
 
-@pytest.mark.parametrize(("setting", "says"), [({"workers": 0}, "workers is"), ({"timeout_s": 0}, "timeout_s is a number above 0")])
+@pytest.mark.parametrize(
+    ("setting", "says"), [({"workers": 0}, "workers is"), ({"timeout_s": 0}, "timeout_s is a number above 0")]
+)
 def test_settings_that_make_no_sense(setting, says):
     with pytest.raises(BadInput, match=says):
         search(SPACE, [quality(), macs], NSGA2(SPACE), budget=2, **setting)
