@@ -425,12 +425,9 @@ def test_validation_accuracy_is_of_the_validation_images(tiny, few_digits, train
 
 _KILLED = """
 import os
-from conftest import *
-from nas.data import load_digits
-from nas.supernet import Sandwich, SinglePath, train_supernet
+from conftest import some_digits
+from nas.supernet import train_supernet
 from search_spaces import MobileNetV2
-import torch
-torch.set_num_threads(1)
 train_supernet(MobileNetV2.digits(), some_digits(), epochs=500, run_dir=os.environ["RUN_DIR"])
 """
 
