@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
+from sources import OFA_SIZES, SHARED, TABLES, staged
 
 from nas.device import Device
 from nas.space import Archs, SearchSpace
-from nas.tables.features import block_counts
+from nas.tables.features import block_counts, macs
 from nas.tables.fit.whole_network import fit_blocks
 from search_spaces import FBNet, OnceForAll
-from search_spaces.ofa import published_config
-
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
-TABLES = ROOT / "latency_tables"
 
 CHIPS = {
     "1080ti": "NVIDIA GeForce GTX 1080 Ti",
@@ -37,8 +32,6 @@ PHONES = ("essential_ph", "pixel2", "samsung_s7")
 XEONS = ("gold_6240", "silver_4114")
 SUMS = ("eyeriss", "fpga", "raspi4")
 """FBNet columns that are sums of a per-block table: additive by construction, so nothing is shown by fitting them."""
-
-OFA_SIZES = tuple(range(128, 225, 4))
 
 
 def main() -> None:
@@ -77,14 +70,8 @@ def ofa_timings() -> tuple[SearchSpace, Archs, dict[str, Any]]:
     """
     space = OnceForAll.mobilenet_v3(width=1.2, resolutions=OFA_SIZES)
     frame = pd.read_csv(SHARED / "help" / "help_ofa_latency.csv.gz")
-    archs = space.encode(ofa_config(row) for row in frame.itertuples())
+    archs = space.encode(staged(space, r.r, r.ks, r.e, r.d, listed=4) for r in frame.itertuples())
     return space, archs, {c.removesuffix("_ms"): frame[c].to_numpy(float) for c in frame if c.endswith("_ms")}
-
-
-def ofa_config(row: Any) -> dict[str, Any]:
-    """One of HELP's rows (ks, e, d, r) as choices of ``OnceForAll.mobilenet_v3``."""
-    kernels, expansions, depths = ([int(v) for v in text.split("-")] for text in (row.ks, row.e, row.d))
-    return published_config(depths, kernels, expansions, resolution=row.r)
 
 
 def device_of(column: str) -> Device:
@@ -104,8 +91,8 @@ def device_of(column: str) -> Device:
 def about(space: SearchSpace, archs: Archs, ms: Any, column: str, name: str) -> dict[str, Any]:
     """What a user of the table should know: what latency follows on this device, and what the source leaves open."""
     depth = block_counts(space, archs)[:, :-1].sum(axis=1)
-    macs = space.scorer(space.per_block(lambda b: b.macs))(archs)
-    follows = {"depth": spearmanr(depth, ms).statistic, "MACs": spearmanr(macs, ms).statistic}
+    arithmetic = space.scorer(macs(space.blocks))(archs)
+    follows = {"depth": spearmanr(depth, ms).statistic, "MACs": spearmanr(arithmetic, ms).statistic}
     regime = ", ".join(f"{corr:.2f} with {what}" for what, corr in follows.items())
     notes: Mapping[str, Any] = {
         "regime": f"rank correlation of latency: {regime}",

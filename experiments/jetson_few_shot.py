@@ -13,18 +13,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from fit_tables import OFA_SIZES, SHARED, TABLES, ofa_config
+from sources import OFA_SIZES, SHARED, TABLES, staged
 
 from nas.device import Device
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
-from nas.tables.fit.few_shot import BEYOND, adapt, error_bound
 from nas.tables.features import block_counts
+from nas.tables.fit.few_shot import BEYOND, adapt, error_bound
 from nas.tables.fit.prior import cost_prior
 from nas.tables.fit.whole_network import fit_blocks, solve_blocks
 from nas.tables.table import LatencyTable
 from search_spaces import FBNet, OnceForAll
-from search_spaces.ofa import published_config
 from search_spaces.stages import Family, Stage, build_space
 
 NOISE = (0.03,)  # nothing to choose it by
@@ -75,7 +74,7 @@ def judged(
 def xavier() -> tuple[Any, ...]:
     space = OnceForAll.mobilenet_v3(width=1.2, resolutions=OFA_SIZES)
     frame = pd.read_csv(SHARED / "help" / "help_ofa_searched.csv")
-    archs = space.encode(ofa_config(row) for row in frame.itertuples())
+    archs = space.encode(staged(space, r.r, r.ks, r.e, r.d, listed=4) for r in frame.itertuples())
     return (
         _device("agx-xavier", "NVIDIA Jetson AGX Xavier", 1),
         space,
@@ -110,14 +109,8 @@ def tx2_proxyless() -> tuple[Any, ...]:
         classes=1000,
         in_channels=3,
     )
-    archs = space.encode(_proxyless(row) for row in frame.itertuples())
+    archs = space.encode(staged(space, r.image_size, r.kernels, r.expands, r.depths) for r in frame.itertuples())
     return _device("tx2", "NVIDIA Jetson TX2", 16), space, archs, frame["latency_ms"].to_numpy(float), []
-
-
-def _proxyless(row: Any) -> dict[str, Any]:
-    kernels, expansions, depths = ([int(v) for v in text.split("-")] for text in (row.kernels, row.expands, row.depths))
-    acts, se = ["relu6"] * len(depths), [False] * len(depths)
-    return published_config(depths, kernels, expansions, resolution=row.image_size, width=1.3, acts=acts, se=se)
 
 
 def _device(name: str, chip: str, batch: int) -> Device:

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from sources import SHARED, TABLES, staged
 
-from nas.blocks import Block, DepthwiseSeparable, Head, InvertedResidual, Stem
+from nas.blocks import Block, InvertedResidual
 from nas.device import Device
 from nas.space import SearchSpace
 from nas.tables.fit.calibration import Calibration
 from nas.tables.table import LatencyTable
 from search_spaces import FBNet, OnceForAll
 from search_spaces.nasbench201 import EDGES, OPERATIONS
-from search_spaces.ofa import published_config
 
-ROOT = Path(__file__).parents[1]
-SHARED = ROOT.parent / "shared" / "data"
-TABLES = ROOT / "latency_tables"
 Published = Mapping[str, list[tuple[float, float, int]]]  # operation -> mean, standard deviation, runs, per image size
 OFA = {
     "source": "han-cai/files (data of once-for-all, github mit-han-lab/once-for-all)",
@@ -36,6 +32,57 @@ NOTES = {
     "device": "runtime, precision and threads are not in the source's file: assumed or recalled from the papers, not checked",
     "date": "that of the paper",
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """How a source calls the operations of a stem, a block and a head, in the block's own numbers."""
+
+    stem: str
+    block: str
+    head: tuple[str, ...]
+
+    def of(self, block: Block) -> list[str]:
+        """The operations of one block."""
+        mid = getattr(block, "mid", block.in_ch)
+        numbers = {
+            **{name: getattr(block, name, 0) for name in ("hidden", "features", "kernel", "stride")},
+            **{"n": block.size, "m": block.out_size, "i": block.in_ch, "o": block.out_ch},
+            **{"mid": mid, "expand": mid // block.in_ch, "skip": int(getattr(block, "residual", False))},
+            **{"se": int(getattr(block, "se", 0) > 0), "hs": int(getattr(block, "act", "") == "hswish")},
+        }
+        names = {"stem": (self.stem,), "head": self.head}.get(block.kind, (self.block,))
+        return [name.format(**numbers) for name in names]
+
+
+_WHERE = "-input:{n}x{n}x{i}-output:{m}x{m}x{o}"
+NOTE10 = Names(
+    stem=f"Conv{_WHERE}",
+    block=f"expanded_conv{_WHERE}-expand:{{mid}}-kernel:{{kernel}}-stride:{{stride}}-idskip:{{skip}}-se:{{se}}-hs:{{hs}}",
+    head=(
+        "Conv_1-input:{n}x{n}x{i}-output:{n}x{n}x{hidden}",
+        "AvgPool2D-input:{n}x{n}x{hidden}-output:1x1x{hidden}",
+        "Conv_2-input:1x1x{hidden}-output:1x1x{features}",
+        "Logits-input:1x1x{features}-output:{o}",
+    ),
+)
+PIXEL1 = Names(
+    stem=f"Conv{_WHERE}",
+    block=f"expanded_conv{_WHERE}-expand:{{expand}}-kernel:{{kernel}}-stride:{{stride}}-idskip:{{skip}}",
+    head=(
+        "Conv_1-input:{n}x{n}x{i}-output:{n}x{n}x{hidden}",
+        "Logits-input:{n}x{n}x{hidden}-output:{o}",
+    ),
+)
+I7 = Names(
+    stem=f"first_conv{_WHERE}",
+    block=f"MBConv{_WHERE}-expand:{{expand}}-kernel:{{kernel}}-stride:{{stride}}-idskip:{{skip}}-se:{{se}}",
+    head=(
+        "final_expand_layer-input:{n}x{n}x{i}-output:{n}x{n}x{hidden}",
+        "feature_mix_layer-input:1x1x{hidden}-output:1x1x{features}",
+        "classifier-input:{features}-output:{o}",
+    ),
+)
 
 
 def main() -> None:
@@ -52,7 +99,7 @@ def write_note10() -> None:
     """Once-for-all's MobileNetV3 of width 1.2 on a Samsung Note10."""
     table = LatencyTable(
         device=_device("note10", "Samsung Note10 CPU", "unknown"),
-        rows=_rows(OnceForAll.mobilenet_v3(), _published("samsung_note10_latency.csv"), _note10_keys),
+        rows=_rows(OnceForAll.mobilenet_v3(), _published("samsung_note10_latency.csv"), NOTE10),
         kind="published",
         space=_identity(OnceForAll.mobilenet_v3()),
         date="2020-05-01",
@@ -67,7 +114,7 @@ def write_pixel1() -> None:
     """ProxylessNAS at 224 px on a Google Pixel 1."""
     table = LatencyTable(
         device=_device("pixel1", "Google Pixel 1 CPU", "TFLite"),
-        rows=_rows(OnceForAll.proxyless_nas(), _published("google_pixel1_latency_proxylessnas.csv"), _pixel1_keys),
+        rows=_rows(OnceForAll.proxyless_nas(), _published("google_pixel1_latency_proxylessnas.csv"), PIXEL1),
         kind="published",
         space=_identity(OnceForAll.proxyless_nas()),
         date="2018-12-01",
@@ -92,12 +139,9 @@ def write_fbnet() -> None:
     for name, (device, kind) in devices.items():
         columns = ["kernel", "expand", "group", "h_in", "c_in", "c_out", "stride", "latency_minus_skip_ms"]
         ms = {tuple(row[:-1]): row[-1] for row in costs.loc[costs["device"] == name, columns].itertuples(index=False)}
-        rows = pd.DataFrame(
-            {"block": [b.key for b in space.blocks], "latency_ms": [_over_skip(ms, b) for b in space.blocks]}
-        )
         table = LatencyTable(
             device=device,
-            rows=rows.assign(p10_ms=rows["latency_ms"], p90_ms=rows["latency_ms"], runs=1),
+            rows=_without_spread([b.key for b in space.blocks], [_over_skip(ms, b) for b in space.blocks]),
             calibration=Calibration(fixed_ms=float(fixed[name])),
             kind=kind,
             space=_identity(space),
@@ -127,7 +171,7 @@ def write_i7_8700k() -> None:
         space = OnceForAll.mobilenet_v3(width=width, resolutions=tuple(range(96, 257, 4)))
         table = LatencyTable(
             device=_device("i7-8700k", "Intel Core i7-8700K", "unknown"),
-            rows=_rows(space, source, _i7_keys),
+            rows=_rows(space, source, I7),
             kind="published",
             space=_identity(space),
             date="2020-07-01",
@@ -145,39 +189,15 @@ def write_i7_8700k() -> None:
         print(table.save(TABLES / f"i7-8700k_ofa_w{round(10 * width)}_b1"))
 
 
-def _i7_keys(block: Block) -> list[str]:
-    n, m = block.size, block.out_size
-    if isinstance(block, Stem):
-        return [f"first_conv-input:{n}x{n}x{block.in_ch}-output:{m}x{m}x{block.out_ch}"]
-    if isinstance(block, Head):
-        return [
-            f"final_expand_layer-input:{n}x{n}x{block.in_ch}-output:{n}x{n}x{block.hidden}",
-            f"feature_mix_layer-input:1x1x{block.hidden}-output:1x1x{block.features}",
-            f"classifier-input:{block.features}-output:{block.out_ch}",
-        ]
-    assert isinstance(block, DepthwiseSeparable | InvertedResidual)
-    expand = block.mid // block.in_ch if isinstance(block, InvertedResidual) else 1
-    return [
-        f"MBConv-input:{n}x{n}x{block.in_ch}-output:{m}x{m}x{block.out_ch}-expand:{expand}-"
-        f"kernel:{block.kernel}-stride:{block.stride}-idskip:{int(block.residual)}-se:{int(block.se > 0)}"
-    ]
-
-
 def write_xeon_6130() -> None:
     """TF-NAS's blocks on one thread of a Xeon Gold 6130: only the widths that were measured."""
     folder = SHARED / "tfnas_lut"
     frame = pd.read_csv(folder / "xeon_gold_6130_cpu_b1.csv.gz").sort_values("mid_channels", kind="stable")
     place = [c for c in frame if c not in ("mid_channels", "latency_ms")]
     measured = pd.concat([group[knots(group)] for _, group in frame.groupby(place)])
-    rows = pd.DataFrame({"block": [_tfnas_block(row).key for row in measured.itertuples()]})
     table = LatencyTable(
         device=_device("xeon-gold-6130", "Intel Xeon Gold 6130", "PyTorch 1.1"),
-        rows=rows.assign(
-            latency_ms=measured["latency_ms"].to_numpy(),
-            p10_ms=measured["latency_ms"].to_numpy(),
-            p90_ms=measured["latency_ms"].to_numpy(),
-            runs=1,
-        ),
+        rows=_without_spread([_tfnas_block(row).key for row in measured.itertuples()], measured["latency_ms"].tolist()),
         kind="published",
         space={"name": "tf-nas widths"},
         date="2020-07-01",
@@ -245,52 +265,21 @@ def _published(file: str) -> Published:
     return rows
 
 
-def _rows(space: SearchSpace, source: Published, keys: Callable[[Block], list[str]]) -> pd.DataFrame:
+def _without_spread(blocks: list[str], ms: list[float]) -> pd.DataFrame:
+    return pd.DataFrame({"block": blocks, "latency_ms": ms, "p10_ms": ms, "p90_ms": ms, "runs": 1})
+
+
+def _rows(space: SearchSpace, source: Published, names: Names) -> pd.DataFrame:
     """One row per block of ``space``: the sum of its operations in ``source``; variances add up."""
     rows = []
     for block in space.blocks:
-        timed = [np.mean(source[key], axis=0) for key in keys(block)]
+        keys = names.of(block)
+        timed = [np.mean(source[key], axis=0) for key in keys]
         mean = float(sum(ms for ms, _, _ in timed))
         spread = NormalDist().inv_cdf(0.9) * float(sum(std**2 for _, std, _ in timed)) ** 0.5
-        runs = min(n for key in keys(block) for _, _, n in source[key])
+        runs = min(n for key in keys for _, _, n in source[key])
         rows.append((block.key, mean, max(mean - spread, 0.0), mean + spread, runs))
     return pd.DataFrame(rows, columns=["block", "latency_ms", "p10_ms", "p90_ms", "runs"])
-
-
-def _note10_keys(block: Block) -> list[str]:
-    n, m = block.size, block.out_size
-    if isinstance(block, Stem):
-        return [f"Conv-input:{n}x{n}x{block.in_ch}-output:{m}x{m}x{block.out_ch}"]
-    if isinstance(block, Head):
-        return [
-            f"Conv_1-input:{n}x{n}x{block.in_ch}-output:{n}x{n}x{block.hidden}",
-            f"AvgPool2D-input:{n}x{n}x{block.hidden}-output:1x1x{block.hidden}",
-            f"Conv_2-input:1x1x{block.hidden}-output:1x1x{block.features}",
-            f"Logits-input:1x1x{block.features}-output:{block.out_ch}",
-        ]
-    assert isinstance(block, DepthwiseSeparable | InvertedResidual)
-    mid = block.mid if isinstance(block, InvertedResidual) else block.in_ch
-    return [
-        f"expanded_conv-input:{n}x{n}x{block.in_ch}-output:{m}x{m}x{block.out_ch}-expand:{mid}-kernel:{block.kernel}-"
-        f"stride:{block.stride}-idskip:{int(block.residual)}-se:{int(block.se > 0)}-hs:{int(block.act == 'hswish')}"
-    ]
-
-
-def _pixel1_keys(block: Block) -> list[str]:
-    n, m = block.size, block.out_size
-    if isinstance(block, Stem):
-        return [f"Conv-input:{n}x{n}x{block.in_ch}-output:{m}x{m}x{block.out_ch}"]
-    if isinstance(block, Head):
-        return [
-            f"Conv_1-input:{n}x{n}x{block.in_ch}-output:{n}x{n}x{block.hidden}",
-            f"Logits-input:{n}x{n}x{block.hidden}-output:{block.out_ch}",
-        ]
-    assert isinstance(block, DepthwiseSeparable | InvertedResidual)
-    expand = block.mid // block.in_ch if isinstance(block, InvertedResidual) else 1
-    return [
-        f"expanded_conv-input:{n}x{n}x{block.in_ch}-output:{m}x{m}x{block.out_ch}-expand:{expand}-"
-        f"kernel:{block.kernel}-stride:{block.stride}-idskip:{int(block.residual)}"
-    ]
 
 
 def _check_note10(table: LatencyTable) -> dict[str, Any]:
@@ -304,7 +293,8 @@ def _check_note10(table: LatencyTable) -> dict[str, Any]:
     ours = published[(published["device"] == "note10") & (published["first_conv_out"] == 24)]
     networks = {}
     for row in ours[ours["image_size"] <= 224].itertuples():
-        configs = [_config(row, size) for size in (208, row.image_size, 224)]
+        sizes = (208, row.image_size, 224)
+        configs = [staged(space, size, row.kernels, row.expands, row.depths) for size in sizes]
         small, own, large = space.networks(space.encode(configs))
         area = (row.image_size**2 - 208**2) / (224**2 - 208**2)
         ms = sum(
@@ -317,12 +307,6 @@ def _check_note10(table: LatencyTable) -> dict[str, Any]:
             "blocks_interpolated": sum(b.key not in known for b in own),
         }
     return networks
-
-
-def _config(row: Any, image_size: int) -> dict[str, Any]:
-    """A row of the source's specialised networks as choices of ``OnceForAll.mobilenet_v3``."""
-    kernels, expansions, depths = ([int(v) for v in text.split("-")] for text in (row.kernels, row.expands, row.depths))
-    return published_config(depths, kernels, expansions, resolution=image_size)
 
 
 def write_nasbench201() -> None:

@@ -21,6 +21,7 @@ from .modules import Network as Network
 from .objectives.accuracy import accuracy as accuracy
 from .objectives.combine import penalized as penalized, weighted as weighted
 from .objectives.memory import flash_size as flash_size, peak_sram as peak_sram
+from .objectives.networks import of_networks as of_networks
 from .objectives.objective import (
     Constraint as Constraint,
     Objective as Objective,

@@ -40,6 +40,7 @@ Share = Annotated[float, Meta(ge=0, lt=1)]
 """A part of a whole, which is never all of it."""
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0, le=1e12)]
+Finite = Annotated[float, Meta(ge=-1.7e308, le=1.7e308)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
 Batch = Annotated[int, Meta(ge=1, le=65_536)]
 Bytes = Annotated[int, Meta(ge=1, le=2**50, extra={"unit": "bytes"})]
@@ -191,6 +192,8 @@ def _is_a(value: Any, base: Any, meta: Meta | None) -> bool:
         return _converts(plain, Annotated[base, meta] if meta else base)
     if origin in _CONTAINERS:
         return _contains(value, origin, options)
+    if getattr(origin, "__name__", "") == "ndarray":
+        return isinstance(value, list | tuple) or hasattr(value, "__array__")
     if collections.abc.Callable in (base, origin):
         return callable(value)
     kind = origin if isinstance(origin, type) else base
@@ -261,7 +264,8 @@ def _bytes(text: str, base: Any, within: Meta) -> int:
 
 def _range(meta: Meta) -> str:
     bounds = (("from", meta.ge), ("above", meta.gt), ("to", meta.le), ("to below", meta.lt))
-    words = "".join(f" {word} {bound:,.12g}" for word, bound in bounds if bound is not None)
+    words = "".join(f" {word} {bound:,.12g}" for word, bound in bounds if bound is not None and abs(bound) < 1e300)
+    words += " that is finite" if (meta.le or 0) >= 1e300 else ""
     return words + (" that is not empty" if meta.min_length == 1 else "")
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from nas.checks import Batch, Threads, checked
 from nas.on_device.device import affinity, cpu_name as cpu_name
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Device:
     """The identity of a latency: two that differ in any field here are different quantities."""
@@ -17,8 +19,8 @@ class Device:
     runtime: str
     version: str
     precision: str
-    batch: int = 1
-    threads: int = 1
+    batch: Batch = 1
+    threads: Threads = 1
 
     @property
     def key(self) -> str:

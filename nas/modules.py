@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from nas.blocks import ACTIVATIONS, Block, Conv, Linear, Norm, Part, chain_error, norm_of
+from nas.checks import checked, shown
 from nas.errors import BadInput
 
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -125,14 +126,17 @@ def describe(module: BlockModule) -> Block:
     raise BadInput(f"the layers of [{module.block.key}] no longer form a {module.block.kind}: {seen}")
 
 
+@checked
 class Network(nn.Sequential):
     """A network as a sequence of blocks; input ``(n, *input_shape)`` float32, output logits ``(n, classes)``.
 
-    Raises BadInput when the blocks do not follow one another.
+    Raises BadInput when there are none, or when they do not follow one another.
     """
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         blocks = tuple(blocks)
+        if not blocks or not all(isinstance(block, Block) for block in blocks):
+            raise BadInput(f"a network is made of one block or more, got {shown(blocks)}")
         if error := chain_error(blocks):
             raise BadInput(error)
         super().__init__(*(build(block) for block in blocks))

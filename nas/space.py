@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block, chain_error
-from nas.checks import CountOrNone, Probability, check, shown
+from nas.checks import CountOrNone, Probability, check, checked, shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
@@ -31,12 +32,14 @@ _CHUNK = 4096  # architectures scored at a time: index and value buffers stay in
 _MAX_COMBINATIONS = 1 << 22  # per slot; indices must stay exact in float32
 
 
+@checked
 @dataclass(frozen=True)
 class Choice:
     """The alternatives of one gene.
 
     ``only_if``: ``(name of another choice, its values)``; with any other value there, or while that choice is
-    itself inactive, this gene has no effect. The other choice must come earlier in the space.
+    itself inactive, this gene has no effect. The other choice must come earlier in the space. Raises BadInput for values
+    that no gene can have.
     """
 
     name: str
@@ -46,12 +49,16 @@ class Choice:
     def __post_init__(self) -> None:
         if not isinstance(self.values, tuple | list) or not 1 <= len(self.values) <= 255:
             raise BadInput(f"choice {self.name} takes a tuple of 1 to 255 values, got {shown(self.values)}")
+        for text in (self.name, *(v for v in self.values if isinstance(v, str))):
+            if not isinstance(text, str) or not re.fullmatch(r"[^\s=]+", text):
+                raise BadInput(f"names and texts of choices have neither spaces nor '=', got {shown(text)}")
         if any(not isinstance(v, Value) for v in self.values) or len(set(self.values)) != len(self.values):
             raise BadInput(
                 f"choice {self.name} takes different numbers, texts or truth values, got {shown(self.values)}"
             )
 
 
+@checked
 @dataclass(frozen=True)
 class Slot:
     """One position in the network.
@@ -89,6 +96,7 @@ class Extremes:
     argmax: Archs
 
 
+@checked
 class SearchSpace:
     """An immutable space of networks: ``choices`` and ``slots`` in network order.
 
@@ -106,7 +114,6 @@ class SearchSpace:
         *,
         features: Callable[[Archs], NDArray[np.float64]] | None = None,
     ) -> None:
-        check("name", name, str)
         self.name = name
         self.features = features
         self.choices = tuple(choices)
@@ -420,6 +427,8 @@ class SearchSpace:
             table = np.zeros(combinations, dtype=np.int32)
             for i, combination in enumerate(itertools.product(*values)):
                 block = slot.block(*combination)
+                if not isinstance(block, Block | None):
+                    raise BadInput(f"slot {slot.name} is filled by a block or None, got {shown(block)}")
                 if block is not None:
                     table[i] = ids.setdefault(block, len(ids) + 1)
             slot_ids.append(table)

@@ -52,7 +52,7 @@ def named(name: str, **settings: Any) -> SearchSpace:
     Raises BadInput for a name that is none of ``names()``, a setting that the space does not have, or a wrong value.
     """
     constructors = _constructors()
-    if name not in constructors:
+    if not isinstance(name, str) or name not in constructors:
         raise BadInput(f"there is no search space {name!r}; there are {', '.join(constructors)}")
     given = {setting: value for setting, value in settings.items() if value is not None}
     known = inspect.signature(constructors[name]).parameters

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
+import fcntl
 import os
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -179,6 +185,149 @@ def test_repeatability_of_two_tables(tiny, tmp_path):
         repeatability(
             table, LatencyTable(device=FAKE, rows=table.rows.assign(block=[f"x {i}" for i in table.rows.index]))
         )
+
+
+# --- the border
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"name": "../x"}, "the name of a table becomes a file name"),
+        ({"name": ""}, "the name of a table becomes a file name"),
+        ({"name": "x" * 300}, "the name of a table becomes a file name"),
+        ({"run_dir": ""}, "the run folder is a path"),
+        ({"run_dir": "/dev/null"}, "is a file; name a folder"),
+        ({"run_dir": "/proc/nowhere"}, "cannot write"),
+        ({"calibrate": 7}, "calibrate at least 8 networks"),
+        ({"calibrate": 0}, "calibrate is a whole number from 1"),
+        ({"validate": float("nan")}, "validate is a whole number"),
+        ({"seed": -1}, "seed is a whole number from 0"),
+        ({"resume": "yes"}, "resume is True or False"),
+        ({"progress": print}, "progress is True or False or None"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_leave_nothing(tiny, tmp_path, wrong, text):
+    with pytest.raises(BadInput) as error:
+        measure(tiny, Breaks(), **{"run_dir": tmp_path / "run", **wrong})
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_precision_of_a_runtime_names_no_file_elsewhere(tiny, tmp_path):
+    with pytest.raises(BadInput, match="precision becomes a file name"):
+        measure(tiny, Breaks(device=dataclasses.replace(FAKE, precision="../../x")), run_dir=tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_second_campaign_in_a_folder_is_refused_with_the_number_of_the_first(tiny, tmp_path):
+    with open(tmp_path / ".lock", "w") as other:  # as another process holds it
+        other.write("4242")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BadInput, match=r"another process \(pid 4242\) is at work"):
+            measure(tiny, Breaks(), run_dir=tmp_path)
+    assert measure(tiny, Breaks(), run_dir=tmp_path).kind == "measured"
+
+
+@pytest.mark.parametrize(
+    "damage", ["[" * 99_999 + "\n", '{"file": 3}\n', '{"reference": 1e999, "among": "block"}\n', "\x00\n"]
+)
+def test_a_damaged_log_is_one_line(tiny, tmp_path, damage):
+    with pytest.raises(KeyboardInterrupt):
+        measure(tiny, Interrupts(), run_dir=tmp_path)
+    with (tmp_path / "table_fp32.partial.jsonl").open("a") as file:
+        file.write(damage)
+    with pytest.raises(
+        BadInput, match=r"line \d+ of table_fp32\.partial\.jsonl is not one that a campaign wrote"
+    ) as error:
+        measure(tiny, Breaks(), run_dir=tmp_path, resume=True)
+    assert "\n" not in str(error.value)
+
+
+def test_the_bar_is_shown_as_asked_and_closes_when_interrupted(tiny, tmp_path, capfd):
+    measure(tiny, Breaks(), run_dir=tmp_path / "a")
+    assert capfd.readouterr().err == ""  # stderr is no terminal
+    with pytest.raises(KeyboardInterrupt):
+        measure(tiny, Interrupts(), run_dir=tmp_path / "b", progress=True)
+    shown = capfd.readouterr().err
+    assert f" {len(tiny.blocks)}/" in shown
+    assert shown.endswith("\n")  # closed: what is printed next has its own line
+
+
+def test_plans_never_judge_by_what_they_were_fitted_on(tiny):
+    for seed in range(20):
+        drawn = plan(tiny, calibrate=40, validate=20, seed=seed)  # of 96: by chance they would meet
+        assert not {r.tobytes() for r in drawn.calibrate} & {r.tobytes() for r in drawn.validate}
+        assert len(np.unique(drawn.archs, axis=0)) == len(drawn.archs)
+
+
+class FailsWhileItRuns(Breaks):
+    def time(self, prepared, repeats):
+        if prepared == min(self.seen):
+            raise RuntimeError("lost the device")
+        return super().time(prepared, repeats)
+
+    seen: ClassVar[list[float]] = []
+
+    def prepare(self, network, input_shape):
+        self.seen.append(super().prepare(network, input_shape))
+        return self.seen[-1]
+
+
+def test_a_network_that_fails_while_it_runs_is_recorded(tiny):
+    FailsWhileItRuns.seen.clear()
+    lines = time_networks(FailsWhileItRuns(), [(b,) for b in tiny.blocks[:5]])
+    failed = [line for line in lines if "failed" in line]
+    assert failed
+    assert failed[0] == {"failed": "RuntimeError: lost the device"}
+    assert len(failed) < 5
+
+
+class Unsendable(Breaks):
+    def __reduce__(self):
+        raise TypeError("holds a socket")
+
+
+def _not_there(*_):
+    raise ImportError("no such driver")
+
+
+class Unloadable(Breaks):
+    def __reduce__(self):
+        return _not_there, ()
+
+
+def test_what_a_process_of_its_own_cannot_do_is_one_line(tiny, capfd):
+    for runtime, text in (
+        (Unsendable(), "holds a socket"),
+        (Unloadable(), "cannot load this runtime: .*no such driver"),
+    ):
+        with Isolated(runtime) as timer, pytest.raises(BadInput, match=text):
+            timer([(tiny.blocks[0],)])
+    assert capfd.readouterr() == ("", "")  # no traceback of the other process
+
+
+NO_GUARD = """
+from test_campaign import Breaks
+from nas.errors import BadInput
+from nas.measuring.campaign import measure
+from search_spaces import MobileNetV2
+try:
+    measure(MobileNetV2.digits(), Breaks(), run_dir={folder!r}, isolate=True)
+except BadInput as error:
+    print(error)
+"""
+
+
+def test_a_script_without_a_main_guard_is_told(tmp_path):
+    (tmp_path / "script.py").write_text(NO_GUARD.format(folder=str(tmp_path / "run")))
+    env = {**os.environ, "PYTHONPATH": f"{Path(__file__).parent}:{Path(__file__).parents[1]}"}
+    done = subprocess.run([sys.executable, tmp_path / "script.py"], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("\n") == 1
+    assert "if __name__ == '__main__':" in done.stdout
 
 
 # --- energy

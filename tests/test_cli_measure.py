@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,9 @@ from test_campaign import Breaks
 
 from nas.cli import measure as cli_measure
 from nas.cli.app import main
-from nas.runtimes import OnnxRuntime, OpenVINO, TorchCPU
+from nas.errors import BadInput
+from nas.measuring.campaign import measure
+from nas.runtimes import EthosU, OnnxRuntime, OpenVINO, TorchCompiled, TorchCPU
 from nas.tables.table import LatencyTable
 
 RUN = ["measure", "--space", "mobilenet_v2.digits"]
@@ -18,8 +21,8 @@ RUN = ["measure", "--space", "mobilenet_v2.digits"]
 
 @pytest.fixture
 def fake(monkeypatch, tiny):
-    monkeypatch.setattr("nas.cli.app._space", lambda name, classes, channels: tiny)
-    monkeypatch.setattr(cli_measure, "runtimes", lambda: {"onnxruntime": lambda args, precision: Breaks()})
+    monkeypatch.setattr("nas.cli.names.space", lambda **given: tiny)
+    monkeypatch.setattr(cli_measure, "_runtime", lambda args, what, precision: Breaks())
 
 
 def test_a_table_its_windows_and_the_log_of_a_meter(fake, tmp_path, capsys):
@@ -42,14 +45,32 @@ def test_a_table_its_windows_and_the_log_of_a_meter(fake, tmp_path, capsys):
     assert table.rows["energy_mj"].to_numpy() == pytest.approx(2 * table.effective_ms, rel=1e-5)
 
 
-def test_names_become_runtimes():
-    class Args:
-        threads, batch, accelerator = 2, 4, "ethos-u55-128"
+@pytest.mark.parametrize(
+    ("flags", "made"),
+    [
+        ("--precision int8 --threads 2 --batch 4", OnnxRuntime(precision="int8", threads=2, batch=4)),
+        ("--runtime openvino --precision fp32 --threads 2 --batch 4", OpenVINO(precision="fp32", threads=2, batch=4)),
+        ("--runtime torch-compiled --threads 2", TorchCompiled(threads=2)),
+        ("--runtime torch --batch 3", TorchCPU(batch=3)),
+        ("--runtime ethos-u --accelerator ethos-u65-256", EthosU("ethos-u65-256")),
+    ],
+)
+def test_names_become_runtimes(flags, made, monkeypatch, tmp_path):
+    called = []
 
-    known = cli_measure.runtimes()
-    assert known["onnxruntime"](Args, "int8") == OnnxRuntime(precision="int8", threads=2, batch=4)
-    assert known["openvino"](Args, "fp32") == OpenVINO(precision="fp32", threads=2, batch=4)
-    assert known["torch-compiled"](Args, "fp32") == TorchCPU(compiled=True, threads=2, batch=4)
+    def measured(space, runtime, **settings):
+        called.append((runtime, settings))
+        raise BadInput("enough")
+
+    monkeypatch.setattr("nas.measuring.campaign.measure", functools.wraps(measure)(measured))
+    flags = f"{flags} --run-dir {tmp_path} --calibrate 7 --seed 3"
+    assert main([*RUN, *flags.split()]) == 2
+    ((runtime, settings),) = called
+    assert runtime == made
+    assert settings["calibrate"] == 7
+    assert settings["seed"] == 3
+    assert "validate" not in settings  # the one default is measure's own
+    assert settings["isolate"]
 
 
 @pytest.mark.parametrize(
@@ -64,6 +85,8 @@ def test_names_become_runtimes():
         (["--name", "x"], "--name names one table"),
         (["--import-kit", "nowhere"], "nowhere"),
         (["--energy-log", "x.csv"], "with a meter"),
+        (["--ssh-option", "Port=22"], "--ssh-option goes with --remote"),
+        (["--accelerator", "ethos-u55-32"], "onnxruntime has no setting 'accelerator'"),
         (["--threads", "0"], "threads"),
         (["--space", "mobilenet_v9.digits"], "mobilenet_v9"),
     ],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.cli.app import _parser
+from nas.cli.app import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -55,12 +55,12 @@ OTHERS = {"--adb", "--quick", "--check"}  # of a kit's run.py and of the benchma
 
 @pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README + DEVICES, re.M))
 def test_commands_in_the_documentation_parse(line):
-    _parser().parse_args(shlex.split(line))
+    parser().parse_args(shlex.split(line))
 
 
 @pytest.mark.parametrize("flag", sorted(set(re.findall(r"`(--[a-z-]+)", README + DEVICES))))
 def test_flags_in_the_documentation_exist(flag):
-    (commands,) = (a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (commands,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert any(flag in sub._option_string_actions for sub in commands.choices.values()) or flag in OTHERS
 
 

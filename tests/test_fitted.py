@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from sklearn.linear_model import Ridge
 import nas
 from nas.device import Device
 from nas.errors import BadInput
-from nas.tables.fit.gaussian import i_optimal, non_negative, solve
 from nas.tables.features import block_counts
+from nas.tables.fit.gaussian import i_optimal, non_negative, solve
 from nas.tables.fit.whole_network import choose_among, choose_networks, fit_blocks
 from nas.tables.table import LatencyTable
 from nas.tables.validation import distinct_archs
@@ -266,6 +266,7 @@ def test_published_timings_from_200_networks(fbnet, device, bound):
 
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "experiments"))
 FITTED = sorted(p.stem for p in (ROOT / "latency_tables").glob("*_*_b*.json") if '"kind": "fitted"' in p.read_text())
 
 
@@ -279,9 +280,8 @@ def published():
     """Per space: the space, architectures, timings per column, as experiments/fit_tables.py reads them."""
     if not SHARED.exists():
         pytest.skip(f"the timings are not at {SHARED}")
-    spec = importlib.util.spec_from_file_location("fit_tables", ROOT / "experiments" / "fit_tables.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    import fit_tables as script
+
     return script, {"fbnet": script.fbnet_timings(), "ofa": script.ofa_timings()}
 
 
@@ -316,11 +316,9 @@ def test_columns_say_device_and_batch(published):
     ]
 
 
-def test_few_jetson_timings_make_no_table(published, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    spec = importlib.util.spec_from_file_location("jetson", ROOT / "experiments" / "jetson_few_shot.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+def test_few_jetson_timings_make_no_table(published):
+    import jetson_few_shot as script
+
     recorded = pd.read_csv(ROOT / "experiments" / "jetson_few_shot.csv")
     device, space, archs, ms, tables = script.tx2_proxyless()
     assert space.networks(archs[:1])[0][0].out_ch == 40  # stem and last stage of once-for-all's width 1.3

@@ -12,10 +12,11 @@ import pytest
 import nas
 from nas.engine.loop import search
 from nas.engine.optuna_study import to_optuna
-from nas.errors import BadInput, MissingPackage
+from nas.errors import BadInput
 from nas.objectives import Objective
 from nas.searchers.optuna_tpe import OptunaSearch
 from nas.searchers.random import RandomSearch
+from nas.searchers.searcher import identity_of
 from nas.space import Choice, SearchSpace
 from search_spaces import MobileNetV3
 
@@ -187,10 +188,11 @@ def test_asks_repeat(name):
 
 def test_the_ledger_tells_settings_of_a_sampler_apart():
     described = [
-        OptunaSearch(SPACE, lambda seed, n=n: optuna.samplers.NSGAIISampler(seed=seed, population_size=n)).describe()
+        identity_of(OptunaSearch(SPACE, lambda seed, n=n: optuna.samplers.NSGAIISampler(seed=seed, population_size=n)))
         for n in (8, 16)
     ]
     assert described[0] != described[1]
+    assert described[0]["sampler"] == "NSGAIISampler"
     assert json.loads(json.dumps(described)) == described
 
 
@@ -291,9 +293,3 @@ def test_a_file_that_cannot_hold_a_study_is_left_alone(tmp_path):
         assert "\n" not in str(caught.value)
     assert text.read_text() == "not a database " * 100
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
-
-
-def test_without_optuna_one_line_names_the_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingPackage, match=r"pip install 'nas\[optuna\]'"):
-        OptunaSearch(SPACE)

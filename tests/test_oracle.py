@@ -85,7 +85,7 @@ def test_a_constraint_against_the_direction_of_its_objective_is_refused(tiny):
     with pytest.raises(BadInput, match="against its own direction"):
         exact_best(tiny, second, first >= 3.0)
     least = float(np.median(second(everything(tiny))))
-    arch, best = exact_best(tiny, first, second >= least)
+    _, best = exact_best(tiny, first, second >= least)
     values, bounded = first(everything(tiny)), second(everything(tiny))
     assert best == pytest.approx(values[bounded >= least].min())
     # on the objective itself both directions are fine

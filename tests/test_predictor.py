@@ -96,6 +96,40 @@ def test_expected_hypervolume_improvement_is_what_simulation_says(known):
         assert gains[row] == pytest.approx(simulated, rel=0.08, abs=2e-3)
 
 
+def test_with_three_costs_the_gain_is_the_expected_fall_of_a_scalarised_cost():
+    rng = np.random.default_rng(0)
+    front = np.array([[0.2, 0.6, 0.5], [0.6, 0.2, 0.5], [0.5, 0.5, 0.2]])
+    mean, std = np.log(rng.uniform(0.05, 0.8, (8, 3)) + RESOLUTION), np.full((8, 3), 0.05)
+    mean[0], mean[1] = np.log(0.05 + RESOLUTION), np.log(0.9 + RESOLUTION)  # better and worse than all of the front
+    exact = np.exp(mean) - RESOLUTION
+    modelled = {i: Independent(mean[:, i], std[:, i]) for i in (0, 2)}  # the second is known
+    posterior = JointPosterior(exact=exact, modelled=modelled, likely=np.ones(8))
+    gains = posterior.expected_gain(np.arange(8), front, np.full(3, 1.5), np.random.default_rng(3))
+    weights = np.random.default_rng(3).dirichlet(np.ones(3))
+
+    def scalar(costs):
+        return (weights * costs).max(axis=-1) + 0.05 * (weights * costs).sum(axis=-1)
+
+    draws = np.exp(mean + std * rng.normal(size=(4000, 8, 3))) - RESOLUTION
+    draws[:, :, 1] = exact[:, 1]
+    simulated = np.maximum(scalar(front).min() - scalar(draws), 0).mean(axis=0)
+    assert gains == pytest.approx(simulated, abs=0.01)
+    assert gains[0] > 0.1
+    assert gains[1] == 0
+
+
+def test_what_is_unlikely_to_meet_the_constraints_gains_less():
+    mean = np.log(np.array([[0.3, 0.3], [0.35, 0.35]]) + RESOLUTION)
+    front, reference = np.array([[0.0, 1.0], [1.0, 0.0]]), np.array([1.2, 1.2])
+
+    def first(likely):
+        modelled = {i: Independent(mean[:, i], np.full(2, 0.05)) for i in range(2)}
+        posterior = JointPosterior(exact=np.zeros((2, 2)), modelled=modelled, likely=np.array(likely))
+        return posterior.pick(1, 2, front, reference, np.random.default_rng(0))[0]
+
+    assert [first([1.0, 1.0]), first([0.1, 1.0])] == [0, 1]
+
+
 def test_a_batch_spreads_out():
     rng = np.random.default_rng(0)
     mean = np.log(np.array([[0.3, 0.3], [0.3, 0.3], [0.05, 0.9]]) + RESOLUTION)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import gzip
-import importlib.util
 import itertools
 from pathlib import Path
 
@@ -269,9 +268,9 @@ def test_a_published_network_is_the_sum_of_the_note10s_operations(ofa):
 
 @shared
 def test_one_command_writes_the_shipped_files(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("published_tables", ROOT / "experiments" / "published_tables.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    import published_tables as script
+
     monkeypatch.setattr(script, "TABLES", tmp_path)
     script.main()
     written = sorted(tmp_path.iterdir())

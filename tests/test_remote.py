@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import fcntl
 import getpass
 import json
+import logging
 import os
 import shutil
 import signal
@@ -107,6 +111,19 @@ def drop(listener):
     return len(below) - 1
 
 
+@contextlib.contextmanager
+def told(say):
+    """``say`` hears what is logged."""
+    logger, handler = logging.getLogger("nas"), logging.Handler()
+    handler.emit = lambda record: say(record.getMessage()) if say else None
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+
+
 @pytest.fixture(scope="module")
 def exported(tiny, tmp_path_factory):
     return export_kit(tiny, tmp_path_factory.mktemp("kit") / "exported", **FEW)
@@ -115,14 +132,17 @@ def exported(tiny, tmp_path_factory):
 @pytest.fixture
 def measure(server, tiny, exported, tmp_path, monkeypatch):
     """``measure_remote`` to the server, into folders of its own; the kit is not written anew each time."""
+    return measuring(server, tiny, exported, tmp_path, monkeypatch)
 
+
+def measuring(server, tiny, exported, tmp_path, monkeypatch):
     def copied(space, folder, **settings):
         assert (settings["runtime"], settings["precision"], settings["calibrate"]) == ("onnxruntime", "fp32", 8)
         shutil.copytree(exported, folder, dirs_exist_ok=True)
 
     monkeypatch.setattr(remote, "export_kit", copied)
 
-    def call(say=lambda line: None, **changes):
+    def call(say=None, **changes):
         options = {**server.options, **changes.pop("options", {})}
         settings = {
             "run_dir": tmp_path / "here",
@@ -132,7 +152,8 @@ def measure(server, tiny, exported, tmp_path, monkeypatch):
             **changes,
         }
         host = settings.pop("host", server.host)
-        return measure_remote(tiny, host, ssh_options=[f"{k}={v}" for k, v in options.items()], say=say, **settings)
+        with told(say):
+            return measure_remote(tiny, host, ssh_options=[f"{k}={v}" for k, v in options.items()], **settings)
 
     return call
 
@@ -307,6 +328,116 @@ def test_no_runtime_there(measure):
     )
 
 
+# Without a server: an ssh that keeps what it was asked, and runs the command here as the shell there would
+
+SSH = """#!{python}
+import json, os, sys
+words, options = sys.argv[1:], []
+while words[0] == "-o":
+    options.append(words[1]); words = words[2:]
+if words[0] == "-O": sys.exit(0)
+assert words[0] == "--", words
+host, command = words[1], " ".join(words[2:])
+with open(os.environ["ASKED"], "a") as file:
+    file.write(json.dumps([options, host, command]) + "\\n")
+os.execvp("sh", ["sh", "-c", command])
+"""
+
+
+@pytest.fixture
+def stub(tiny, exported, tmp_path, monkeypatch):
+    """``measure_remote`` through the stand-in; ``asked()``: [options, host, command] of every call."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/ssh").write_text(SSH.format(python=sys.executable))
+    (tmp_path / "bin/ssh").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
+    monkeypatch.setattr(remote, "POLL_S", 0.3)
+    call = measuring(SimpleNamespace(host="pi@board", options={}), tiny, exported, tmp_path, monkeypatch)
+    asked = lambda: [json.loads(line) for line in (tmp_path / "asked").read_text().splitlines()]  # noqa: E731
+    return SimpleNamespace(measure=call, asked=asked)
+
+
+def effective(options, key):
+    """As ssh takes them: the first of each name counts, whatever its case."""
+    return next((o.partition("=")[2] for o in options if o.partition("=")[0].lower() == key.lower()), None)
+
+
+def test_a_round_without_a_server_asks_only_for_what_is_safe(stub, device, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = f"{tmp_path}/there's; touch pwned $(touch pwned) `touch pwned`"
+    table = stub.measure(python=device(), remote_dir=folder)
+    assert len(table.rows) == len(tiny.blocks) - 1
+    assert not (tmp_path / "pwned").exists()
+    asked = stub.asked()
+    assert len(asked) > 4
+    for options, host, command in asked:
+        assert host == "pi@board"
+        assert effective(options, "StrictHostKeyChecking") == "yes"
+        assert effective(options, "BatchMode") == "yes"  # no question that nobody answers
+        assert not any(name in command for name in ("python3 run.py", tiny.blocks[0].key))
+    (kit_folder,) = (command for _, _, command in asked if "tar" in command)
+    assert kit_folder.startswith("mkdir -p -- '")
+    assert not list(Path(folder).iterdir())  # tidied up
+
+
+def test_what_the_user_wants_of_ssh_comes_before_what_we_want(stub, device, tmp_path):
+    stub.measure(
+        python=device(), options={"ConnectTimeout": "3", "StrictHostKeyChecking": "accept-new", "BatchMode": "no"}
+    )
+    for options, _, _ in stub.asked():
+        assert effective(options, "ConnectTimeout") == "3"
+        assert effective(options, "StrictHostKeyChecking") == "accept-new"
+        assert effective(options, "BatchMode") == "yes"
+
+
+def test_a_device_gets_no_file_but_the_kits(stub, device, tmp_path, monkeypatch):
+    (tmp_path / "secret").write_text("key")
+    sent, send, call = [], remote._Ssh.send, remote._Ssh.call
+
+    def greedy(ssh, function, **arguments):
+        seen = call(ssh, function, **arguments)
+        if function is remote.agent.look:
+            return dataclasses.replace(seen, missing=[*seen.missing, "../../../secret", str(tmp_path / "secret")])
+        return seen
+
+    monkeypatch.setattr(remote._Ssh, "call", greedy)
+    monkeypatch.setattr(
+        remote._Ssh, "send", lambda ssh, kit, paths, folder: (sent.extend(paths), send(ssh, kit, paths, folder))
+    )
+    stub.measure(python=device())
+    assert sent
+    assert not [path for path in sent if "secret" in path]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        '{"python": "3"}',
+        '{"python": [3, 11], "free": "much"}',
+        "[" * 9999 + "]" * 9999,
+        '{"python": [3, 11], "missing": [[1]]}',
+        '{"free": 1e999}',
+    ],
+)
+def test_a_device_that_answers_nonsense_is_one_line(stub, tmp_path, answer):
+    (tmp_path / "python").write_text(
+        f"#!/bin/sh\ncat > /dev/null; cat <<'END'\n\n@nas {answer if answer[0] == '{' else '{' + answer + '}'}\nEND\n"
+    )
+    (tmp_path / "python").chmod(0o755)
+    assert "pi@board" in refused(stub.measure, python=str(tmp_path / "python"))
+    assert not (tmp_path / "here").exists()
+
+
+def test_two_rounds_in_one_folder(stub, device, tmp_path):
+    (tmp_path / "here").mkdir()
+    with open(tmp_path / "here/.lock", "w") as other:
+        other.write("4242")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "another process (pid 4242) is at work" in refused(stub.measure, python=device())
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
@@ -318,8 +449,16 @@ def test_no_runtime_there(measure):
         ({"options": {"-F": "x"}}, "Key=Value"),
         ({"remote_dir": "~root/x"}, "below the home directory"),
         ({"remote_dir": "../x"}, "below the home directory"),
+        ({"name": "../x"}, "the name of a table becomes a file name"),
+        ({"options": {"StrictHostKeyChecking": "no"}}, "host keys are always checked"),
+        ({"options": {"stricthostkeychecking": "OFF"}}, "host keys are always checked"),
+        ({"patience_s": float("nan")}, "patience_s is a number"),
+        ({"runtime": "tvm"}, "runtime is one of"),
+        ({"precision": "../x"}, "precision is one of"),
+        ({"threads": 0}, "threads is a whole number"),
     ],
 )
-def test_names_that_ssh_could_misread(measure, tmp_path, changes, text):
-    assert text in refused(measure, **changes)
+def test_names_that_ssh_could_misread(stub, tmp_path, changes, text):
+    assert text in refused(stub.measure, **changes)
+    assert not (tmp_path / "asked").exists()
     assert not (tmp_path / "here").exists()

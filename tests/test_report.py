@@ -96,6 +96,25 @@ def rows(table: Node) -> list[list[str]]:
     return [[cell.text for cell in row.all("td")] for row in table.all("tbody")[0].all("tr")]
 
 
+def data_of(figure: Node, pixels: list[tuple[float, float]]) -> np.ndarray:
+    """Positions in a chart as the values that its axes say, ``(n, 2)``, to about 0.1% of an axis."""
+    texts = [(t.attributes, t.text) for t in figure.all("text")]
+    axes = []
+    for anchor, place in (("middle", "x"), ("end", "y")):
+        marks = [(float(a[place]), float(text)) for a, text in texts if a["text-anchor"] == anchor and _is_number(text)]
+        shift = -4 if place == "y" else 0  # of the text below its line
+        axes.append(np.polyfit([at + shift for at, _ in marks], [value for _, value in marks], 1))
+    return np.column_stack([np.polyval(axis, [p[i] for p in pixels]) for i, axis in enumerate(axes)])
+
+
+def _is_number(text: str) -> bool:
+    return bool(re.fullmatch(r"-?[\d.]+(e-?\d+)?", text))
+
+
+def corners(path: Node) -> list[tuple[float, float]]:
+    return [tuple(map(float, c.split())) for c in path.attributes["d"].strip("Mz").split("L")]
+
+
 # ---- folders, written through the schemas ----------------------------------------------------------------------
 
 OBJECTIVES = (ObjectiveRecord(name="accuracy", maximize=True), ObjectiveRecord(name="latency_ms", unit="ms"))
@@ -337,11 +356,9 @@ def test_points_of_the_front_chart_stand_where_their_values_are(folder, page):
         fit = np.polyfit(front[column], pixels, 1)
         assert np.abs(np.polyval(fit, front[column]) - pixels).max() < 0.11  # positions have one digit
         assert (fit[0] > 0) == (column == "latency_ms")  # accuracy upwards
-    ticks_y = {
-        t.text: float(t.attributes["y"]) - 4 for t in figure.all("text") if t.attributes.get("text-anchor") == "end"
-    }
-    y_of = np.polyfit([float(k) for k in ticks_y], list(ticks_y.values()), 1)
-    assert np.abs(np.polyval(y_of, front["accuracy"] * 100) - [y for _, y in at]).max() < 0.3
+    seen = data_of(figure, at)
+    assert seen[:, 0] == pytest.approx(front["latency_ms"].to_numpy() * 1000, rel=0.01)
+    assert seen[:, 1] == pytest.approx(front["accuracy"].to_numpy() * 100, rel=0.01)
     best = front.iloc[-1]
     tip = f"#{best['evaluation']}: accuracy {100 * best['accuracy']:.1f}%, latency"
     (found,) = [t for t in figure.tips("front") if t.startswith(tip)]
@@ -351,15 +368,15 @@ def test_points_of_the_front_chart_stand_where_their_values_are(folder, page):
 def test_the_staircase_goes_through_the_front_in_order(folder, page):
     figure = section(page, "The Pareto front").all("figure")[0]
     (path,) = [p for p in figure.all("path", "line front") if p.attributes["d"][-2:] != "18"]
-    corners = [tuple(map(float, c.split())) for c in path.attributes["d"].removeprefix("M").split("L")]
+    steps = corners(path)
     marks = sorted(
         (float(m.attributes["cx"]), float(m.attributes["cy"]))
         for m in figure.all("circle", "dot front")
         if m.all("title")
     )
-    assert corners[::2] == marks
-    assert all(x0 == x1 or y0 == y1 for (x0, y0), (x1, y1) in itertools.pairwise(corners))
-    assert all(a[1] == b[1] for a, b in zip(corners[::2], corners[1::2], strict=False))  # keeps y until the next x
+    assert steps[::2] == marks
+    assert all(x0 == x1 or y0 == y1 for (x0, y0), (x1, y1) in itertools.pairwise(steps))
+    assert all(a[1] == b[1] for a, b in zip(steps[::2], steps[1::2], strict=False))  # keeps y until the next x
 
 
 def test_deployed_networks_are_shown_where_they_were_measured(folder, page, tmp_path):
@@ -388,6 +405,9 @@ def test_latency_charts_show_calibration_validation_and_deployed(page):
         assert len(figure.tips("evaluated")) == len(figure.tips("front")) == 6
         assert "±10%" in figure.all("div", "legend")[0].text
         assert len(figure.tips("deployed")) == 3
+        assert [tip.split("net=")[1] for tip in figure.tips("front")] == [str(i) for i in range(1, 12, 2)]
+        band = data_of(figure, corners(figure.all("path", "area front")[0]))
+        assert sorted((band[:, 1] / band[:, 0])[[1, 2]]) == pytest.approx([0.9, 1.1], abs=0.01)
     assert figure.tips("evaluated")[0] == "21.0 µs measured, 20.0 µs predicted\nnet=0"
     assert int8.tips("deployed")[1] == "c02: 32.4 µs measured, 32.2 µs predicted"
     assert fp32.tips("deployed")[1] == "c02: 42.9 µs measured, 42.0 µs predicted"
@@ -397,9 +417,13 @@ def test_training_progress_and_steps_are_there(page):
     loss, accuracy = section(page, "Supernet training").all("figure")
     assert len(loss.all("path", "line front")[0].attributes["d"].split("L")) == 6
     assert len(accuracy.all("circle", "dot front")) == 6 + 1  # and the legend's
-    assert len(accuracy.all("circle", "dot deployed")) == 3 + 1  # smallest: measured every other epoch
+    smallest = accuracy.all("circle", "dot deployed")[1:]  # after the legend's; measured every other epoch
+    at = data_of(accuracy, [(float(m.attributes["cx"]), float(m.attributes["cy"])) for m in smallest])
+    assert at == pytest.approx(np.array([[2, 52], [4, 54], [6, 56]]), rel=0.01)
     (history,) = section(page, "Search progress").all("figure")
     assert [t.text for t in history.all("text")][-2:] == ["evaluations", "hypervolume (share of the final one)"]
+    grown = data_of(history, corners(history.all("path", "line front")[0]))
+    assert grown[[0, -1]] == pytest.approx(np.array([[1, 0.05], [36, 1.0]]), abs=0.05)
     steps = rows(section(page, "Compression, step by step").all("table")[0])
     assert len(steps) == 6
     assert steps[0][:8] == ["c01", "extract", "fp32", "50.0%", "1.23 MMACs", "2 KiB", "40.0 µs ±3.0%", "50.0 µs"]
@@ -452,6 +476,14 @@ def test_the_stairs_of_two_objectives_leave_out_what_only_a_third_saves(tmp_path
         (line,) = figure.all("path", "line front")
         assert len(line.attributes["d"].split("L")) == 2 * non_dominated(costs).sum() - 1
         assert non_dominated(costs).sum() < len(front)
+
+
+def test_what_is_minimised_is_shown_first(tmp_path):
+    energy = ObjectiveRecord(name="energy", unit="mJ", maximize=True)
+    write_search(tmp_path, (energy, OBJECTIVES[0], OBJECTIVES[1]))
+    figures = section(parse(write_report(tmp_path)), "The Pareto front").all("figure")
+    labels = [[t.text for t in figure.all("text")][-2:] for figure in figures]
+    assert labels == [["latency (ms)", "energy (µJ)"], ["validation accuracy (%)", "energy (µJ)"]]
 
 
 def test_a_long_search_draws_so_many_points_and_every_one_of_the_front(tmp_path, monkeypatch):
@@ -565,21 +597,49 @@ def test_a_sweep_compares_searchers_and_devices(tmp_path):
     assert len(section(page, "Hypervolume over evaluations").all("figure")) == 2
 
 
-def test_the_hypervolume_at_the_end_is_the_share_of_all_trials_front(tmp_path):
-    """Against the area counted on a grid."""
-    frames = [write_trial(tmp_path, "pi", name, seed) for seed, name in enumerate(("one", "two"))]
-    final = rows(section(parse(write_sweep_report(tmp_path)), "Hypervolume at the end").all("table")[0])
+def test_hypervolumes_are_shares_of_what_all_trials_found_together(tmp_path):
+    """Against the area counted on a grid; mean, spread, median, worst and best of the repetitions."""
+    frames = [write_trial(tmp_path, "pi", name, seed) for seed, name in enumerate(("one", "one", "one", "two"))]
+    odd = ObjectiveRecord(name="energy", unit="mJ")
+    write_trial(tmp_path, "pi", "one", 9, (OBJECTIVES[0], odd))  # other objectives: not compared
+    page = parse(write_sweep_report(tmp_path))
     costs = [np.column_stack([-f["accuracy"], f["latency_ms"]]) for f in frames]
     front = np.vstack(costs)[non_dominated(np.vstack(costs))]
     low, span = front.min(axis=0), np.ptp(front, axis=0)
-    axis = (np.arange(400) + 0.5) / 400 * 1.1
+    axis = (np.arange(500) + 0.5) / 500 * 1.1
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 1, 2)
 
     def area(points):
         return np.mean(((points - low) / span <= grid).all(axis=2).any(axis=1))
 
-    shares = [area(c[non_dominated(c)]) / area(front) for c in costs]
-    assert [float(cell) for cell in final[0][1:]] == pytest.approx(shares, abs=0.01)
+    shares = np.array([area(c[non_dominated(c)]) for c in costs]) / area(front)
+    ((_, one, two),) = rows(section(page, "Hypervolume at the end").all("table")[0])
+    assert float(two) == pytest.approx(shares[3], abs=0.01)
+    assert [float(x) for x in one.split(" ± ")] == pytest.approx([shares[:3].mean(), shares[:3].std(ddof=1)], abs=0.01)
+    (figure,) = section(page, "Hypervolume over evaluations").all("figure")
+    last = data_of(figure, [corners(figure.all("path", "line s0")[-1])[-1]])[0]
+    assert last == pytest.approx([40, np.median(shares[:3])], rel=0.02, abs=0.02)
+    ends = data_of(figure, corners(figure.all("path", "area s0")[0]))
+    ends = sorted(ends[np.isclose(ends[:, 0], 40, rtol=0.01), 1])
+    assert ends == pytest.approx([shares[:3].min(), shares[:3].max()], abs=0.02)
+
+
+def test_fronts_of_all_devices_are_relative_to_their_own_slowest(tmp_path):
+    for device, seed in (("pi", 0), ("tpu", 3)):
+        write_trial(tmp_path, device, "one", seed)
+    figure = section(parse(write_sweep_report(tmp_path)), "Pareto fronts").all("figure")[-1]
+    for css in ("s0", "s1"):
+        seen = data_of(figure, corners(figure.all("path", f"line {css}")[-1]))
+        assert seen[:, 0].max() == pytest.approx(100, abs=0.5)
+
+
+def test_too_few_shared_networks_say_nothing_of_correlation(tmp_path):
+    for device in ("pi", "tpu"):
+        write_trial(tmp_path, device, "one", 0)
+    for path in tmp_path.glob("trials/*/evaluations.csv"):
+        pd.read_csv(path).head(19).to_csv(path, index=False)
+    text = section(parse(write_sweep_report(tmp_path)), "Rank correlation between devices").text
+    assert "No two devices share enough" in text
 
 
 def test_rank_correlation_between_devices(tmp_path):

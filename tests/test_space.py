@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import search_spaces
 from nas.blocks import Stem, from_key, round_channels
 from nas.errors import BadInput
 from nas.space import Choice, SearchSpace, Slot
@@ -140,7 +143,10 @@ def test_samples_and_mutations_are_uniform(nested):
         (lambda s: Choice("x", 5), "1 to 255 values"),
         (lambda s: Choice("x", (1, 1)), "different"),
         (lambda s: Choice("x", (None,)), "numbers, texts"),
+        (lambda s: Choice("two words", (1,)), "neither spaces nor '='"),
+        (lambda s: Choice("x", ("a=b",)), "neither spaces nor '='"),
         (lambda s: SearchSpace(5, [], []), "name is a text"),
+        (lambda s: SearchSpace("x", [Choice("c", (8,))], [Slot("a", ("c",), lambda c: c)]), "a block or None, got 8"),
     ],
 )
 def test_wrong_numbers_are_refused(nested, call, message):
@@ -238,8 +244,55 @@ def test_wrong_spaces_are_refused():
         SearchSpace("x", [Choice("r", (8,)), Choice("r", (8,))], [stem])
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("mobilenet_v3.nosuch", {}, "there is no search space 'mobilenet_v3.nosuch'; there are efficientnet.digits, "),
+        ("", {}, "there is no search space ''"),
+        (None, {}, "there is no search space None"),
+        ("nasbench201.cell", {"classes": 3}, "nasbench201.cell has no setting 'classes'; it has none"),
+        ("mobilenet_v3.cifar", {"colour": 3}, "has no setting 'colour'; it has classes, in_channels"),
+        ("mobilenet_v3.cifar", {"classes": 0}, "classes is a whole number from 1 to 1,000,000, got 0"),
+        ("fbnet.cifar100", {"resolution": 10**6}, "resolution is a whole number"),
+        ("ofa.mobilenet_v3", {"width": float("nan")}, "width is a number above 0"),
+        ("ofa.mobilenet_v3", {"resolutions": 3}, "choice resolution takes a tuple"),
+        ("ofa.mobilenet_v3", {"resolutions": (0,)}, "size of a stem is a whole number"),
+    ],
+)
+def test_wrong_names_and_settings_are_refused(name, settings, message):
+    with pytest.raises(BadInput, match=message):
+        search_spaces.named(name, **settings)
+
+
+def test_names_lead_to_spaces_and_tables_back_to_them():
+    assert search_spaces.named("mobilenet_v3.cifar", classes=None).name == "mobilenet_v3_cifar"
+    assert search_spaces.named("mobilenet_v3.cifar", classes=3).classes == 3
+    assert {"ofa.proxyless_nas", "fbnet.cifar100", "nasbench201.cell"} < set(search_spaces.names())
+    tables = [p for p in (Path(__file__).parents[1] / "latency_tables").glob("*.json") if p.with_suffix(".csv").exists()]
+    seen = set()
+    for path in tables:
+        header = json.loads(path.read_text())
+        record = header["space"]
+        text = repr(record)
+        if "fingerprint" not in record or text in seen:
+            continue
+        seen.add(text)
+        blocks = [from_key(row.split(",")[0]) for row in path.with_suffix(".csv").read_text().splitlines()[1:]]
+        space = search_spaces.of_table(record, blocks)
+        assert (space.name, space.fingerprint) == (record["name"], record["fingerprint"])
+        with pytest.raises(BadInput, match="another space now"):
+            search_spaces.of_table(record | {"fingerprint": "0"}, blocks)
+        with pytest.raises(BadInput, match="there is no search space 'nosuch'"):
+            search_spaces.of_table({"name": "nosuch"}, blocks)
+        with pytest.raises(BadInput, match="not of a whole space"):
+            search_spaces.of_table(record, blocks[:1])
+    assert len(seen) >= 9
+
+
 def test_bad_keys_are_refused():
-    for key in ("", "stem", "stem in_ch=x", "nosuch in_ch=1", Stem(in_ch=1, out_ch=8, size=8).key + " extra=1"):
+    stem = Stem(in_ch=1, out_ch=8, size=8).key
+    wrong = ("", "stem", "stem in_ch=x", "nosuch in_ch=1", f"{stem} extra=1", f" {stem}", stem.replace("=8", "=08"))
+    for key in (*wrong, stem.replace("in_ch=1", "in_ch=0"), stem.replace("relu", "rleu"), None, 5):
         with pytest.raises(BadInput, match="not a block key"):
             from_key(key)
 

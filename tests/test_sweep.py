@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from nas.report.sweep_page import write_sweep_report
 from nas.runs.folder import new_run, opened
 from nas.searchers.random import RandomSearch
 from nas.supernet import Supernet
-from nas.sweeps.folder import read_sweep, trial_name
+from nas.sweeps.folder import last_report, read_settings, read_sweep, trial_name
 from nas.sweeps.sweep import sweep
 from nas.sweeps.trial import TrialRunner
 from nas.tables.table import LatencyTable, Validation
@@ -227,11 +228,12 @@ def ledger(folder: Path) -> set[tuple]:
     [
         ({}, {}, "a sweep needs settings"),
         ({"seed": []}, {}, "setting seed has no alternatives"),
-        ({"seed": [0]}, {"samples": 0}, "samples is at least 1, got 0"),
+        ({"seed": [0]}, {"samples": 0}, "samples is a whole number from 1 to 1,000,000,000, got 0"),
         ({"seed": [0]}, {"samples": 2}, "samples=2 would repeat the same trials"),
-        ({"seed": [0]}, {"mode": "up"}, "mode is max or min, got 'up'"),
+        ({"seed": [0]}, {"mode": "up"}, "mode is one of max, min, got 'up'"),
         ({"seed": [0]}, {"search_alg": "bayes"}, "search_alg is 'optuna' or an object"),
         ({"seed": [0]}, {"scheduler": "asha"}, "scheduler='asha' needs metric="),
+        ({"../seed": [0]}, {}, "the name of a setting becomes a file name"),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path, settings, options, said):
@@ -251,8 +253,123 @@ def test_trial_folders_are_readable_and_their_own():
     close = [trial_name({"lr": 0.1234567}), trial_name({"lr": 0.12345671}), trial_name({"lr": 0.123457})]
     assert len(set(close)) == 3
     assert all(name.startswith("lr=0.123457") for name in close)
+    alike = [{"a": 1}, {"a": "1"}, {"a": True}, {"a": "True"}, {"a": None}, {"a": "None"}, {"a": "1,b=2"}, {"a": "inf"}]
+    alike += [{"a": 1, "b": 2}, {"a": "1", "b": "2"}, {"a": float("inf")}, {"a": "x/y"}, {"a": "x y"}, {"a": "x-y"}]
+    assert len({trial_name(settings) for settings in alike}) == len(alike)
     assert "/" not in trial_name({"run": "/a/b"})
-    assert len(trial_name({"run": "/a" * 200})) < 130
+    assert len(trial_name({"run": "/a" * 200})) <= 100
+
+
+# ---- one process at a time, and files as they may be -----------------------------------------------------------------
+
+
+@pytest.fixture
+def elsewhere():
+    """``elsewhere(folder)``: another process that is at work there, until it is killed."""
+    others = []
+
+    def start(folder: Path) -> subprocess.Popen:
+        code = (
+            "import time; from pathlib import Path; from nas.files import locked\n"
+            f"with locked(Path({str(folder)!r})): print('mine', flush=True); time.sleep(600)"
+        )
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        others.append(
+            subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
+        )
+        assert others[-1].stdout.readline() == "mine\n"
+        return others[-1]
+
+    yield start
+    for other in others:
+        other.kill()
+        other.communicate()
+
+
+def test_a_trial_waits_for_another_process_in_its_folder(tmp_path, elsewhere, caplog):
+    """And takes its result, when there is one by then."""
+    caplog.set_level("INFO", logger="nas")
+    folder = tmp_path / "trials" / "seed=0"
+    told, ran = [], []
+
+    def trial(settings, run_dir, report):
+        ran.append(settings)
+        return {"x": 2}
+
+    for finished in (False, True):
+        caplog.clear()
+        shutil.rmtree(tmp_path / "trials", ignore_errors=True)
+        other = elsewhere(folder)
+        runner = TrialRunner(trial=trial, trials=tmp_path / "trials")
+        waiting = threading.Thread(target=runner, args=({"seed": 0}, told.append))
+        waiting.start()
+        while f"(pid {other.pid}) is at work" not in caplog.text:
+            assert waiting.is_alive()
+            time.sleep(0.01)
+        assert not (folder / "settings.json").exists()
+        if finished:
+            (folder / "done.json").write_text('{"x": 1}')
+        other.kill()
+        waiting.join()
+        assert told.pop() == {"x": 1 if finished else 2, "ended": 1.0}
+    assert ran == [{"seed": 0}]
+
+
+def test_a_second_sweep_in_the_folder_is_refused(tmp_path, elsewhere):
+    other = elsewhere(tmp_path / "sweep")
+    with pytest.raises(BadInput, match=rf"another process \(pid {other.pid}\) is at work"):
+        sweep(training, {"lr": [1.0]}, run_dir=tmp_path / "sweep")
+
+
+def test_a_trial_that_failed_is_told_as_the_worst(tmp_path):
+    told = []
+
+    def trial(settings, run_dir, report):
+        report({"loss": 0.5, "other": float("nan")})
+        raise ValueError("bad luck\nand more")
+
+    for mode, worst in (("max", -np.inf), ("min", np.inf)):
+        runner = TrialRunner(trial=trial, trials=tmp_path / mode, metric="loss", mode=mode, attempts=2)
+        runner({"seed": 0}, told.append)
+        assert told[0]["loss"] == 0.5
+        assert told[-1] == {"loss": worst, "ended": 1.0}
+        assert len(told) == 3
+        assert np.isnan(last_report(tmp_path / mode / "seed=0")["other"])
+        told.clear()
+    assert json.loads((tmp_path / "max" / "seed=0" / "failed.json").read_text())["error"] == "ValueError: bad luck"
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("sweep.json", '{"samples": 1}'),
+        ("sweep.json", '{"settings": {"a": {"b": 1}}}'),
+        ("trials/seed=0/settings.json", "[]"),
+        ("trials/seed=0/settings.json", '{"seed": {"a": 1}}'),
+        ("trials/seed=0/done.json", '{"x": "much"}'),
+        ("trials/seed=0/done.json", "[" * 100_000),
+        ("trials/seed=0/failed.json", '{"error": 3}'),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path, file, content):
+    (tmp_path / "trials" / "seed=0").mkdir(parents=True)
+    (tmp_path / "trials" / "seed=0" / "settings.json").write_text('{"seed": 0}')
+    (tmp_path / file).write_text(content)
+    with pytest.raises(BadInput, match=f"{Path(file).name} is damaged") as refused:
+        read_settings(tmp_path) if file == "sweep.json" else read_sweep(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_full_disk_is_one_line(started, tmp_path, monkeypatch):
+    """Tune then reads back what it could not write."""
+
+    class Tuner:
+        def fit(self):
+            raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("nas.sweeps.sweep._Plan._tuner", lambda self, trainable: Tuner())
+    with pytest.raises(BadInput, match=r"cannot write .*: Ran out of input; finished trials are kept"):
+        sweep(training, {"lr": [1.0]}, run_dir=tmp_path / "sweep")
 
 
 # ---- the command and the report -----------------------------------------------------------------------------------
@@ -278,14 +395,18 @@ def test_the_command_sweeps_a_benchmark_and_goes_on(started, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (["--devices", "nokia"], "there is no device 'nokia' here; there are"),
-        (["--searchers", "nsga2,magic"], "there is no searcher 'magic' here; there are guided, nsga2"),
-        (["--budget", "0"], "--budget is at least 1, got 0"),
+        (["--devices", "nokia"], "there is no device 'nokia'; there are"),
+        (["--searchers", "nsga2,magic"], "there is no searcher 'magic'; there are evolution, guided"),
+        (["--budget", "0"], "budget is a whole number from 1 to 1,000,000,000, got"),
         (["--run", "nowhere"], "is not a run folder"),
     ],
 )
 def test_the_command_refuses_in_one_line(tmp_path, capsys, given, said):
-    assert main(["sweep", "--run-dir", str(tmp_path / "sweep"), *given]) == 2
+    try:
+        status = main(["sweep", "--run-dir", str(tmp_path / "sweep"), *given])
+    except SystemExit as refused:
+        status = refused.code
+    assert status == 2
     error = capsys.readouterr().err
     assert said in error
     assert error.count("\n") == 1

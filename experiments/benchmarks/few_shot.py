@@ -27,11 +27,12 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import RidgeCV
 
 sys.path.append(str(Path(__file__).parents[1]))
-from fit_tables import PHONES, SHARED, device_of, fbnet_timings
+from fit_tables import PHONES, device_of, fbnet_timings
+from sources import SHARED
 
 import nas
-from nas.tables.fit.few_shot import BEYOND, adapt, choose_timed, rehearse, transfer
 from nas.tables.features import block_counts
+from nas.tables.fit.few_shot import BEYOND, adapt, choose_timed, rehearse, transfer
 from nas.tables.fit.whole_network import choose_among, fit_blocks
 from search_spaces import NasBench201
 from search_spaces.nasbench201 import EDGES

@@ -26,7 +26,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression, RidgeCV
 
 sys.path.append(str(Path(__file__).parents[1]))
-from fit_tables import PHONES, SHARED, device_of, fbnet_timings, ofa_timings
+from fit_tables import PHONES, device_of, fbnet_timings, ofa_timings
+from sources import SHARED
 
 import nas
 from nas.tables.features import block_counts

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from nas.checks import FilePath, Text, checked
-from nas.cli.flags import add_flag, add_flags, given, option, parameters
 from nas.cli import names
+from nas.cli.flags import add_flag, add_flags, given, option, parameters
 from nas.cli.names import Resume, RunDir, meter, one_of
 from nas.cli.printing import print_table
 from nas.errors import BadInput

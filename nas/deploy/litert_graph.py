@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.blocks import ACTIVATIONS, Block, Conv, Linear
+from nas.checks import Batch, checked
 from nas.errors import BadInput
 
 
@@ -63,8 +64,12 @@ class Graph:
     output: int
 
 
-def lowered(blocks: Sequence[Block], batch: int = 1) -> Graph:
-    """The operators of a network, given as its blocks; input ``(batch, height, width, channels)``."""
+@checked
+def lowered(blocks: Sequence[Block], batch: Batch = 1) -> Graph:
+    """The operators of a network, given as its blocks; input ``(batch, height, width, channels)``.
+
+    Raises BadInput for a block kind without a LiteRT form, which it names.
+    """
     building = _Building(batch)
     first = blocks[0]
     x = start = building.tensor((batch, first.size, first.size, first.in_ch))

@@ -15,10 +15,10 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from nas.engine.problem import ObjectiveRecord
+from nas.engine.problem import ObjectiveRecord, space_text
 from nas.errors import BadInput
 from nas.files import first_line
-from nas.space import Archs
+from nas.space import Archs, SearchSpace
 
 LEDGER = "evaluations.db"
 """Its name in a run folder."""
@@ -101,7 +101,7 @@ class Ledger:
     damaged or no ledger, or cannot be written.
     """
 
-    def __init__(self, path: Path | None, identity: Identity, *, resume: bool = False) -> None:
+    def __init__(self, path: Path | None, identity: Identity, space: SearchSpace, *, resume: bool = False) -> None:
         self._path = path
         self._entries: dict[bytes, Entry] = {}
         if path is not None and path.exists() and not resume:
@@ -111,7 +111,7 @@ class Ledger:
                 path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
             try:
-                self._open(identity)
+                self._open(identity, space)
             except BaseException:
                 self._db.close()
                 raise
@@ -152,7 +152,7 @@ class Ledger:
         """Close the file. What was recorded is on disk already."""
         self._db.close()
 
-    def _open(self, identity: Identity) -> None:
+    def _open(self, identity: Identity, space: SearchSpace) -> None:
         # what was reported as finished survives a power cut: SQLite waits for the disk at every commit
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("BEGIN IMMEDIATE")  # one transaction: a kill here leaves an empty file, which counts as new
@@ -163,6 +163,7 @@ class Ledger:
         else:
             there, _, entries = _contents(self._db)
             there.check_same(identity, self._path)
+            _check_archs(entries, space)
             self._entries = {e.arch: e for e in entries}
             self._db.execute("UPDATE meta SET stopped = ''")
         self._db.execute("COMMIT")
@@ -178,10 +179,10 @@ class Ledger:
             ) from None
 
 
-def read(path: Path) -> tuple[Identity, str, list[Entry]]:
+def read(path: Path, space: SearchSpace) -> tuple[Identity, str, list[Entry]]:
     """What a ledger holds: the identity of its search, why that ended ('' when it has not), the candidates in order.
 
-    Changes nothing. Raises BadInput when there is none or it is damaged.
+    Changes nothing. Raises BadInput when there is none, it is damaged, or it is of another space.
     """
     if not path.is_file():
         raise BadInput(f"{path.parent} has no search: there is no file {path.name}")
@@ -191,7 +192,11 @@ def read(path: Path) -> tuple[Identity, str, list[Entry]]:
         _one_line(path),
         contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)) as db,
     ):
-        return _contents(db)
+        identity, stopped, entries = _contents(db)
+        if identity.space != (here := space_text(space)):
+            raise BadInput(f"{path} is a search of space {identity.space}, got {here}")
+        _check_archs(entries, space)
+        return identity, stopped, entries
 
 
 class Columns(TypedDict):
@@ -203,11 +208,11 @@ class Columns(TypedDict):
     error: NDArray[np.object_]
 
 
-def columns(entries: Sequence[Entry], genes: int, names: Sequence[str]) -> Columns:
+def columns(entries: Sequence[Entry], space: SearchSpace, names: Sequence[str]) -> Columns:
     """Entries side by side, ``names`` giving the order of the values."""
     return {
-        "archs": np.frombuffer(b"".join(e.arch for e in entries), np.uint8).reshape(-1, genes),
-        "values": np.array([[e.values[n] for n in names] for e in entries], np.float64).reshape(-1, len(names)),
+        "archs": np.frombuffer(b"".join(e.arch for e in entries), np.uint8).reshape(-1, space.genes),
+        "values": np.array([[e.values[n] for n in names] for e in entries], np.float64).reshape(len(entries), len(names)),
         "violation": np.array([e.violation for e in entries], dtype=np.float64),
         "error": np.array([e.error for e in entries], dtype=object),
     }
@@ -239,6 +244,16 @@ def _entry(row: _Row, position: int, identity: Identity) -> Entry:
     return Entry(
         arch=row.arch, ask=row.ask, values=values, violation=row.violation, error=row.error, seconds=row.seconds
     )
+
+
+def _check_archs(entries: Sequence[Entry], space: SearchSpace) -> None:
+    """Raises ValueError for what are no architectures of ``space``, each in its canonical form."""
+    if wrong := [e.arch for e in entries if len(e.arch) != space.genes]:
+        raise ValueError(f"an architecture of {len(wrong[0])} genes, {space.name} has {space.genes}")
+    archs = columns(entries, space, ())["archs"]
+    wide = archs.astype(np.int64)
+    if (wide >= space.sizes).any() or (space.canonical(archs) != archs).any():
+        raise ValueError(f"an architecture that {space.name} does not have")
 
 
 @contextlib.contextmanager

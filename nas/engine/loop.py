@@ -28,7 +28,7 @@ from nas.errors import BadInput
 from nas.files import folder_of, locked
 from nas.objectives.objective import Constraint, Objective
 from nas.progress import bar
-from nas.searchers.searcher import Searcher
+from nas.searchers.searcher import Searcher, identity_of
 from nas.space import Archs, SearchSpace
 
 BATCH = 16
@@ -111,13 +111,13 @@ def search(
         rows = batch or int(getattr(searcher, "batch", BATCH if problem.costly else CHEAP_BATCH))
         identity = Identity(
             **problem.described(),
-            searcher=_described(searcher),
+            searcher=identity_of(searcher),
             batch=rows,
             completed="in batches" if make is None else "one by one",
         )
         evaluate = Evaluate(objectives=problem.costly, timeout_s=timeout_s)
         with (
-            contextlib.closing(Ledger(path, identity, resume=bool(resume))) as ledger,
+            contextlib.closing(Ledger(path, identity, space, resume=bool(resume))) as ledger,
             contextlib.closing(_InThisProcess(evaluate) if make is None else make(evaluate)) as pool,
             bar(progress, total=budget, desc="search", unit="network") as shown,
         ):
@@ -146,39 +146,6 @@ def _ready(searcher: Searcher, seed: int | None, again: bool) -> Searcher:
             raise BadInput(f"{type(searcher).__name__} has no reset(seed), which a seed needs; make it with its seed")
         reset(seed)
     return searcher
-
-
-def _described(searcher: Searcher) -> dict[str, Any]:
-    """What tells one searcher from another: what it says itself, or its class and its public plain attributes."""
-    describe = getattr(searcher, "describe", None)
-    if describe is not None:
-        return dict(describe())
-    names = dict.fromkeys([*getattr(searcher, "__dict__", ()), *getattr(searcher, "__slots__", ())])
-    own = {k: _plain(getattr(searcher, k, _OTHER)) for k in names if not k.startswith("_")}
-    known = getattr(searcher, "known", 0)  # what it has learnt before, which no replay can repeat
-    return {
-        "searcher": type(searcher).__name__,
-        **{k: v for k, v in own.items() if v is not _OTHER},
-        "known": known,
-    }
-
-
-_OTHER = object()
-
-
-def _plain(value: Any) -> Any:
-    """``value`` as JSON has it; ``_OTHER`` for what is no number, text or collection of such."""
-    if isinstance(value, Objective):
-        return [value.name, value.cheap]
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, list | tuple):
-        items = [_plain(v) for v in value]
-        return _OTHER if any(v is _OTHER for v in items) else items
-    if isinstance(value, dict):
-        pairs = {str(k): _plain(v) for k, v in value.items()}
-        return _OTHER if any(v is _OTHER for v in pairs.values()) else pairs
-    return value if value is None or isinstance(value, bool | int | float | str) else _OTHER
 
 
 @dataclass(frozen=True, kw_only=True)

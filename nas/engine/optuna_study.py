@@ -13,12 +13,14 @@ import optuna
 from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError  # Optuna brings it
 
+from nas.checks import FilePath, Text, checked
 from nas.engine.result import SearchResult
 from nas.errors import BadInput
 from nas.searchers.optuna_tpe import VIOLATION, quiet
 
 
-def to_optuna(result: SearchResult, path: str | os.PathLike[str], *, name: str = "search") -> Path:
+@checked
+def to_optuna(result: SearchResult, path: FilePath, *, name: Text = "search") -> Path:
     """Add a finished search as the study ``name`` to an SQLite file: ``optuna-dashboard sqlite:///<path>`` opens it.
 
     Parameters are the choices' values, objectives keep their names and directions, failed evaluations are failed trials

@@ -93,15 +93,10 @@ class Problem:
         """``values (n, everything)`` as costs ``(n, objectives)``."""
         return np.column_stack([o.cost(values[:, i]) for i, o in enumerate(self.objectives)])
 
-    @staticmethod
-    def space_text(space: SearchSpace) -> str:
-        """The space as a ledger names it."""
-        return f"{space.name} {space.fingerprint}"
-
     def described(self) -> dict[str, Any]:
         """What decides the values of a search, for its ledger."""
         return {
-            "space": self.space_text(self.space),
+            "space": space_text(self.space),
             "objectives": tuple(ObjectiveRecord.of(o) for o in self.objectives),
             "constraints": tuple((c.objective.name, c.sense, c.bound, c.objective.identity) for c in self.constraints),
         }
@@ -116,3 +111,8 @@ class Problem:
                 raise BadInput(
                     f"the constraint {constraint} is on another objective than the one called {own.name}; pass name="
                 )
+
+
+def space_text(space: SearchSpace) -> str:
+    """The space as a ledger names it."""
+    return f"{space.name} {space.fingerprint}"

@@ -109,7 +109,7 @@ class Proposals:
 
     def batch_of(self, entries: Sequence[Entry]) -> Batch:
         """Entries as columns."""
-        return Batch(**columns(entries, self._space.genes, list(self._column)))
+        return Batch(**columns(entries, self._space, list(self._column)))
 
     def result(self, batches: Sequence[Batch], budget: int) -> SearchResult:
         """What was evaluated, in order."""

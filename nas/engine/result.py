@@ -12,14 +12,16 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from nas.checks import FilePath, checked
 from nas.engine.ledger import LEDGER, columns, read
-from nas.engine.problem import ObjectiveRecord, Problem
+from nas.engine.problem import ObjectiveRecord
 from nas.errors import BadInput, Infeasible
 from nas.objectives.objective import Constraint, Objective
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.space import Archs, SearchSpace
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SearchResult:
     """Columns in order of evaluation.
@@ -39,8 +41,9 @@ class SearchResult:
     _reference: tuple[float, ...] | None = field(default=None, repr=False)
 
     @staticmethod
+    @checked
     def load(
-        run_dir: str | os.PathLike[str], space: SearchSpace, objectives: Sequence[Objective] | None = None
+        run_dir: FilePath, space: SearchSpace, objectives: Sequence[Objective] | None = None
     ) -> SearchResult:
         """The search of a run folder as far as it is: nothing is evaluated, replayed or changed.
 
@@ -49,17 +52,13 @@ class SearchResult:
         is no search, it is damaged, or it was of another space or other objectives.
         """
         path = Path(run_dir) / LEDGER
-        identity, stopped, entries = read(path)
-        if identity.space != (here := Problem.space_text(space)):
-            raise BadInput(f"{path} is a search of space {identity.space}, got {here}")
+        identity, stopped, entries = read(path, space)
         made = tuple(o.objective() for o in identity.objectives) if objectives is None else tuple(objectives)
         if identity.objectives != (given := tuple(ObjectiveRecord.of(o) for o in made)):
             there, now = (", ".join(f"{o.name} ({o.identity})" for o in side) for side in (identity.objectives, given))
             raise BadInput(f"{path} is a search for {there}; got {now}")
-        found = columns(entries, space.genes, [o.name for o in made])
-        if not np.array_equal(space.canonical(space.check(found["archs"])), found["archs"]):
-            raise BadInput(f"{path} is not a usable ledger (architectures that are not canonical)")
         stopped = stopped or f"not finished: {len(entries)} evaluations so far"
+        found = columns(entries, space, [o.name for o in made])
         return SearchResult(space=space, objectives=made, stopped=stopped, **found)
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from nas.blocks import Block
-from nas.checks import Count, Seed, checked
+from nas.checks import Count, FilePath, Seed, checked
 from nas.errors import BadInput
 from nas.files import first_line, locked
 from nas.measuring.energy import Meter, with_energy
@@ -37,7 +37,7 @@ def measure(
     space: SearchSpace,
     runtime: Runtime,
     *,
-    run_dir: str | os.PathLike[str],
+    run_dir: FilePath,
     name: str | None = None,
     resume: bool = False,
     calibrate: Annotated[Count, "networks timed to fit what blocks alone do not show"] = 60,
@@ -83,7 +83,7 @@ def measure(
         networks = [(block,) for block in campaign.order()] + list(space.networks(campaign.archs))
         here = _Here(timer, dict(zip((m["file"] for m in models), networks, strict=True)))
         log = stack.enter_context(_log_of(partial, models, header))
-        advance = stack.enter_context(bar(len(models), f"table {stem.name}", "model", progress))
+        advance = stack.enter_context(bar(len(models), stem.name, "model", progress))
         reference = next(m for m in models if m["key"] == campaign.reference.key)
         Campaign(models, reference, here, log, _log.info, lambda done, total, text: advance(done)).run()
         kind = getattr(runtime, "kind", "measured")

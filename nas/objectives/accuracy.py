@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.checks import checked
 from nas.data.images import ImageData
 from nas.objectives.objective import Objective
 from nas.space import Archs
@@ -12,6 +13,7 @@ from nas.supernet.supernet import Supernet
 from nas.supernet.training import check_fit, subnet_accuracy
 
 
+@checked
 def accuracy(supernet: Supernet, data: ImageData, *, identity: str = "") -> Objective:
     """Top-1 accuracy on the *validation* images, batch norm recalibrated on training images for each architecture.
 

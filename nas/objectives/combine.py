@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.checks import Positive, checked
 from nas.errors import BadInput
 from nas.objectives.objective import Constraint, Objective
 from nas.space import Archs
 
 
-def weighted(weights: Mapping[str, float], objectives: Sequence[Objective], *, name: str = "weighted") -> Objective:
+@checked
+def weighted(weights: Mapping[str, Positive], objectives: Sequence[Objective], *, name: str = "weighted") -> Objective:
     """The sum of ``weights[objective.name] * objective``, to be maximised; what is to be minimised counts negatively.
 
     All weights are positive. Raises BadInput when a weight is missing, not positive, or of no objective given.
@@ -35,12 +37,11 @@ def weighted(weights: Mapping[str, float], objectives: Sequence[Objective], *, n
     )
 
 
-def penalized(objective: Objective, *constraints: Constraint, weight: float = 1.0) -> Objective:
+@checked
+def penalized(objective: Objective, *constraints: Constraint, weight: Positive = 1.0) -> Objective:
     """``objective``, made worse by ``weight`` times the relative violation of ``constraints`` (0 where they are met)."""
     if not constraints:
         raise BadInput("penalized needs at least one constraint, such as latency <= 5.0")
-    if not weight > 0:
-        raise BadInput(f"weight is positive, got {weight}")
 
     def penalty(archs: Archs) -> NDArray[np.float64]:
         missed = np.sum([c.violation(c.objective(archs)) for c in constraints], axis=0)

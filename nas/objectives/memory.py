@@ -7,6 +7,7 @@ from bisect import bisect_left
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.checks import checked
 from nas.deploy.arena import FILE, MODEL_VERSION, MemoryModel
 from nas.objectives.objective import Objective, additive
 from nas.space import Archs, Extremes, SearchSpace
@@ -14,6 +15,7 @@ from nas.space import Archs, Extremes, SearchSpace
 _NEVER = 1e15  # bytes
 
 
+@checked
 def peak_sram(space: SearchSpace) -> Objective:
     """Bytes of TensorFlow Lite Micro's tensor arena: activations as its planner places them, and its own records.
 
@@ -37,6 +39,7 @@ def peak_sram(space: SearchSpace) -> Objective:
     )
 
 
+@checked
 def flash_size(space: SearchSpace) -> Objective:
     """Bytes of the int8 .tflite file: weights, their scales, and the description of the graph."""
     return additive(space, "flash_size", MemoryModel(space.blocks).flash, unit="bytes", fixed=FILE)

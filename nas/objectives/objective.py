@@ -13,7 +13,7 @@ from msgspec import Meta
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block
-from nas.checks import checked, shown
+from nas.checks import Finite, checked, shown
 from nas.errors import BadInput, Infeasible
 from nas.space import Archs, Extremes, SearchSpace
 
@@ -21,6 +21,7 @@ Bytes = Annotated[int, Meta(ge=1, le=16)]
 """Of one number."""
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Objective:
     """A quantity of architectures. ``fn``: ``archs (n, genes) -> (n,)`` in ``unit``.
@@ -102,13 +103,14 @@ class Objective:
         return Constraint(objective=self, sense=">=", bound=float(bound))
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
     """``objective sense bound``, where ``sense`` is "<=" or ">="."""
 
     objective: Objective
     sense: str
-    bound: float
+    bound: Finite
 
     def __post_init__(self) -> None:
         if self.sense not in ("<=", ">=") or not np.isfinite(self.bound):
@@ -252,17 +254,20 @@ def latency(
     )
 
 
+@checked
 def energy(space: SearchSpace, table: EnergyTable, *, name: str = "energy_mj") -> Objective:
     """Predicted energy per image in mJ. Raises MissingBlocks or BadInput when the table does not know it for every block."""
     identity = f"energy of table {table.fingerprint}"
     return additive(space, name, table.lookup_energy(space.blocks), unit="mJ", identity=identity)
 
 
+@checked
 def macs(space: SearchSpace) -> Objective:
     """Multiply-accumulates of one image."""
     return additive(space, "macs", space.per_block(lambda b: b.macs), unit="MACs")
 
 
+@checked
 def params(space: SearchSpace) -> Objective:
     """Trainable parameters."""
     return additive(space, "params", space.per_block(lambda b: b.params), unit="parameters")

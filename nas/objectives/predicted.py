@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 
+from nas.checks import checked
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.objectives.predictor import Predictor
@@ -29,10 +31,12 @@ class Evaluated(Protocol):
     def column(self, objective: Objective) -> NDArray[np.float64]: ...
 
 
+Examples = Annotated[int, Meta(ge=20, le=100_000)]
 _MOST = 1500  # examples; a fit takes time with their number cubed
 
 
-def predicted(result: Evaluated, objective: Objective, *, most: int = _MOST) -> Objective:
+@checked
+def predicted(result: Evaluated, objective: Objective, *, most: Examples = _MOST) -> Objective:
     """``objective`` as a Gaussian process predicts it from the good rows of a search (its last ``most``).
 
     For a second, cheap level of search: tens of thousands of architectures a second instead of one. Raises BadInput

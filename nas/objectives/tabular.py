@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nas.checks import FilePath, checked
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.space import Archs, SearchSpace
@@ -24,6 +24,7 @@ NASBENCH201 = Path(__file__).parents[2] / "latency_tables" / "nasbench201.csv.gz
 """The table that comes with this project's sources: CIFAR-100 accuracy and latencies on 21 devices."""
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TabularBenchmark:
     """``columns``: name -> ``(architectures,)``, in the order of all combinations of genes, last gene fastest.
@@ -37,7 +38,8 @@ class TabularBenchmark:
     fingerprint: str
 
     @staticmethod
-    def load(space: SearchSpace, path: str | os.PathLike[str]) -> TabularBenchmark:
+    @checked
+    def load(space: SearchSpace, path: FilePath) -> TabularBenchmark:
         """Read ``<name>.csv.gz`` (a column per gene with the choices' values, then the metrics) and ``<name>.json``.
 
         Raises BadInput when a file is missing or damaged, or does not have every architecture of ``space`` once.

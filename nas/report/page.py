@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nas.checks import FilePath, checked
 from nas.report import tradeoff
 from nas.report.chart import Area, Bars, Chart, Line, Points
 from nas.report.document import Cell, Section, Table, write_page
@@ -34,7 +34,8 @@ REPORT, PICTURE = "report.html", "pareto.png"
 _MOST_GENES = 12  # of which the importance is shown
 
 
-def write_report(run_dir: str | os.PathLike[str]) -> Path:
+@checked
+def write_report(run_dir: FilePath) -> Path:
     """Write ``pareto.png`` and ``report.html`` into the run folder; returns the page's path.
 
     Sections whose artefacts are missing say which command makes them. Raises BadInput when the folder holds nothing

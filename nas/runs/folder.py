@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 
+from nas.checks import checked
 from nas.data.images import ImageData
 from nas.device import cores, cpu_name
 from nas.errors import BadInput
@@ -53,6 +54,7 @@ _GROWS = {"budget": None, "epochs": "search"}
 _PACKAGES = ("numpy", "onnx", "onnxruntime", "pandas", "scikit-learn", "torch", "torch-pruning")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """A run folder with what its stages work on.

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from nas.checks import Batch, Bytes, Count, CountOrNone, Positive, Seed, Share, Threads, Text, checked
+from nas.checks import Batch, Bytes, Count, CountOrNone, Positive, Seed, Share, Text, Threads, checked
 
 
 @checked

@@ -59,7 +59,7 @@ STAGES: tuple[Stage, ...] = (
     ),
     Stage(
         name="search",
-        what="a finished search",
+        what="a search",
         command="nas search",
         needs=("supernet",),
         done=search_is_done,
@@ -148,10 +148,10 @@ def run_stage(job: Run, name: str) -> Any:
     """
     stage = _BY_NAME[name]
     for needed in stage.needs:
-        if not _BY_NAME[needed].done(job):
-            raise BadInput(
-                f"{job.folder} has no {_BY_NAME[needed].what.removeprefix('a ')} yet ({_BY_NAME[needed].command})"
-            )
+        before = _BY_NAME[needed]
+        if not before.done(job):
+            what = before.what.removeprefix("a ")
+            raise BadInput(f"{job.folder} has no finished {what} yet ({before.command})")
     with _ready(job, (stage,)):
         return _do(stage, job)
 
@@ -162,8 +162,7 @@ def _ready(job: Run, stages: tuple[Stage, ...]) -> Iterator[None]:
     for stage in stages:
         if stage.name != "final" and has_begun(job, stage.name) and not job.resume:
             raise BadInput(
-                f"{job.folder} already holds {stage.what.removeprefix('a finished ')}; pass resume (--resume) to go on "
-                "with it, or another folder"
+                f"{job.folder} already holds {stage.what}; pass resume (--resume) to go on with it, or another folder"
             )
     check_run(job)
     if not search_is_done(job):

@@ -12,6 +12,7 @@ from nas.checks import Seed, checked
 from nas.errors import BadInput
 from nas.pareto import crowding_by_front
 from nas.searchers.nsga2 import constrained_rank
+from nas.searchers.searcher import text_of
 from nas.searchers.seen import LAST, Seen
 from nas.space import Archs, SearchSpace
 
@@ -47,6 +48,8 @@ class RegularizedEvolution:
         self._costs = np.empty((0, 1))
         self._violation = np.empty(0)
         self._asked = 0
+
+    __repr__ = text_of
 
     @property
     def known(self) -> int:

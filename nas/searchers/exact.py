@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.checks import Count, Share, checked
 from nas.errors import BadInput, Infeasible
 from nas.objectives.objective import Constraint, Objective
 from nas.pareto import non_dominated
@@ -35,8 +36,9 @@ class ExactFront:
     error: float
 
 
+@checked
 def exact_front(
-    space: SearchSpace, objectives: Sequence[Objective], *, tolerance: float = 0.0, most: int = 200_000
+    space: SearchSpace, objectives: Sequence[Objective], *, tolerance: Share = 0.0, most: Count = 200_000
 ) -> ExactFront:
     """The true front of additive ``objectives`` (``nas.latency``, ``nas.macs``, ``nas.params``, ...) over the whole space.
 
@@ -70,8 +72,9 @@ def exact_front(
     return ExactFront(archs=archs[order], values=values[order], error=tolerance)
 
 
+@checked
 def exact_best(
-    space: SearchSpace, objective: Objective, *constraints: Constraint, tolerance: float = 0.0
+    space: SearchSpace, objective: Objective, *constraints: Constraint, tolerance: Share = 0.0
 ) -> tuple[Archs, float]:
     """The architecture ``(genes,)`` with the best additive ``objective`` under ``constraints`` on additive quantities.
 

@@ -22,6 +22,7 @@ from nas.objectives.scoring import score
 from nas.pareto import non_dominated, rank
 from nas.searchers.acquisition import TINY_VIOLATION, Models, Scale
 from nas.searchers.nsga2 import NSGA2
+from nas.searchers.searcher import text_of
 from nas.space import Archs, SearchSpace
 
 Costs = NDArray[np.float64]
@@ -69,6 +70,8 @@ class Guided:
         self._under_way: dict[bytes, None] = {}
         self._shortlist = np.empty((0, self.space.genes), dtype=np.uint8)
         self._kernels: dict[int, tuple[int, Hyperparameters]] = {}
+
+    __repr__ = text_of
 
     @property
     def known(self) -> int:

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from nas.checks import Count, Seed, checked
 from nas.searchers.nsga2 import constrained_rank
+from nas.searchers.searcher import text_of
 from nas.searchers.seen import Seen
 from nas.space import Archs, SearchSpace
 
@@ -33,6 +34,8 @@ class LocalSearch:
         self._costs = np.empty((0, 1))
         self._violation = np.empty(0)
         self._asked = 0
+
+    __repr__ = text_of
 
     @property
     def known(self) -> int:

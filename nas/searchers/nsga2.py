@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from nas.checks import Probability, Seed, checked
 from nas.pareto import crowding_by_front, rank
+from nas.searchers.searcher import text_of
 from nas.searchers.seen import LAST, Seen
 from nas.space import Archs, SearchSpace, is_ordered, keys
 
@@ -58,6 +59,8 @@ class NSGA2:
         self._crowding = np.empty(0)
         self._asked = 0
         self._fresh = 1.0  # share of the last proposals that were new
+
+    __repr__ = text_of
 
     @property
     def known(self) -> int:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from nas.checks import Seed, checked
 from nas.errors import BadInput
+from nas.searchers.searcher import text_of
 from nas.space import Archs, Choice, SearchSpace, is_ordered
 
 _PATIENCE = 5  # proposals of the sampler per architecture wanted, and 20 more; then random ones
@@ -54,6 +55,8 @@ class OptunaSearch:
         self._study: optuna.Study | None = None  # how many objectives it has is known with the first results
         self._under_way: dict[bytes, list[optuna.Trial]] = {}
         self._completed: dict[bytes, tuple[NDArray[np.float64], float]] = {}
+
+    __repr__ = text_of
 
     @property
     def known(self) -> int:

@@ -16,8 +16,9 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nas.checks import Count, Positive, Seed, checked, shown
+from nas.checks import Finite, Count, Positive, Seed, checked, shown
 from nas.errors import BadInput
+from nas.searchers.searcher import text_of
 from nas.searchers.seen import LAST, Seen
 from nas.space import Archs, SearchSpace
 
@@ -50,7 +51,7 @@ class PolicySearch:
         seed: Seed = 0,
         algorithm: Literal["ppo", "reinforce"] = "ppo",
         reward: Literal["tunas", "mnasnet"] = "tunas",
-        targets: Sequence[float] | float | None = None,
+        targets: Sequence[Finite] | Finite | None = None,
         learning_rate: Positive = 0.03,
         entropy: Annotated[float, Meta(ge=0, le=1000)] = 0.05,
         rollout: Count = 16,
@@ -72,6 +73,8 @@ class PolicySearch:
         self._policy: _Policy | None = None
         self._baseline: float | None = None
         self._results = 0
+
+    __repr__ = text_of
 
     @property
     def known(self) -> int:
@@ -188,7 +191,7 @@ class PolicySearch:
             self._optimiser.step()
 
 
-def _checked_targets(targets: Sequence[float] | float | None) -> tuple[float, ...] | None:
+def _checked_targets(targets: Sequence[Finite] | Finite | None) -> tuple[float, ...] | None:
     if targets is None:
         return None
     try:

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.checks import Seed, checked
+from nas.searchers.searcher import text_of
 from nas.searchers.seen import Seen
 from nas.space import Archs, SearchSpace
 
@@ -23,6 +24,8 @@ class RandomSearch:
         self.seed = seed
         self._rng = np.random.default_rng(seed)
         self._seen = Seen()
+
+    __repr__ = text_of
 
     @property
     def known(self) -> int:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.objectives.objective import Objective
 from nas.space import Archs
 
 
@@ -43,3 +44,44 @@ class Searcher(Protocol):
         therefore never evaluated.
         """
         ...
+
+
+def identity_of(searcher: Searcher) -> dict[str, Any]:
+    """What tells one searcher from another: what it says itself, or its class, its public plain attributes and ``known``.
+
+    What it has learnt before is part of it, since no replay can repeat that.
+    """
+    describe = getattr(searcher, "describe", None)
+    if describe is not None:
+        return dict(describe())
+    return {"searcher": type(searcher).__name__, **_settings(searcher), "known": getattr(searcher, "known", 0)}
+
+
+def text_of(searcher: Searcher) -> str:
+    """One line, for ``__repr__``."""
+    settings = ", ".join(f"{k}={v!r}" for k, v in _settings(searcher).items())
+    return f"{type(searcher).__name__}({settings})"
+
+
+def _settings(searcher: Searcher) -> dict[str, Any]:
+    names = dict.fromkeys([*getattr(searcher, "__dict__", ()), *getattr(searcher, "__slots__", ())])
+    own = {k: _plain(getattr(searcher, k, _OTHER)) for k in names if not k.startswith("_")}
+    return {k: v for k, v in own.items() if v is not _OTHER}
+
+
+_OTHER = object()
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON has it; ``_OTHER`` for what is no number, text or collection of such."""
+    if isinstance(value, Objective):
+        return [value.name, value.cheap]
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        items = [_plain(v) for v in value]
+        return _OTHER if any(v is _OTHER for v in items) else items
+    if isinstance(value, dict):
+        pairs = {str(k): _plain(v) for k, v in value.items()}
+        return _OTHER if any(v is _OTHER for v in pairs.values()) else pairs
+    return value if value is None or isinstance(value, bool | int | float | str) else _OTHER

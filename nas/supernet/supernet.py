@@ -11,13 +11,14 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from nas.blocks import Block, Part
-from nas.checks import Seed, check
+from nas.checks import Seed, checked
 from nas.errors import BadInput
 from nas.modules import BlockModule, Network, build
 from nas.space import Archs, SearchSpace
 from nas.supernet.elastic import Elastic, elastic_part
 
 
+@checked
 class Supernet(nn.Module):
     """All networks of ``space`` at once; ``seed`` decides the initial weights.
 
@@ -26,8 +27,7 @@ class Supernet(nn.Module):
     stride, say), and for a space without blocks.
     """
 
-    def __init__(self, space: SearchSpace, seed: int = 0) -> None:
-        check("seed", seed, Seed)
+    def __init__(self, space: SearchSpace, seed: Seed = 0) -> None:
         super().__init__()
         self.space = space
         with torch.random.fork_rng(devices=[]):

@@ -56,6 +56,7 @@ class Validation:
             raise BadInput(f"kendall_tau is a number from -1 to 1, got {self.kendall_tau}")
 
 
+@checked
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LatencyTable:
     """Milliseconds per block on one device. Immutable.
@@ -202,7 +203,8 @@ class LatencyTable:
         return csv
 
     @staticmethod
-    def load(stem: str | os.PathLike[str]) -> LatencyTable:
+    @checked
+    def load(stem: FilePath) -> LatencyTable:
         """Read what ``save`` wrote. ``stem``: a path, with or without .csv or .json, or the name of a shipped table.
 
         Raises BadInput when either file is missing or damaged, or says something a table cannot.
