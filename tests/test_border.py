@@ -39,6 +39,7 @@ from nas.checks import (
     check,
     checked,
     described,
+    hints_of,
     parsed,
 )
 from nas.errors import BadInput, NasError
