@@ -198,6 +198,15 @@ def test_every_exporter_refuses_where_it_cannot_write_or_lacks_data(name, export
     assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "mine").read_text() == "work"
 
 
+@pytest.mark.parametrize(("name", "kind"), [("onnx-int8", np.uint8), ("onnx-int8-symmetric", np.int8)])
+def test_int8_activations_are_of_the_kind_that_the_name_says(name, kind, exported_network, few_digits, tmp_path):
+    graph = onnx.load(deploy.named(name).export(exported_network, tmp_path / "x.onnx", few_digits)).graph
+    values = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}
+    zeros = [values[n.input[2]] for n in graph.node if n.op_type == "QuantizeLinear"]
+    assert {z.dtype.type for z in zeros} == {kind}
+    assert any(z.any() for z in zeros) == (kind is np.uint8)
+
+
 def test_exporters_are_found_by_their_files():
     there = {"bundle", "litert", "litert-int8", "onnx", "onnx-int8", "onnx-int8-symmetric"}
     assert there <= set(deploy.names())
