@@ -29,7 +29,6 @@ NO_SHAPE = frozenset(
         "nas.deploy.to_onnx.onnx_int8",
         "nas.deploy.to_onnx.quantized",
         "nas.deploy.torch_source.generate",
-        "nas.engine.loop.Workers.submit",
         "nas.measuring.timing.time_interleaved",
         "nas.objectives.objective.EnergyTable.lookup_energy",
         "nas.objectives.objective.Table.lookup",
@@ -57,19 +56,16 @@ NO_SHAPE = frozenset(
 )
 NO_RAISES = frozenset(
     [
-        "nas.cli.table_files.load",
-        "nas.cli.table_files.stems",
         "nas.deploy.litert_file.interpreter",
+        "nas.engine.problem.ObjectiveRecord.objective",
         "nas.engine.ray_workers.start_ray",
         "nas.engine.result.SearchResult.plot",
-        "nas.measuring.campaign.add_energy",
         "nas.objectives.combine.penalized",
         "nas.runs.stages.run_all",
         "nas.runtimes.litert.LiteRT.load",
         "nas.runtimes.runtime.blaming",
         "nas.searchers.guided.Guided.tell",
         "nas.searchers.ppo.PolicySearch.tell",
-        "nas.sweeps.folder.read_settings",
         "nas.tables.fit.few_shot.choose_timed",
         "nas.tables.fit.few_shot.choose_to_adapt",
     ]

@@ -11,8 +11,8 @@ import pytest
 import nas
 from nas.blocks import Head, InvertedResidual, Stem
 from nas.errors import BadInput
-from nas.tables.fit.boards import board_table
 from nas.tables.features import make
+from nas.tables.fit.boards import board_table
 from nas.tables.interpolate import PRUNED, estimate
 from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV3

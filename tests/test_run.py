@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import small_run
+import torch
 
 import nas
 from nas.cli.app import main
@@ -39,9 +40,7 @@ ROOT = Path(__file__).parents[1]
 def finished(tmp_path_factory) -> Path:
     """A run that was never interrupted, and its report."""
     folder = tmp_path_factory.mktemp("run") / "whole"
-    if "DEVFIN" in os.environ:
-        shutil.copytree("/tmp/smallF", folder)  # DEV
-    small_run.run(folder, resume="DEVFIN" in os.environ)
+    small_run.run(folder)
     nas.write_report(folder)
     return folder
 
@@ -155,6 +154,23 @@ def test_compression_happens_in_the_order_of_its_steps(finished):
     assert {s.quantization for s in (*c01.steps[:-1], *pruned.steps[:-1])} == {""}
 
 
+def test_a_variant_starts_from_the_network_that_it_follows(copy, monkeypatch):
+    shutil.rmtree(copy / CANDIDATES / "c02p")
+    seen = []
+
+    def compress(network, steps, *_, **__):
+        seen.append((network, [s.name for s in steps]))
+        raise RuntimeError
+
+    monkeypatch.setattr(candidates, "compress", compress)
+    with pytest.raises(RuntimeError):
+        candidates.compress_stage(reopen(copy))
+    network, steps = seen[0]
+    assert steps == ["prune", "recover", "quantize"]
+    tuned = load_candidate(copy / CANDIDATES / "c02").state_dict()
+    assert all(torch.equal(tuned[name], weight) for name, weight in network.state_dict().items())
+
+
 class Sealed(Split):
     """Test images that may not be looked at yet."""
 
@@ -256,6 +272,8 @@ def test_an_interrupt_says_how_to_go_on(finished, tmp_path, caplog):
 
 def test_resume_reads_the_folders_own_settings_and_says_what_may_no_longer_change(copy):
     assert reopen(copy).settings == small_run.SETTINGS
+    assert new_run(small_run.space, small_run.images, run_dir=copy, resume=True).settings == small_run.SETTINGS
+    assert new_run(small_run.space, small_run.images, run_dir=copy / "new", resume=True).settings == nas.Settings()
     for change, late in (
         ({"epochs": 9, "lr": 0.2}, "started with epochs = 3, now it is 9, and with lr = 0.1, now it is 0.2;"),
         ({"epochs": 2}, "epochs = 3, now it is 2"),
@@ -323,6 +341,18 @@ def test_what_a_candidate_was_made_from_is_its_identity(finished, copy):
     assert [t.ending for t in missing_candidates(reopen(copy))] == ["", "p"]
 
 
+def test_results_of_something_else_do_not_stay(copy, monkeypatch):
+    """A final table of other candidates, a front without its ledger."""
+    (copy / "evaluations.db").unlink()
+    assert not search.search_is_done(reopen(copy))
+    shutil.rmtree(copy / CANDIDATES / "c02p")
+    monkeypatch.setattr(search, "search_is_done", lambda run: True)
+    monkeypatch.setattr(candidates, "_deploy", lambda *a: (_ for _ in ()).throw(RuntimeError("stopped here")))
+    with pytest.raises(RuntimeError, match="stopped here"):
+        candidates.compress_stage(reopen(copy))
+    assert not (copy / "final.csv").exists()
+
+
 # ---- settings that decide ----------------------------------------------------------------------------------------
 
 
@@ -373,6 +403,20 @@ def test_the_runtime_of_the_settings_is_what_measures_and_times(finished, tmp_pa
     assert shown["measured_int8_ms"].isna().all()
 
 
+def test_predictions_come_from_tables_of_what_is_timed(copy):
+    """Not from those of another device that happens to have the same runtime."""
+    run = reopen(copy)
+    own = {t.device.precision: t.fingerprint for t in tables.local_tables(run)}
+    here = nas.LatencyTable.load(copy / "table_int8")
+    assert set(own) == {"fp32", "int8"}
+    assert own["int8"] == here.fingerprint
+    for path in copy.glob("table_*"):
+        path.unlink()
+    for chip, found in ((here.device.chip, ["int8"]), ("another", [])):
+        dataclasses.replace(here, device=dataclasses.replace(here.device, chip=chip)).save(copy / "table_target")
+        assert [t.device.precision for t in tables.local_tables(run)] == found
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -386,9 +430,8 @@ def test_the_runtime_of_the_settings_is_what_measures_and_times(finished, tmp_pa
     ],
 )
 def test_what_cannot_go_well_is_refused_before_anything_is_made(tmp_path, change, said):
-    settings = dataclasses.replace(small_run.SETTINGS, **change)
     with pytest.raises(nas.NasError, match=said) as refused:
-        nas.run(small_run.space, small_run.images, run_dir=tmp_path / "a" / "run", settings=settings)
+        small_run.run(tmp_path / "a" / "run", **change)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "a").exists()
 
@@ -399,10 +442,20 @@ def test_a_latency_limit_is_checked_as_soon_as_the_table_is_known(finished, tmp_
     with pytest.raises(nas.Infeasible, match=r"latency_ms <= 1e-05 ms; the nearest value.*flash_size <= 5 bytes"):
         nas.run(small_run.space, small_run.images, run_dir=tmp_path / "run", settings=limits)
     assert not (tmp_path / "run").exists()
-    folder = with_tables(finished, tmp_path / "measured")  # as if they had been measured just now
+    measured = []
+
+    def measure(space, runtime, *, run_dir, name, **options):
+        measured.append(name)
+        for path in finished.glob(f"{name}*"):
+            shutil.copy(path, run_dir / path.name)
+        return nas.LatencyTable.load(run_dir / name)
+
+    monkeypatch.setattr(tables, "measure", measure)
     monkeypatch.setattr(search, "train_supernet", lambda *a, **k: pytest.fail("trained in vain"))
-    with pytest.raises(nas.Infeasible, match="latency_ms <= 1e-05 ms"):
-        small_run.run(folder, resume=True, max_latency_ms=1e-5)
+    for resume in (False, True):
+        with pytest.raises(nas.Infeasible, match="latency_ms <= 1e-05 ms"):
+            small_run.run(tmp_path / "run", resume=resume, max_latency_ms=1e-5)
+    assert measured == ["table_fp32", "table_int8"]
 
 
 def test_a_search_for_another_device_within_its_memory(finished, copy, tmp_path, monkeypatch, capsys):

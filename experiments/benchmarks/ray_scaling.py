@@ -36,8 +36,7 @@ from nas.engine.loop import search
 from nas.engine.ray_workers import RayWorkers, start_ray
 from nas.objectives import Objective
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
-from nas.searchers.evolution import RegularizedEvolution
-from nas.searchers.nsga2 import NSGA2
+from nas.searchers import make
 from nas.searchers.random import RandomSearch
 from nas.space import Archs
 from nas.sweeps.sweep import sweep
@@ -49,7 +48,7 @@ TARGETS = [
     Target(figure="rows_lost", sense="<=", bound=0, why="issue 3: no evaluated candidate is lost"),
     Target(figure="searches_changed", sense="<=", bound=0, why="the same results as undisturbed"),
 ]
-SEARCHERS = {"nsga2": NSGA2, "random": RandomSearch, "evolution": RegularizedEvolution}
+SEARCHERS = ("nsga2", "random", "evolution")
 PAUSE_S = 0.02  # of an evaluation in the sweeps, so that kills hit searches
 WARM_UP = 10  # candidates before rates are taken
 Report = Callable[[dict[str, float]], None]
@@ -138,7 +137,7 @@ def small_search(settings: dict[str, Any], run_dir: Path, report: Report) -> nas
         return accuracy(archs)
 
     objectives = [replace(accuracy, fn=slowly), benchmark.latency(settings["device"])]
-    searcher = SEARCHERS[settings["searcher"]](benchmark.space, seed=settings["seed"])
+    searcher = make(settings["searcher"], benchmark.space, (), seed=settings["seed"])
     return search(benchmark.space, objectives, searcher, budget=40, run_dir=run_dir, resume=True)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
@@ -66,7 +66,6 @@ class Chart:
     y_range: tuple[float, float] | None = None
     width: int = 560
     height: int = 340
-    kind: ClassVar[str] = "chart"
 
     @cached_property
     def x_axis(self) -> Axis:
@@ -126,24 +125,6 @@ class Axis:
     def ticks(self) -> list[tuple[float, str]]:
         """(position, text) of every tick."""
         return [(self.at(v), number(v)) for v in ticks(self.low, self.high)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bars:
-    """Horizontal bars from 0, one per name."""
-
-    values: Mapping[str, float]
-    x_label: str
-    title: str = ""
-    width: int = 560
-    left: int = 130
-    row: int = 20
-    kind: ClassVar[str] = "bars"
-
-    def length(self, value: float) -> float:
-        """Of a bar, in the units of the view box; 40 of them are kept for its number."""
-        most = max(max(self.values.values(), default=0.0), 1e-9)
-        return round(max(value / most * (self.width - self.left - RIGHT - 40), 0.5), 1)
 
 
 def ticks(low: float, high: float, about: int = 6) -> list[float]:

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from nas.files import write_text
-from nas.report.chart import Bars, Chart
+from nas.report.chart import Chart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +40,7 @@ class Section:
     missing: tuple[str, str] | None = None
     text: Sequence[str] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
-    charts: Sequence[Chart | Bars] = ()
+    charts: Sequence[Chart] = ()
     tables: Sequence[Table] = ()
     notes: Sequence[str] = ()
 

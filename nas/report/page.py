@@ -12,7 +12,7 @@ import pandas as pd
 
 from nas.checks import FilePath, checked
 from nas.report import tradeoff
-from nas.report.chart import Area, Bars, Chart, Line, Points
+from nas.report.chart import Area, Chart, Line, Points
 from nas.report.document import Cell, Section, Table, write_page
 from nas.report.explain import FEWEST_ROWS, diversity, importance
 from nas.report.units import Scale, scale, shown, title_of, unit_of
@@ -212,17 +212,22 @@ def _what_matters(c: Contents) -> Section:
     title = "What matters"
     if c.evaluations is None or c.search is None:
         return Section(title=title, missing=(EVALUATIONS, "nas search"))
-    charts, notes, text = [], [], []
-    for name in [o.name for o in c.search.objectives]:
-        found = importance(c.evaluations, name)
-        if found.believable:
-            most = dict(list(found.share.items())[:_MOST_GENES])
-            heading = f"{title_of(name)}: R² {found.r2:.2f} on networks not seen"
-            charts.append(Bars(values=most, x_label="R² lost when the gene is shuffled", title=heading))
-        elif found.rows < FEWEST_ROWS:
-            notes.append(f"{name}: {found.rows} evaluated networks are too few to tell genes apart.")
-        else:
-            notes.append(f"{name}: a random forest explains too little of it (R² {found.r2:.2f}) to tell genes apart.")
+    found = {o.name: importance(c.evaluations, o.name) for o in c.search.objectives}
+    known = {name: f for name, f in found.items() if f.believable}
+    genes = {gene: [f.share.get(gene, 0.0) for f in known.values()] for f in known.values() for gene in f.share}
+    most = sorted(genes, key=lambda gene: -max(genes[gene]))[:_MOST_GENES]
+    rows: list[list[Cell | str]] = [
+        [g, *(Cell(text=f"{v:.2f}", value=v, shade=min(v, 1.0)) for v in genes[g])] for g in most
+    ]
+    head = ["gene", *(f"{title_of(name)} (R² {f.r2:.2f})" for name, f in known.items())]
+    notes = [
+        f"{name}: {f.rows} evaluated networks are too few to tell genes apart."
+        if f.rows < FEWEST_ROWS
+        else f"{name}: a random forest explains too little of it (R² {f.r2:.2f}) to tell genes apart."
+        for name, f in found.items()
+        if not f.believable
+    ]
+    text = []
     spread = diversity(c.evaluations)
     if spread:
         settled = [g for g, (front, _) in spread.values.items() if front == 1]
@@ -231,8 +236,12 @@ def _what_matters(c: Contents) -> Section:
             f"Two networks of the front differ in {_pct(spread.distance)} of their genes on average, two evaluated ones in "
             f"{_pct(spread.of_all)}. {agreed if settled else 'No gene has the same value in all of them.'}"
         )
-    notes.append("Permutation importance in a random forest over the evaluated networks, on held-out fifths of them.")
-    return Section(title=title, text=text, charts=charts, notes=notes)
+    if known:
+        notes.append(
+            "R² lost when the gene is shuffled: permutation importance in a random forest over the evaluated networks, on "
+            "held-out fifths of them. In brackets the R² with all genes as they are."
+        )
+    return Section(title=title, text=text, tables=[Table(head=head, rows=rows)] if known else [], notes=notes)
 
 
 def _training(c: Contents) -> Section:

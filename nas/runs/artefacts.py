@@ -29,7 +29,7 @@ from msgspec import Meta
 
 from nas.checks import Probability
 from nas.errors import BadInput
-from nas.files import file_name, first_line, read_json, read_text, write_bytes
+from nas.files import file_name, first_line, folder_of, read_json, read_text, write_bytes
 from nas.runs.settings import Settings
 from nas.tables.names import networks_path, tables_in
 from nas.tables.table import LatencyTable
@@ -54,7 +54,7 @@ TARGET = "target"
 
 Amount = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
-Ms = Annotated[float, Meta(gt=0)]
+Ms = Annotated[float, Meta(ge=0)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +249,7 @@ def write_record(path: Path, record: Any) -> None:
 
 def read_config(folder: str | os.PathLike[str]) -> Config:
     """``config.json``. Raises BadInput when it is missing or damaged."""
-    path = Path(folder) / CONFIG
+    path = folder_of(folder) / CONFIG
     if not path.exists():
         raise BadInput(f"{folder} is not a run folder: it has no {CONFIG}")
     return read_json(path, Config)
@@ -323,7 +323,7 @@ class Contents:
 
 def read_run(folder: str | os.PathLike[str]) -> Contents:
     """Read a run folder, finished or not. Raises BadInput when it does not exist, is empty, or a file is damaged."""
-    root = Path(folder)
+    root = folder_of(folder)
     if not root.is_dir():
         raise BadInput(f"{root} is not a folder; give the run folder of a search")
     stems = tables_in(root)

@@ -22,6 +22,7 @@ from nas.files import file_name
 from nas.modules import Network
 from nas.runs.artefacts import (
     CANDIDATES,
+    FINAL_TABLE,
     FP32,
     INT8,
     SUMMARY,
@@ -101,6 +102,7 @@ def compress_stage(run: Run) -> list[Candidate]:
     """Networks of the front cut out, fine-tuned, pruned, quantized and exported."""
     todo = missing_candidates(run)
     if todo:
+        (run.folder / FINAL_TABLE).unlink(missing_ok=True)  # of other candidates
         supernet = load_trained(run)
         teacher = calibrated(supernet, supernet.largest, run.data).to("cpu")
         for one in todo:

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 
 from nas.checks import checked
 from nas.data.images import ImageData
@@ -87,8 +87,14 @@ def new_run(
     settings: Settings | None = None,
     **options: Any,
 ) -> Run:
-    """A run of this space and data, or of what functions make; ``options`` as the fields of ``Run``. Nothing is written yet."""
+    """A run of this space and data, or of what functions make; ``options`` as the fields of ``Run``. Nothing is written yet.
+
+    ``settings``: None takes those of the folder where it is resumed, else the defaults. Raises BadInput for what is no space,
+    data or folder.
+    """
     folder = folder_of(run_dir)
+    if settings is None and options.get("resume") and (folder / CONFIG).exists():
+        settings = read_config(folder).settings
     made_space, space_by = made(space, SearchSpace, "space")
     made_data, data_by = made(data, ImageData, "data")
     return Run(
@@ -135,7 +141,6 @@ def opened(run: Run) -> Iterator[None]:
     Raises BadInput, with the disk as it was, when the folder holds a run of another space or data, or one whose settings
     may no longer change so, or when another process is at work there.
     """
-    check_run(run)
     with locked(run.folder):
         before = check_run(run)
         config = config_of(run) if before is None else replace(before, settings=run.settings)

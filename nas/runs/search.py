@@ -25,7 +25,7 @@ from nas.runs.artefacts import (
     read_frame,
     write_record,
 )
-from nas.runs.folder import Run
+from nas.runs.folder import Run, has_begun
 from nas.runs.names import searcher_of
 from nas.runs.tables import constraints_of, predicted_latency
 from nas.space import Archs
@@ -79,7 +79,7 @@ def search_stage(run: Run) -> SearchResult:
 def search_is_done(run: Run) -> bool:
     """Whether a search with this budget has ended."""
     path = run.folder / SEARCH
-    return path.exists() and read_json(path, Search).budget >= run.settings.budget
+    return has_begun(run, "search") and path.exists() and read_json(path, Search).budget >= run.settings.budget
 
 
 def objectives_of(run: Run, table: str | None = None) -> list[Objective]:

@@ -22,7 +22,7 @@ import msgspec
 import pandas as pd
 
 from nas.errors import BadInput
-from nas.files import file_name, read_json, read_text
+from nas.files import file_name, folder_of, read_json, read_text
 from nas.runs.artefacts import Amount
 
 SWEEP, TRIALS = "sweep.json", "trials"
@@ -56,7 +56,7 @@ def read_sweep(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
     Raises BadInput when the folder holds no sweep, or a file in it is damaged.
     """
     rows = []
-    for path in sorted((Path(run_dir) / TRIALS).glob(f"*/{SETTINGS}")):
+    for path in sorted((folder_of(run_dir, "sweep folder") / TRIALS).glob(f"*/{SETTINGS}")):
         trial = path.parent
         row: dict[str, Any] = {"trial": trial.name, **read_json(path, dict[str, Scalar])}
         if (trial / DONE).exists():
@@ -71,7 +71,7 @@ def read_sweep(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
 
 def read_settings(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
     """The settings that a sweep folder was last run with; {} when it holds no sweep."""
-    path = Path(run_dir) / SWEEP
+    path = folder_of(run_dir, "sweep folder") / SWEEP
     return dict(read_json(path, Sweep).settings) if path.exists() else {}
 
 

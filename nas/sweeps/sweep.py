@@ -155,6 +155,9 @@ class _Plan:
         with quiet(), _counted(runner.trials, self.total, progress):
             try:
                 _settle((restorable and self._restored(trainable)) or self._tuner(trainable).fit(), runner.trials)
+            except KeyboardInterrupt:
+                logging.getLogger("nas").warning("interrupted; the same call with resume=True goes on from here")
+                raise
             except (OSError, EOFError) as error:  # Tune on a full disk
                 raise BadInput(f"cannot write {self.folder}: {first_line(error)}; finished trials are kept") from None
 
