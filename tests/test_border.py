@@ -12,12 +12,14 @@ import collections.abc
 import errno
 import inspect
 import json
+import logging
 import multiprocessing
 import os
 import shutil
 import time
 import types
 import typing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -39,7 +41,6 @@ from nas.checks import (
     check,
     checked,
     described,
-    hints_of,
     parsed,
 )
 from nas.errors import BadInput, NasError
@@ -811,3 +812,126 @@ def test_a_damaged_file_is_one_line(name, with_sweep):
             assert path.name in str(refused.value) or path.stem in str(refused.value)
     finally:
         path.write_text(good)
+
+
+# ---- how a command ends --------------------------------------------------------------------------------------------
+
+
+def _ends(error: BaseException, at_work: Path, monkeypatch: Any, capfd: Any) -> tuple[int, str, str]:
+    def work(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("nas.runs.stages._do", work)
+    return said(["search", "--run-dir", "trained"], capfd)
+
+
+def test_an_interrupt_is_one_line_that_says_how_to_go_on(at_work, monkeypatch, capfd):
+    code, out, err = _ends(KeyboardInterrupt(), at_work, monkeypatch, capfd)
+    assert (code, out) == (130, "")
+    assert one_line(err)
+    assert "--resume" in err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES])
+def test_a_disk_that_refuses_is_one_line(number, at_work, monkeypatch, capfd):
+    code, out, err = _ends(OSError(number, os.strerror(number), "run/x"), at_work, monkeypatch, capfd)
+    assert (code, out) == (2, "")
+    assert err == f"nas: run/x: {os.strerror(number)}\n"
+
+
+def test_a_message_of_several_lines_becomes_one(at_work, monkeypatch, capfd):
+    code, _, err = _ends(BadInput("first\n  second\n"), at_work, monkeypatch, capfd)
+    assert (code, err) == (2, "nas: first second\n")
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError("x"), KeyError("x"), OSError(errno.EBADF, "x"), ValueError("x")])
+def test_a_bug_keeps_its_traceback(bug, at_work, monkeypatch, capfd):
+    with pytest.raises(type(bug)):
+        _ends(bug, at_work, monkeypatch, capfd)
+
+
+def test_what_nas_logs_is_printed_once_and_only_during_a_command(at_work, monkeypatch, capfd):
+    logger = logging.getLogger("nas")
+    handlers, level = list(logger.handlers), logger.level
+
+    def work(*_: object) -> None:
+        logger.info("one %s", "step")
+        logger.debug("nobody asked")
+        raise BadInput("enough")
+
+    monkeypatch.setattr("nas.runs.stages._do", work)
+    for _ in range(2):
+        code, out, err = said(["search", "--run-dir", "trained"], capfd)
+        assert (code, out, err) == (2, "one step\n", "nas: enough\n")
+    assert (list(logger.handlers), logger.level) == (handlers, level)
+
+
+# ---- flags are derived -----------------------------------------------------------------------------------------------
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Of every kind."""
+
+    count: Annotated[Count, "how many"] = 7
+    rate: Annotated[Positive | None, "how fast, in %"] = None
+    kinds: Annotated[list[Literal["a", "b"]], "which"] = field(default_factory=list)
+    size: Annotated[Bytes | None, "how large"] = None
+    quiet: Annotated[bool, "say nothing"] = False
+    neat: Annotated[bool, "tidy up"] = True
+    name: Annotated[Text, "what it is called"]
+
+
+def _made(*given_: str) -> Any:
+    from nas.cli.flags import Parser, add_flags, given
+
+    one = Parser(prog="nas made")
+    add_flags(one, Made)
+    return given(one.parse_args(list(given_)), Made), one.format_help()
+
+
+def test_flags_have_the_names_ranges_helps_and_defaults_of_a_dataclass(capsys):
+    values, text = _made("--name", "x")
+    assert values == {"name": "x"}  # what is not given has its one default where it is written
+    assert "how many (default 7)" in text
+    assert "how fast, in %" in text
+    assert "{a,b}" in text
+    values, _ = _made(
+        *("--name", "x", "--count", "3", "--rate", "0.5", "--kinds", "a", "b", "--size", "2KB", "--quiet", "--no-neat")
+    )
+    assert values == {
+        "name": "x", "count": 3, "rate": 0.5, "kinds": ["a", "b"], "size": 2048, "quiet": True, "neat": False,
+    }  # fmt: skip
+    assert Made(**values).count == 3
+    assert _made("--name", "x", "--rate", "none")[0] == {"name": "x", "rate": None}  # a limit that is taken back
+    for wrong in (["--count", "3"], ["--name", "x", "--count", "0"], ["--name", "x", "--kinds", "c"], ["--nam", "x"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            _made(*wrong)
+        assert ended.value.code == 2
+        assert one_line(capsys.readouterr().err)
+
+
+def test_the_command_line_and_python_refuse_with_the_same_line(capsys):
+    for name, value in (("count", 0), ("size", 0), ("name", "")):
+        with pytest.raises(BadInput) as python:
+            Made(**{"name": "x", name: value})
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            _made("--name", "x", f"--{name}", str(value))
+        assert capsys.readouterr().err.replace("'", "") == f"nas: {python.value}\n".replace("'", "")
+
+
+def test_what_a_folder_was_made_from_is_recorded_so_that_it_is_made_again(ready):
+    from nas.runs.artefacts import read_config
+    from nas.runs.folder import reopen
+
+    config = read_config(ready / "run")
+    assert config.space.made_by.arguments == {"space": "mobilenet_v2.digits", "classes": 10, "channels": 1}
+    assert config.data.made_by.arguments["data"] == "digits"
+    again = reopen(ready / "run")
+    assert again.space.fingerprint == config.space.fingerprint
+    assert again.data.fingerprint == config.data.fingerprint
+    with pytest.raises(BadInput, match=r"was made with space mobilenet_v2\.digits, not mobilenet_v3\.digits"):
+        reopen(ready / "run", space={"space": "mobilenet_v3.digits"})
