@@ -247,6 +247,20 @@ def test_extracted_networks_equal_active_subnets(any_space):
         torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_pruned_networks_are_networks_of_blocks_again(any_space):
+    tp = pytest.importorskip("torch_pruning", reason="Torch-Pruning is not installed")
+    network = lively(Supernet(any_space).extract(some(any_space, 1)[0]))
+    before, x = network.describe(), torch.randn(2, *network.input_shape)
+    importance = tp.importance.GroupMagnitudeImportance(p=2)
+    keep = {"round_to": 8, "ignored_layers": [network[-1].classify]}
+    tp.pruner.BasePruner(network, x, importance=importance, pruning_ratio=0.5, **keep).step()
+    plain = Network(network.describe()).eval()
+    plain.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert torch.equal(plain(x), network(x))
+    assert sum(b.macs for b in plain.describe()) < 0.8 * sum(b.macs for b in before)
+
+
 def test_a_supernet_survives_pickling(any_space):
     if any_space.extremes(any_space.per_block(lambda b: b.macs)).maximum > LARGE:
         pytest.skip("the same code, and up to hundreds of megabytes")
