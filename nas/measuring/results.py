@@ -39,7 +39,9 @@ def problems_are_bad_input() -> Iterator[None]:
 def stem_of(run_dir: str | os.PathLike[str], name: str | None, precision: str) -> Path:
     """Where a table goes, without its ending. Raises BadInput for a name that leaves ``run_dir``, or no folder."""
     folder = folder_of(run_dir)
-    return table_stem(folder, precision, "precision") if name is None else folder / file_name(name, "the name of a table")
+    return (
+        table_stem(folder, precision, "precision") if name is None else folder / file_name(name, "the name of a table")
+    )
 
 
 def beside(stem: Path, ending: str) -> Path:
