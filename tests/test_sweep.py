@@ -193,9 +193,7 @@ def test_a_killed_driver_loses_no_evaluation(started, tmp_path):
     code = f"import test_sweep, nas; nas.sweep(test_sweep.small_search, {settings}, run_dir={str(folder)!r})"
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     driver = subprocess.Popen([sys.executable, "-c", code], env=environment)
-    deadline = time.monotonic() + 60
-    while not (folder / "calls").exists() or len(calls(folder)) < 10:
-        assert time.monotonic() < deadline
+    while not (folder / "calls").exists() or len(calls(folder)) < 10:  # pytest ends it, if nothing does
         assert driver.poll() is None
         time.sleep(0.05)
     driver.kill()
