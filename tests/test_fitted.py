@@ -117,7 +117,15 @@ def test_a_table_of_other_blocks_is_no_prior(fbnet, tiny, timed):
         fit_blocks(fbnet, timed[0][:30], timed[1][:30], device=DEVICE, prior=other)
 
 
-def test_no_cost_is_negative_and_the_interval_holds_the_cost(fbnet, timed, truth):
+@pytest.mark.parametrize("n", [60, 150])
+def test_the_interval_of_a_block_holds_its_cost_as_often_as_it_says(fbnet, timed, truth, n):
+    noisy = timed[1][:n] * np.random.default_rng(0).lognormal(0, 0.03, n)
+    rows = fit_blocks(fbnet, timed[0][:n], noisy, device=DEVICE).rows
+    inside = (rows["p10_ms"] <= truth[:-1]) & (truth[:-1] <= rows["p90_ms"])
+    assert 0.68 < inside.mean() < 0.92  # 80%
+
+
+def test_no_cost_is_negative_and_the_percentiles_are_in_order(fbnet, timed, truth):
     archs, _ = timed
     free = truth.copy()
     free[:40] = 1e-9  # unconstrained least squares would go below zero for half of these
