@@ -102,7 +102,8 @@ def test_the_same_network_timed_twice_does_not_vouch_for_itself(fbnet, timed):
     archs, _ = timed
     lottery = np.random.default_rng(1).uniform(5, 15, 100)
     twice = fit_blocks(fbnet, np.concatenate([archs[:100]] * 2), np.tile(lottery, 2), device=DEVICE)
-    assert twice.validation.mape > 0.2
+    assert twice.validation.mape > 0.25  # 0.22 when a twin is among the fitted
+    assert abs(twice.validation.kendall_tau) < 0.2
 
 
 def test_far_off_timings_hardly_count(fbnet, timed):
