@@ -23,10 +23,7 @@ from search_spaces import FBNet, OnceForAll
 from search_spaces.nasbench201 import EDGES, OPERATIONS
 
 Published = Mapping[str, list[tuple[float, float, int]]]  # operation -> mean, standard deviation, runs, per image size
-OFA = {
-    "source": "han-cai/files (data of once-for-all, github mit-han-lab/once-for-all)",
-    "licence": "MIT",
-}
+OFA = {"source": "han-cai/files (data of once-for-all, github mit-han-lab/once-for-all)", "licence": "MIT"}
 NOTES = {
     "percentiles": "from the source's mean and standard deviation, taken as normal",
     "device": "runtime, precision and threads are not in the source's file: assumed or recalled from the papers, not checked",
@@ -69,10 +66,7 @@ NOTE10 = Names(
 PIXEL1 = Names(
     stem=f"Conv{_WHERE}",
     block=f"expanded_conv{_WHERE}-expand:{{expand}}-kernel:{{kernel}}-stride:{{stride}}-idskip:{{skip}}",
-    head=(
-        "Conv_1-input:{n}x{n}x{i}-output:{n}x{n}x{hidden}",
-        "Logits-input:{n}x{n}x{hidden}-output:{o}",
-    ),
+    head=("Conv_1-input:{n}x{n}x{i}-output:{n}x{n}x{hidden}", "Logits-input:{n}x{n}x{hidden}-output:{o}"),
 )
 I7 = Names(
     stem=f"first_conv{_WHERE}",

@@ -52,7 +52,14 @@ FilePath = Annotated[str | os.PathLike[str], Meta(min_length=1, pattern=r"^[^\0]
 
 _SHOWN = 60  # characters of a wrong value
 _UNITS = {"": 1, "b": 1, "k": 1024, "kb": 1024, "kib": 1024, "m": 1024**2, "mb": 1024**2, "mib": 1024**2}
-_CONTAINERS = (list, tuple, set, frozenset, dict, *(getattr(collections.abc, n) for n in ("Sequence", "Iterable", "Mapping")))
+_CONTAINERS = (
+    list,
+    tuple,
+    set,
+    frozenset,
+    dict,
+    *(getattr(collections.abc, n) for n in ("Sequence", "Iterable", "Mapping")),
+)
 _LEAVES = (int, float, str, bool, bytes)
 T = TypeVar("T")
 
@@ -64,7 +71,7 @@ def checked(made: T) -> T:
     variables) are left to the code; defaults are trusted.
     """
     if isinstance(made, type):
-        made.__init__ = _checked_function(made.__init__)  # type: ignore[misc, method-assign]
+        made.__init__ = _checked_function(made.__init__)  # type: ignore[misc]
         return made
     return _checked_function(made)  # type: ignore[arg-type, return-value]
 
@@ -105,7 +112,7 @@ def described(annotation: Any) -> str:
         return "one of " + ", ".join(str(v) for v in typing.get_args(base))
     if typing.get_origin(base) in _CONTAINERS:
         return _described_container(base)
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    words: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
     words |= {Any: "anything", os.PathLike: "a path", collections.abc.Callable: "a function"}
     kind = base if base in words else typing.get_origin(base) or base
     if meta and (meta.extra or {}).get("unit") == "bytes":
@@ -127,9 +134,9 @@ def checkable(annotation: Any) -> bool:
     for base, _ in _kinds(annotation):
         origin = typing.get_origin(base)
         inside = [a for a in typing.get_args(base) if a is not Ellipsis] if origin in (list, tuple) else []
-        if not (inside and all(map(checkable, inside))) and origin not in (Literal, os.PathLike):
-            if base not in (*_LEAVES, type(None), os.PathLike):
-                return False
+        plain = base in (*_LEAVES, type(None), os.PathLike) or origin in (Literal, os.PathLike)
+        if not plain and not (inside and all(map(checkable, inside))):
+            return False
     return True
 
 
@@ -143,9 +150,11 @@ def hints_of(made: Any) -> dict[str, Any]:
 
     What only type checkers import stays a text.
     """
-    function = inspect.unwrap(made.__init__ if isinstance(made, type) else made)
+    function = inspect.unwrap(getattr(made, "__init__") if isinstance(made, type) else made)  # noqa: B009
     hints = inspect.get_annotations(function)
-    return {name: _evaluated(hint, getattr(function, "__globals__", {})) for name, hint in hints.items() if name != "return"}
+    return {
+        name: _evaluated(hint, getattr(function, "__globals__", {})) for name, hint in hints.items() if name != "return"
+    }
 
 
 # ---- annotations -------------------------------------------------------------------------------------------------
@@ -265,7 +274,7 @@ def _bytes(text: str, base: Any, within: Meta) -> int:
 def _range(meta: Meta) -> str:
     bounds = (("from", meta.ge), ("above", meta.gt), ("to", meta.le), ("to below", meta.lt))
     words = "".join(f" {word} {bound:,.12g}" for word, bound in bounds if bound is not None and abs(bound) < 1e300)
-    words += " that is finite" if (meta.le or 0) >= 1e300 else ""
+    words += ", which is finite" if (meta.le or 0) >= 1e300 else ""
     return words + (" that is not empty" if meta.min_length == 1 else "")
 
 

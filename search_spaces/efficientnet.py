@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from nas.blocks import Channels, round_channels
 from nas.checks import checked
 from nas.space import SearchSpace
@@ -24,10 +26,10 @@ class EfficientNet:
     def digits(*, classes: Channels = 10, in_channels: Channels = 1) -> SearchSpace:
         """16 to 32 px, 0.1 to 4 million MACs."""
         family = Family(stem=16, first=16, hidden=96, squeeze=_squeeze)
-        shared = {"kernels": (3, 5), "expansions": (4, 6), "acts": ACTS, "se": SE}
+        stage = partial(Stage, kernels=(3, 5), expansions=(4, 6), acts=ACTS, se=SE)
         stages = [
-            Stage(channels=24, stride=2, depths=(1, 2), **shared),  # type: ignore[arg-type]
-            Stage(channels=40, stride=2, depths=(1, 2), **shared),  # type: ignore[arg-type]
+            stage(channels=24, stride=2, depths=(1, 2)),
+            stage(channels=40, stride=2, depths=(1, 2)),
         ]
         return build_space(
             "efficientnet_digits",
@@ -44,14 +46,14 @@ class EfficientNet:
     def imagenet(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """128 to 240 px, B0's stages with elastic depth, widths 0.75 to 1.1."""
         family = Family(stem=32, first=16, hidden=1280, squeeze=_squeeze)
-        shared = {"kernels": (3, 5), "acts": ACTS, "se": SE}
+        stage = partial(Stage, kernels=(3, 5), acts=ACTS, se=SE)
         stages = [
-            Stage(channels=24, stride=2, depths=(1, 2, 3), **shared),  # type: ignore[arg-type]
-            Stage(channels=40, stride=2, depths=(1, 2, 3), **shared),  # type: ignore[arg-type]
-            Stage(channels=80, stride=2, depths=(2, 3, 4), **shared),  # type: ignore[arg-type]
-            Stage(channels=112, stride=1, depths=(2, 3, 4), **shared),  # type: ignore[arg-type]
-            Stage(channels=192, stride=2, depths=(3, 4, 5), **shared),  # type: ignore[arg-type]
-            Stage(channels=320, stride=1, depths=(1,), **shared),  # type: ignore[arg-type]
+            stage(channels=24, stride=2, depths=(1, 2, 3)),
+            stage(channels=40, stride=2, depths=(1, 2, 3)),
+            stage(channels=80, stride=2, depths=(2, 3, 4)),
+            stage(channels=112, stride=1, depths=(2, 3, 4)),
+            stage(channels=192, stride=2, depths=(3, 4, 5)),
+            stage(channels=320, stride=1, depths=(1,)),
         ]
         return build_space(
             "efficientnet_imagenet",

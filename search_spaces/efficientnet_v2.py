@@ -6,6 +6,8 @@ GPUs: so the device's table must decide.
 
 from __future__ import annotations
 
+from functools import partial
+
 from nas.blocks import Channels, InvertedResidual, round_channels
 from nas.blocks.fused_mbconv import FusedMBConv
 from nas.checks import checked
@@ -28,13 +30,13 @@ class EfficientNetV2:
     def cifar(*, classes: Channels = 10, in_channels: Channels = 3) -> SearchSpace:
         """24 to 40 px, a stem without stride, four stages of which two can be fused."""
         family = Family(stem=16, stem_stride=1, hidden=384, squeeze=_squeeze)
-        early = {"kernels": (3, 5), "expansions": (2, 4), "acts": ACTS, "kinds": EITHER}
-        late = {"kernels": (3, 5), "expansions": (4, 6), "acts": ACTS, "se": (True, False)}
+        early = partial(Stage, kernels=(3, 5), expansions=(2, 4), acts=ACTS, kinds=EITHER)
+        late = partial(Stage, kernels=(3, 5), expansions=(4, 6), acts=ACTS, se=(True, False))
         stages = [
-            Stage(channels=24, stride=1, depths=(1, 2), **early),  # type: ignore[arg-type]
-            Stage(channels=40, stride=2, depths=(1, 2, 3), **early),  # type: ignore[arg-type]
-            Stage(channels=80, stride=2, depths=(1, 2, 3), **late),  # type: ignore[arg-type]
-            Stage(channels=112, stride=1, depths=(1, 2), **late),  # type: ignore[arg-type]
+            early(channels=24, stride=1, depths=(1, 2)),
+            early(channels=40, stride=2, depths=(1, 2, 3)),
+            late(channels=80, stride=2, depths=(1, 2, 3)),
+            late(channels=112, stride=1, depths=(1, 2)),
         ]
         return build_space(
             "efficientnet_v2_cifar",

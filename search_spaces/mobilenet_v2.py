@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from nas.blocks import Channels
 from nas.checks import checked
 from nas.space import SearchSpace
@@ -22,11 +24,11 @@ class MobileNetV2:
     def digits(*, classes: Channels = 10, in_channels: Channels = 1) -> SearchSpace:
         """16 to 32 px, 0.05 to 3 million MACs."""
         family = Family(stem=16, hidden=64, squeeze=_no_squeeze)
-        shared = {"kernels": (3, 5), "expansions": (2, 4), "acts": ACTS}
+        stage = partial(Stage, kernels=(3, 5), expansions=(2, 4), acts=ACTS)
         stages = [
-            Stage(channels=16, stride=1, depths=(1, 2), **shared),  # type: ignore[arg-type]
-            Stage(channels=32, stride=2, depths=(1, 2), **shared),  # type: ignore[arg-type]
-            Stage(channels=48, stride=2, depths=(1, 2), **shared),  # type: ignore[arg-type]
+            stage(channels=16, stride=1, depths=(1, 2)),
+            stage(channels=32, stride=2, depths=(1, 2)),
+            stage(channels=48, stride=2, depths=(1, 2)),
         ]
         return build_space(
             "mobilenet_v2_digits",

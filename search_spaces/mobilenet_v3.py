@@ -6,6 +6,8 @@ h-swish and squeeze-excite cost more than the whole gain of quantization, so the
 
 from __future__ import annotations
 
+from functools import partial
+
 from nas.blocks import Channels, round_channels
 from nas.checks import checked
 from nas.space import SearchSpace
@@ -30,10 +32,10 @@ class MobileNetV3:
         Few pixels and many channels: that is where int8 arithmetic pays on a network this small.
         """
         family = Family(stem=24, hidden=256, squeeze=_squeeze)
-        shared = {"depths": (1, 2), "kernels": (3, 5), "expansions": (2, 3), "acts": ACTS, "se": SE}
+        stage = partial(Stage, depths=(1, 2), kernels=(3, 5), expansions=(2, 3), acts=ACTS, se=SE)
         stages = [
-            Stage(channels=64, stride=2, **shared),  # type: ignore[arg-type]
-            Stage(channels=128, stride=2, **shared),  # type: ignore[arg-type]
+            stage(channels=64, stride=2),
+            stage(channels=128, stride=2),
         ]
         return build_space(
             "mobilenet_v3_digits",
@@ -50,12 +52,12 @@ class MobileNetV3:
     def cifar(*, classes: Channels = 10, in_channels: Channels = 3) -> SearchSpace:
         """24 to 40 px, a stem without stride, 2 to 60 million MACs."""
         family = Family(stem=16, stem_stride=1, first=16, hidden=384, squeeze=_squeeze)
-        shared = {"expansions": (3, 4, 6), "acts": ACTS, "se": SE}
+        stage = partial(Stage, expansions=(3, 4, 6), acts=ACTS, se=SE)
         stages = [
-            Stage(channels=24, stride=1, depths=(1, 2), kernels=(3, 5), **shared),  # type: ignore[arg-type]
-            Stage(channels=40, stride=2, depths=(1, 2, 3), kernels=(3, 5), **shared),  # type: ignore[arg-type]
-            Stage(channels=80, stride=2, depths=(1, 2, 3), kernels=(3, 5), **shared),  # type: ignore[arg-type]
-            Stage(channels=112, stride=1, depths=(1, 2), kernels=(3, 5), **shared),  # type: ignore[arg-type]
+            stage(channels=24, stride=1, depths=(1, 2), kernels=(3, 5)),
+            stage(channels=40, stride=2, depths=(1, 2, 3), kernels=(3, 5)),
+            stage(channels=80, stride=2, depths=(1, 2, 3), kernels=(3, 5)),
+            stage(channels=112, stride=1, depths=(1, 2), kernels=(3, 5)),
         ]
         return build_space(
             "mobilenet_v3_cifar",
@@ -72,13 +74,13 @@ class MobileNetV3:
     def imagenet(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """128 to 224 px, five stages of two to four blocks as in once-for-all, widths 0.75 to 1.25."""
         family = Family(stem=16, first=16, hidden=960, features=1280, squeeze=_squeeze)
-        shared = {"depths": (2, 3, 4), "acts": ACTS, "se": SE}
+        stage = partial(Stage, depths=(2, 3, 4), acts=ACTS, se=SE)
         stages = [
-            Stage(channels=24, stride=2, **shared),  # type: ignore[arg-type]
-            Stage(channels=40, stride=2, **shared),  # type: ignore[arg-type]
-            Stage(channels=80, stride=2, **shared),  # type: ignore[arg-type]
-            Stage(channels=112, stride=1, **shared),  # type: ignore[arg-type]
-            Stage(channels=160, stride=2, **shared),  # type: ignore[arg-type]
+            stage(channels=24, stride=2),
+            stage(channels=40, stride=2),
+            stage(channels=80, stride=2),
+            stage(channels=112, stride=1),
+            stage(channels=160, stride=2),
         ]
         return build_space(
             "mobilenet_v3_imagenet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from nas.blocks import Channels, round_channels
 from nas.checks import Positive, checked
@@ -81,9 +82,9 @@ class OnceForAll:
     def proxyless_nas(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """ProxylessNAS's mobile space (Cai et al., ICLR 2019) at 224 px: six stages, blocks may be left out but the first."""
         family = Family(stem=32, first=16, hidden=1280, squeeze=lambda before, mid: 0)
-        shared = {"kernels": (3, 5, 7), "expansions": (3, 6), "acts": ("relu6",)}
+        stage = partial(Stage, kernels=(3, 5, 7), expansions=(3, 6), acts=("relu6",))
         stages = [
-            Stage(channels=channels, stride=stride, depths=tuple(range(1, deepest + 1)), **shared)  # type: ignore[arg-type]
+            stage(channels=channels, stride=stride, depths=tuple(range(1, deepest + 1)))
             for channels, stride, deepest in ((24, 2, 4), (40, 2, 4), (80, 2, 4), (96, 1, 4), (192, 2, 4), (320, 1, 1))
         ]
         return build_space(

@@ -12,9 +12,9 @@ from sklearn.linear_model import Ridge
 import nas
 from nas.device import Device
 from nas.errors import BadInput
+from nas.tables.features import block_counts
 from nas.tables.fit.calibration import Calibration
 from nas.tables.fit.few_shot import adapt, choose_timed, choose_to_adapt, error_bound, rehearse, transfer
-from nas.tables.features import block_counts
 from nas.tables.table import LatencyTable
 from nas.tables.validation import distinct_archs
 from search_spaces import FBNet

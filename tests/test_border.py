@@ -12,27 +12,40 @@ import collections.abc
 import errno
 import inspect
 import json
-import math
+import logging
 import multiprocessing
 import os
 import shutil
 import time
 import types
 import typing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import numpy as np
 import pytest
 from msgspec import Meta
-from PIL import Image
 
 import nas
 import search_spaces
-from nas.checks import Batch, Bytes, Count, FilePath, Positive, Seed, Share, Text, check, checked, described, hints_of, parsed
+from nas.checks import (
+    Batch,
+    Bytes,
+    Count,
+    FilePath,
+    Positive,
+    Seed,
+    Share,
+    Text,
+    check,
+    checked,
+    described,
+    parsed,
+)
 from nas.errors import BadInput, NasError
-from nas.tables.shipped import SHIPPED
 from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
+from nas.tables.shipped import SHIPPED
 
 NAN, INF = float("nan"), float("inf")
 PATIENCE_S = 2.0
@@ -107,7 +120,9 @@ def test_texts_of_the_command_line(text, annotation, value):
 
 
 @pytest.mark.parametrize("annotation", [Count, Seed, Share, Positive, Bytes, Literal["a"], Count | None, Bytes | None])
-@pytest.mark.parametrize("text", ["", " ", "x", "nan", "inf", "-inf", "1e400", "-1", "٣", "9" * 5000, "0x10", "1_0", "3,5", "1\n2"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "x", "nan", "inf", "-inf", "1e400", "-1", "٣", "9" * 5000, "0x10", "1_0", "3,5", "1\n2"]
+)
 def test_texts_that_are_refused(annotation, text):
     with pytest.raises(BadInput) as refused:
         parsed("x", text, annotation)
@@ -205,7 +220,8 @@ def test_paths_that_can(place):
 
 
 @pytest.mark.parametrize(
-    "name", ["", ".", "..", "../x", "a/b", "a\\b", "/x", ".hidden", "-x", "x" * 101, "a b", "ä", "٣", "a\0", "a\n", 3, None]
+    "name",
+    ["", ".", "..", "../x", "a/b", "a\\b", "/x", ".hidden", "-x", "x" * 101, "a b", "ä", "٣", "a\0", "a\n", 3, None],
 )
 def test_names_that_are_no_file_names(name):
     with pytest.raises(BadInput) as refused:
@@ -246,10 +262,15 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(place, monkeypatch, c
 
 def test_an_error_in_the_block_leaves_nothing(place):
     before = disk(place)
-    with pytest.raises(RuntimeError), replacing("new/model.onnx") as temporary:
-        assert temporary.suffix == ".onnx"
-        temporary.write_text("half of it")
-        raise RuntimeError
+
+    def stopped_half_way() -> None:
+        with replacing("new/model.onnx") as temporary:
+            assert temporary.suffix == ".onnx"
+            temporary.write_text("half of it")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        stopped_half_way()
     assert disk(place) == before
 
 
@@ -387,7 +408,7 @@ def _hostile(annotation: Any) -> list[Any]:
     if bool in bases and len(bases) == 1:
         wrong += [2, NAN, "yes"]
     if any(b in (list, tuple, collections.abc.Sequence) for b in bases):
-        wrong += [3, [Anything()]]
+        wrong += [[Anything()], *([] if numbers else [3])]
     if type(None) not in bases:
         wrong.append(None)
     if os.PathLike in bases or any(typing.get_origin(k) is os.PathLike for k, _ in kinds):
@@ -427,10 +448,9 @@ def test_a_wrong_argument_is_one_line(function, parameter, place):
         started = time.monotonic()
         try:
             made(*bound.args, **bound.kwargs)
-        except NasError as error:
-            assert one_line(str(error)), f"{function}({parameter}={value!r}): {error}"
         except Exception as error:
-            pytest.fail(f"{function}({parameter}={value!r}) raises {type(error).__name__}: {error}")
+            if not isinstance(error, NasError) or not one_line(str(error)):
+                pytest.fail(f"{function}({parameter}={value!r}) raises {type(error).__name__}: {error}")
         else:
             pytest.fail(f"{function}({parameter}={value!r}) is accepted")
         assert time.monotonic() - started < PATIENCE_S
@@ -488,7 +508,7 @@ FREE_TEXT = {
 
 MORE = {
     "run_dir": ["file"],
-    "output": ["/", "folder"],
+    "export.output": ["/", "folder"],
     "optuna": ["/", "folder"],
     "kit": ["file"],
     "energy_log": ["folder", "file", "no such thing"],
@@ -515,7 +535,9 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
         subs = [a for a in one._actions if isinstance(a, argparse._SubParsersAction)]
         if not subs:
             return {name: one}
-        return {k: p for sub in subs for n, s in sub.choices.items() for k, p in below(s, f"{name} {n}".strip()).items()}
+        return {
+            k: p for sub in subs for n, s in sub.choices.items() for k, p in below(s, f"{name} {n}".strip()).items()
+        }
 
     return below(parser(), "")
 
@@ -537,7 +559,8 @@ def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
     annotation = getattr(action.type, "annotation", action.type or str)
     kinds = _kinds(annotation)
     bases = {typing.get_origin(k) or k for k, _ in kinds}
-    more = MORE.get(action.dest, []) if f"{command}.{action.dest}" not in FREE_TEXT else []
+    name = f"{command}.{action.dest}"
+    more = MORE.get(name, MORE.get(action.dest, [])) if name not in FREE_TEXT else []
     if action.choices or bases & {int, float, Literal}:
         metas = [m for _, m in kinds if m]
         low = ["-1"] + ["0" for m in metas if (m.ge or 0) > 0 or m.gt == 0]
@@ -546,7 +569,7 @@ def _wrong_texts(command: str, action: argparse.Action) -> list[str]:
         return ["", " ", "x", "nan", "inf", "-inf", "1e400", "\u0663", "9" * 30, *low, *more]
     if FilePath in (annotation, *(typing.get_args(annotation))) or os.PathLike in bases:
         return [*(p for p in NO_PATHS if isinstance(p, str) and p != "\ud800" and "/proc" not in p), *more]
-    if action.dest in FREE_TEXT or f"{command}.{action.dest}" in FREE_TEXT:
+    if {action.dest, name} & set(FREE_TEXT):
         return [""]
     return ["", "no such thing", "loop/x", "file/x", "x" * 300, "x\0y", "x\ny", "../" * 30 + "no/such", *more]
 
@@ -609,6 +632,7 @@ def ready(tmp_path_factory) -> Path:
         assert main(["train", "--run-dir", str(folder / "run"), "--space", "mobilenet_v2.digits"]) == 0
     (folder / "run" / SUPERNET).write_bytes(b"weights")
     shutil.copytree(folder / "run", folder / "trained")
+    (folder / "run" / "evaluations.db").touch()
     write_record(folder / "run" / SEARCH, Search(objectives=(), budget=10**6, evaluations=1, stopped="x"))
     space = search_spaces.named("mobilenet_v2.digits")
     sampled = space.sample(20, np.random.default_rng(0))
@@ -660,7 +684,9 @@ def test_the_base_arguments_get_to_work(command, at_work, capfd):
         said([*command.split(), *BASE[command]], capfd)
     shutil.rmtree(at_work / "new", ignore_errors=True)
     changed = {k for k, v in disk(at_work).items() if before.get(k) != v}
-    assert changed <= {f"{run}/{name}.json" for run in ("run", "trained") for name in ("config", "stages")}  # a folder's settings are as they were last asked for
+    assert changed <= {
+        f"{run}/{name}.json" for run in ("run", "trained") for name in ("config", "stages")
+    }  # a folder's settings are as they were last asked for
 
 
 @pytest.mark.parametrize(("command", "flag"), _flags(), ids=lambda x: str(x))
@@ -689,3 +715,223 @@ def test_a_wrong_value_of_a_flag_is_one_line(command, flag, at_work, capfd):
 def test_every_flag_that_takes_any_text_is_there():
     dests = {a.dest for one in COMMANDS.values() for a in one._actions}
     assert {name.rpartition(".")[2] for name in [*FREE_TEXT, *MORE]} <= dests
+
+
+# ---- files that are damaged ----------------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def _readers() -> dict[str, Any]:
+    """File of ``ready`` -> what reads it."""
+    from nas.runs import artefacts
+    from nas.sweeps import folder as sweeps
+
+    return {
+        "run/config.json": lambda root: artefacts.read_config(root / "run"),
+        "run/stages.json": lambda root: artefacts.read_seconds(root / "run"),
+        "run/search.json": lambda root: read_json(root / "run" / "search.json", artefacts.Search),
+        "run/candidates/c00/summary.json": lambda root: artefacts.read_candidate(root / "run" / "candidates" / "c00"),
+        "table.json": lambda root: nas.LatencyTable.load(root / "table"),
+        "sweep/sweep.json": lambda root: sweeps.read_settings(root / "sweep"),
+        "sweep/trials/seed=1/settings.json": lambda root: sweeps.read_sweep(root / "sweep"),
+        "sweep/trials/seed=1/done.json": lambda root: sweeps.read_sweep(root / "sweep"),
+    }
+
+
+READERS = _readers()
+
+ANYTHING_GOES = {
+    "run/config.json": {"made_by.arguments", "made_by", "memory_gb"},
+    "table.json": {"notes", "validation", "kendall_tau"},
+    "sweep/sweep.json": {"settings", "samples"},
+    "sweep/trials/seed=1/settings.json": {"seed", "searcher"},
+    "sweep/trials/seed=1/done.json": {"hypervolume", "evaluated"},
+}
+"""Fields whose values may be of several kinds."""
+
+
+def _places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something is in a JSON document: the whole, every field, the first of every list."""
+    inside = value.items() if isinstance(value, dict) else list(enumerate(value))[:1] if isinstance(value, list) else ()
+    return [path, *(place for key, one in inside for place in _places(one, (*path, key)))]
+
+
+def _at(document: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        document = document[key]
+    return document
+
+
+def _replaced(document: Any, path: tuple[Any, ...], new: str) -> str:
+    """The document's text with ``new``, as it stands, at a place."""
+    if not path:
+        return new
+    copy = json.loads(json.dumps(document))
+    _at(copy, path[:-1])[path[-1]] = "\u2603"
+    return json.dumps(copy).replace('"\\u2603"', new)
+
+
+@pytest.fixture(scope="module")
+def with_sweep(ready) -> Path:
+    (ready / "run" / "stages.json").write_text(json.dumps({"supernet": 1.5}))
+    trial = ready / "sweep" / "trials" / "seed=1"
+    trial.mkdir(parents=True)
+    (ready / "sweep" / "sweep.json").write_text(json.dumps({"settings": {"seed": [1, 2]}, "samples": 1}))
+    (trial / "settings.json").write_text(json.dumps({"seed": 1, "searcher": "random"}))
+    (trial / "done.json").write_text(json.dumps({"hypervolume": 0.5, "evaluated": 10}))
+    return ready
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_damaged_file_is_one_line(name, with_sweep):
+    path, read = with_sweep / name, READERS[name]
+    good = path.read_text()
+    document = json.loads(good)
+    read(with_sweep)
+    wrong = {"null": type(None), '"text"': str, "-1e300": float, "1e400": None, "[]": list, "{}": dict, "true": bool}
+    try:
+        for place in _places(document):
+            for new, kind in {**wrong, DEEP: None}.items():
+                path.write_text(_replaced(document, place, new))
+                about = f"{name}: {'.'.join(map(str, place)) or 'the whole'} = {new[:20]}"
+                try:
+                    read(with_sweep)
+                except Exception as error:
+                    if not isinstance(error, NasError) or not one_line(str(error)):
+                        pytest.fail(f"{about} raises {type(error).__name__}: {error}")
+                else:
+                    was = _at(document, place)
+                    free = was is None or {*place, ".".join(map(str, place[-2:]))} & ANYTHING_GOES.get(name, set())
+                    assert free or kind is type(was) or (not place and kind is dict), f"{about} is read"
+        for damaged in (b"", b"\xff\xfe", b"{", good.encode()[:-20], b"\0" * 100):
+            path.write_bytes(damaged)
+            with pytest.raises(BadInput) as refused:
+                read(with_sweep)
+            assert one_line(str(refused.value))
+            assert path.name in str(refused.value) or path.stem in str(refused.value)
+    finally:
+        path.write_text(good)
+
+
+# ---- how a command ends --------------------------------------------------------------------------------------------
+
+
+def _ends(error: BaseException, at_work: Path, monkeypatch: Any, capfd: Any) -> tuple[int, str, str]:
+    def work(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("nas.runs.stages._do", work)
+    return said(["search", "--run-dir", "trained"], capfd)
+
+
+def test_an_interrupt_is_one_line_that_says_how_to_go_on(at_work, monkeypatch, capfd):
+    code, out, err = _ends(KeyboardInterrupt(), at_work, monkeypatch, capfd)
+    assert (code, out) == (130, "")
+    assert one_line(err)
+    assert "--resume" in err
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EACCES])
+def test_a_disk_that_refuses_is_one_line(number, at_work, monkeypatch, capfd):
+    code, out, err = _ends(OSError(number, os.strerror(number), "run/x"), at_work, monkeypatch, capfd)
+    assert (code, out) == (2, "")
+    assert err == f"nas: run/x: {os.strerror(number)}\n"
+
+
+def test_a_message_of_several_lines_becomes_one(at_work, monkeypatch, capfd):
+    code, _, err = _ends(BadInput("first\n  second\n"), at_work, monkeypatch, capfd)
+    assert (code, err) == (2, "nas: first second\n")
+
+
+@pytest.mark.parametrize("bug", [ZeroDivisionError("x"), KeyError("x"), OSError(errno.EBADF, "x"), ValueError("x")])
+def test_a_bug_keeps_its_traceback(bug, at_work, monkeypatch, capfd):
+    with pytest.raises(type(bug)):
+        _ends(bug, at_work, monkeypatch, capfd)
+
+
+def test_what_nas_logs_is_printed_once_and_only_during_a_command(at_work, monkeypatch, capfd):
+    logger = logging.getLogger("nas")
+    handlers, level = list(logger.handlers), logger.level
+
+    def work(*_: object) -> None:
+        logger.info("one %s", "step")
+        logger.debug("nobody asked")
+        raise BadInput("enough")
+
+    monkeypatch.setattr("nas.runs.stages._do", work)
+    for _ in range(2):
+        code, out, err = said(["search", "--run-dir", "trained"], capfd)
+        assert (code, out, err) == (2, "one step\n", "nas: enough\n")
+    assert (list(logger.handlers), logger.level) == (handlers, level)
+
+
+# ---- flags are derived -----------------------------------------------------------------------------------------------
+
+
+@checked
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """Of every kind."""
+
+    count: Annotated[Count, "how many"] = 7
+    rate: Annotated[Positive | None, "how fast, in %"] = None
+    kinds: Annotated[list[Literal["a", "b"]], "which"] = field(default_factory=list)
+    size: Annotated[Bytes | None, "how large"] = None
+    quiet: Annotated[bool, "say nothing"] = False
+    neat: Annotated[bool, "tidy up"] = True
+    name: Annotated[Text, "what it is called"]
+
+
+def _made(*given_: str) -> Any:
+    from nas.cli.flags import Parser, add_flags, given
+
+    one = Parser(prog="nas made")
+    add_flags(one, Made)
+    return given(one.parse_args(list(given_)), Made), one.format_help()
+
+
+def test_flags_have_the_names_ranges_helps_and_defaults_of_a_dataclass(capsys):
+    values, text = _made("--name", "x")
+    assert values == {"name": "x"}  # what is not given has its one default where it is written
+    assert "how many (default 7)" in text
+    assert "how fast, in %" in text
+    assert "{a,b}" in text
+    values, _ = _made(
+        *("--name", "x", "--count", "3", "--rate", "0.5", "--kinds", "a", "b", "--size", "2KB", "--quiet", "--no-neat")
+    )
+    assert values == {
+        "name": "x", "count": 3, "rate": 0.5, "kinds": ["a", "b"], "size": 2048, "quiet": True, "neat": False,
+    }  # fmt: skip
+    assert Made(**values).count == 3
+    assert _made("--name", "x", "--rate", "none")[0] == {"name": "x", "rate": None}  # a limit that is taken back
+    for wrong in (["--count", "3"], ["--name", "x", "--count", "0"], ["--name", "x", "--kinds", "c"], ["--nam", "x"]):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            _made(*wrong)
+        assert ended.value.code == 2
+        assert one_line(capsys.readouterr().err)
+
+
+def test_the_command_line_and_python_refuse_with_the_same_line(capsys):
+    for name, value in (("count", 0), ("size", 0), ("name", "")):
+        with pytest.raises(BadInput) as python:
+            Made(**{"name": "x", name: value})
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            _made("--name", "x", f"--{name}", str(value))
+        assert capsys.readouterr().err.replace("'", "") == f"nas: {python.value}\n".replace("'", "")
+
+
+def test_what_a_folder_was_made_from_is_recorded_so_that_it_is_made_again(ready):
+    from nas.runs.artefacts import read_config
+    from nas.runs.folder import reopen
+
+    config = read_config(ready / "run")
+    assert config.space.made_by.arguments == {"space": "mobilenet_v2.digits", "classes": 10, "channels": 1}
+    assert config.data.made_by.arguments["data"] == "digits"
+    again = reopen(ready / "run")
+    assert again.space.fingerprint == config.space.fingerprint
+    assert again.data.fingerprint == config.data.fingerprint
+    with pytest.raises(BadInput, match=r"was made with space mobilenet_v2\.digits, not mobilenet_v3\.digits"):
+        reopen(ready / "run", space={"space": "mobilenet_v3.digits"})

@@ -143,6 +143,11 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_measured(tiny, tmp_path, mon
 
     with monkeypatch.context() as patched:
         patched.setattr(results.os, "fsync", full)
+        calls = [0, 0, 0]  # at once
+        with pytest.raises(BadInput, match="No space left on device"):
+            measure(tiny, Breaks(), run_dir=tmp_path)
+        assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+        calls = []
         with pytest.raises(BadInput, match=r"No space left on device; what is finished is kept, go on with --resume"):
             measure(tiny, Breaks(), run_dir=tmp_path)
     kept = (tmp_path / "table_fp32.partial.jsonl").read_text().count('"file"')
@@ -155,7 +160,7 @@ def test_the_campaign_records_drift_conditions_and_repeatability(tiny, tmp_path)
     assert notes["reference_drift"] == 0
     assert notes["repeatability"]["median"] == 0
     assert {"time", "cpus", "load"} <= set(notes["conditions"]["before"])
-    assert notes["doubts"] == [] or all("load" in d or "clock" in d for d in notes["doubts"])
+    assert notes["warnings"] == [] or all("load" in d or "clock" in d for d in notes["warnings"])
 
 
 class Slows(Breaks):

@@ -44,10 +44,7 @@ def changed(table, *, device=None, **fields):
     columns = {k: v for k, v in fields.items() if k in table.rows}
     others = {k: v for k, v in fields.items() if k not in table.rows}
     return dataclasses.replace(
-        table,
-        rows=table.rows.assign(**columns),
-        device=dataclasses.replace(table.device, **(device or {})),
-        **others,
+        table, rows=table.rows.assign(**columns), device=dataclasses.replace(table.device, **(device or {})), **others
     )
 
 

@@ -179,9 +179,7 @@ def test_a_search_takes_it_and_it_saves_and_loads(digits_v2, tmp_path):
     again = LatencyTable.load(tmp_path / "board")
     objective = nas.latency(digits_v2, again)
     archs = digits_v2.sample(5, np.random.default_rng(0))
-    expected = [
-        (macs_by_operator(blocks) @ _costs()).sum() + table.fixed_ms for blocks in digits_v2.networks(archs)
-    ]
+    expected = [(macs_by_operator(blocks) @ _costs()).sum() + table.fixed_ms for blocks in digits_v2.networks(archs)]
     assert objective(archs) == pytest.approx(expected, rel=1e-4)
 
 
@@ -288,6 +286,20 @@ def test_your_own_board(digits_v2):
     assert width[0] < width[1]
     other = cortex_m.own_board_table("mine", digits_v2, {"vww": 50.0}, core="Cortex-M55", mhz=280.0)
     assert (other.rows["p90_ms"] / other.rows["latency_ms"]).median() > width[1]
+
+
+def test_the_validation_of_your_own_board_has_not_seen_the_network_it_predicts(digits_v2):
+    """One of three timings is three times too long: a fit that has seen it would follow it."""
+    ms, about = {"vww": 50.0, "ic": 60.0, "kws": 51.0}, {"core": "Cortex-M7", "mhz": 280.0}
+    table = cortex_m.own_board_table("mine", digits_v2, ms, **about)
+    unseen, seen = [], []
+    for network, measured in ms.items():
+        others = {n: v for n, v in ms.items() if n != network}
+        for timed, errors in ((others, unseen), (ms, seen)):
+            costs, _ = cortex_m._learn(**about, ms=timed)
+            errors.append(abs(shipped_load(network) @ costs / measured - 1))
+    assert table.validation.mape == pytest.approx(np.mean(unseen), abs=1e-3)
+    assert np.mean(unseen) > 1.3 * np.mean(seen)
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
+import pydoc
 import re
 import shlex
+import types
 from pathlib import Path
 
 import pytest
 
+import nas
+from nas.checks import hints_of
 from nas.cli.app import parser
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +68,53 @@ def test_commands_in_the_documentation_parse(line):
 def test_flags_in_the_documentation_exist(flag):
     (commands,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert any(flag in sub._option_string_actions for sub in commands.choices.values()) or flag in OTHERS
+
+
+PUBLIC = {name: getattr(nas, name) for name in nas.__all__}
+FUNCTIONS = {name: made for name, made in PUBLIC.items() if inspect.isfunction(made)}
+
+
+def test_public_names_are_listed_once_and_typed():
+    assert sorted(set(nas.__all__)) == sorted(nas.__all__)
+    assert set(nas.__all__) <= set(dir(nas))
+    assert (Path(nas.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_name_says_what_it_is(name):
+    about = inspect.getdoc(PUBLIC[name]) or ""
+    assert len(about) > 20
+    assert not about.startswith(f"{name}(")  # what dataclass writes where nobody has written anything
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_signatures_and_help_tell_the_truth(name):
+    made = FUNCTIONS[name]
+    signature = inspect.signature(made)
+    assert list(signature.parameters) == list(inspect.signature(inspect.unwrap(made)).parameters)
+    shown = pydoc.plain(pydoc.render_doc(made))
+    assert f"{name}(" in shown
+    for parameter in signature.parameters.values():
+        assert parameter.name in shown
+        assert parameter.annotation is not parameter.empty, parameter
+    assert signature.return_annotation is not signature.empty
+
+
+def test_help_of_search_is_of_the_function():
+    assert not isinstance(nas.search, types.ModuleType)
+    assert {"space", "objectives", "searcher", "budget", "run_dir"} <= set(inspect.signature(nas.search).parameters)
+    assert "Pareto front" in pydoc.render_doc(nas.search)
+
+
+def test_defaults_and_helps_of_flags_are_those_of_the_settings(capsys):
+    with pytest.raises(SystemExit):
+        parser("quickstart").parse_args(["quickstart", "--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    for setting in dataclasses.fields(nas.Settings):
+        assert f"--{setting.name.replace('_', '-')}" in shown
+        text = next(a for a in hints_of(nas.Settings)[setting.name].__metadata__ if isinstance(a, str))
+        default = f" (default {setting.default})" if setting.default not in (None, False) else ""
+        assert f"{text}{default}" in shown
 
 
 def test_links_point_at_files():

@@ -11,8 +11,8 @@ import pytest
 import nas
 from nas.blocks import Head, InvertedResidual, Stem
 from nas.errors import BadInput
-from nas.tables.fit.boards import board_table
 from nas.tables.features import make
+from nas.tables.fit.boards import board_table
 from nas.tables.interpolate import PRUNED, estimate
 from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV3
@@ -48,9 +48,7 @@ def interior(table):
     for b in blocks:
         for s in sizes:
             ends.setdefault((make(b), s), set()).add(getattr(b, s))
-    return [
-        b for b in blocks if all(min(v := ends[make(b), s]) < getattr(b, s) < max(v) or len(v) == 1 for s in sizes)
-    ]
+    return [b for b in blocks if all(min(v := ends[make(b), s]) < getattr(b, s) < max(v) or len(v) == 1 for s in sizes)]
 
 
 @pytest.mark.parametrize(

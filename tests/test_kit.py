@@ -5,6 +5,7 @@ the real ones are recorded to print, and what a device does to a campaign: crash
 from __future__ import annotations
 
 import ast
+import fcntl
 import hashlib
 import json
 import os
@@ -686,3 +687,44 @@ def told_by_cpuinfo(pattern):
         "/proc/cpuinfo": ["x: 1\ncpu MHz\t\t: 2000.5\ncpu MHz\t\t: 3000.5"],
         "/sys/devices/system/cpu/intel_pstate/no_turbo": ["0"],
     }.get(pattern, [])
+
+
+def test_a_kit_that_is_being_written_is_not_written_twice(tiny, tmp_path):
+    with open(tmp_path / ".lock", "w") as other:
+        other.write("4242")
+        other.flush()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(BadInput, match=r"another process \(pid 4242\)"):
+            export_kit(tiny, tmp_path, **FEW)
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda kit: import_kit(kit, name="../x"), "the name of a table becomes a file name"),
+        (lambda kit: import_kit(kit, run_dir=""), "the run folder is a path"),
+        (lambda kit: import_kit(""), "the folder of the kit is a path"),
+        (lambda kit: import_kit(kit / "run.py"), "is a file"),
+        (lambda kit: import_kit(kit, allow_failed=3), "allow_failed is True or False"),
+    ],
+)
+def test_names_that_lead_elsewhere(finished, call, text):
+    before = sorted(p.name for p in finished.iterdir())
+    with pytest.raises(BadInput) as error:
+        call(finished)
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+    assert sorted(p.name for p in finished.iterdir()) == before
+
+
+def test_a_read_only_folder_is_one_line_and_no_leftovers(tiny, tmp_path, monkeypatch):
+    from nas import files
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "replace", full)
+    with pytest.raises(BadInput, match=r"cannot write .*: No space left on device$"):
+        export_kit(tiny, tmp_path / "kit", **FEW)
+    assert [p.name for p in (tmp_path / "kit").rglob("*")] == [".lock"]

@@ -11,6 +11,7 @@ from conftest import randomise
 from torch import nn
 from torch.nn import functional as F
 
+import search_spaces
 from nas.blocks import Conv, InvertedResidual, Linear, Norm
 from nas.blocks.fused_mbconv import FusedMBConv
 from nas.errors import BadInput
@@ -19,6 +20,17 @@ from nas.space import Choice, SearchSpace, Slot
 from nas.supernet import Supernet, recalibrate
 from nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
 from search_spaces import NasBench201
+
+
+def test_a_supernet_starts_as_the_largest_network_and_knows_the_smallest(family):
+    supernet = Supernet(family)
+    macs = family.scorer(family.per_block(lambda b: b.macs))
+    sample = macs(family.sample(1000, np.random.default_rng(0)))
+    assert macs(supernet.smallest[None])[0] <= sample.min() < sample.max() <= macs(supernet.largest[None])[0]
+    largest = supernet.extract(supernet.largest)
+    assert supernet.input_shape == largest.input_shape
+    x = torch.randn(2, *largest.input_shape)
+    torch.testing.assert_close(supernet.train()(x), largest.train()(x))
 
 
 def test_extraction_copies_and_leaves_no_trace(family):
@@ -83,6 +95,14 @@ def test_elastic_slices_equal_hand_written_indexing():
     halves = torch.cat([grouped.weight[:3, :2], grouped.weight[3:, 2:]])
     torch.testing.assert_close(grouped.sliced(part)["weight"], halves)
 
+    linear = ElasticLinear([Linear(in_ch=i, out_ch=o) for i in (3, 6) for o in (4, 8)])
+    linear.activate(Linear(in_ch=3, out_ch=8))
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(linear(x), x @ linear.weight[:, :3].T + linear.bias)
+
+
+def test_elastic_norms_equal_hand_written_indexing():
+    torch.manual_seed(0)
     norm = ElasticBatchNorm2d([Norm(channels=4), Norm(channels=8)])
     with torch.no_grad():
         for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
@@ -94,16 +114,28 @@ def test_elastic_slices_equal_hand_written_indexing():
     plain = F.batch_norm(x, norm.running_mean[:4], norm.running_var[:4], norm.weight[:4], norm.bias[:4])
     torch.testing.assert_close(norm(x), plain)
 
-    linear = ElasticLinear([Linear(in_ch=i, out_ch=o) for i in (3, 6) for o in (4, 8)])
-    linear.activate(Linear(in_ch=3, out_ch=8))
-    x = torch.randn(2, 3)
-    torch.testing.assert_close(linear(x), x @ linear.weight[:, :3].T + linear.bias)
+
+def test_weights_start_as_torchvision_starts_them_and_kernels_as_their_centre():
+    torch.manual_seed(0)
+    module = build(InvertedResidual(in_ch=64, mid=256, out_ch=96, size=8, kernel=5, se=32))
+    for layer, fan_out in ((module.expand, 256), (module.depthwise, 256 * 25), (module.project, 96)):
+        assert layer.weight.std().item() == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+    assert not module.squeeze.bias.any()
+    space = search_spaces.named("mobilenet_v3.digits")
+    one, same, other = (Supernet(space, seed=seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["slots.0.conv.weight"], other["slots.0.conv.weight"])
+    depthwise = ElasticConv2d([Conv(in_ch=4, out_ch=4, kernel=k, depthwise=True, size=8) for k in (3, 7)])
+    small = depthwise.sliced(Conv(in_ch=4, out_ch=4, kernel=3, depthwise=True, size=8))["weight"]
+    torch.testing.assert_close(small, depthwise.weight[:, :, 2:5, 2:5])
 
 
 def test_elastic_norm_trains_its_slice_only():
     norm = ElasticBatchNorm2d([Norm(channels=4), Norm(channels=8)]).train()
     norm.activate(Norm(channels=4))
-    norm(torch.randn(16, 4, 5, 5) + 3)
+    x = torch.randn(16, 4, 5, 5) + 3
+    torch.testing.assert_close(norm(x), F.batch_norm(x, None, None, training=True))
+    torch.testing.assert_close(norm.running_mean[:4], 0.1 * x.mean((0, 2, 3)))
     assert (norm.running_mean[:4] > 0.1).all()
     assert (norm.running_mean[4:] == 0).all()
 
@@ -160,6 +192,9 @@ def test_networks_of_blocks_that_do_not_fit_are_refused(family):
     blocks = list(family.networks(family.sample(1, np.random.default_rng(0)))[0])
     with pytest.raises(BadInput, match="takes"):
         Network([blocks[0], blocks[-1], blocks[0]])
+    for wrong in ([], [1], ["stem"]):
+        with pytest.raises(BadInput, match="one block or more"):
+            Network(wrong)
 
 
 def test_slots_that_cannot_share_weights_are_refused():

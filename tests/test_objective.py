@@ -80,7 +80,7 @@ def test_constraints_read_well_and_measure_how_far_they_are_missed():
     assert (fast <= -2.0).violation(np.array([-1.0, -3.0])).tolist() == [0.5, 0.0]
     assert operator.ge(4.0, fast) == most  # 4.0 >= fast, the mirrored form
     for bound in (np.nan, np.inf):
-        with pytest.raises(BadInput, match="finite number"):
+        with pytest.raises(BadInput, match="finite"):
             _ = fast <= bound
 
 

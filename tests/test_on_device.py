@@ -7,12 +7,13 @@ import json
 import math
 import os
 from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from nas.on_device import clock, results, runner
-from nas.on_device.campaign import Campaign, Timer, span
+from nas.on_device.campaign import Campaign, Driver, span
 from nas.on_device.outputs import Problem
 from nas.on_device.power import sustained
 
@@ -122,7 +123,7 @@ def test_power_is_what_a_meter_counts_by_the_time_it_ran(monkeypatch):
 # ---- campaigns
 
 
-class Device(Timer):
+class Device(Driver):
     """A block takes 1 ms and more by its number, a network 10; ``slow``: how much slower than usual each call is."""
 
     name, probe, again, attempts = "made up", 2, 4, 3
@@ -167,7 +168,9 @@ def written(tmp_path):
     return [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
 
 
-def test_a_campaign_times_all_in_groups_with_the_reference_last(tmp_path):
+def test_a_campaign_times_all_in_groups_with_the_reference_last(tmp_path, monkeypatch):
+    seconds = count()
+    monkeypatch.setattr("nas.on_device.campaign.time", SimpleNamespace(monotonic=lambda: next(seconds)))
     device, said = Device(), []
     log = campaign(tmp_path, device, said)
     assert all(group[-1] == REFERENCE["file"] for group in device.groups)
@@ -177,7 +180,8 @@ def test_a_campaign_times_all_in_groups_with_the_reference_last(tmp_path):
     assert device.energy == [True] * 3 + [False] * 4  # of single blocks alone, and once
     assert {f: t["ms"] for f, t in log.timed.items()} == {m["file"]: Device().one(m["file"], 1.0)["ms"] for m in MODELS}
     assert list(log.again) == [m["file"] for m in BLOCKS[::2]][:4]
-    assert said[0] == "10 blocks and 5 networks: about 0 s"
+    # three blocks took a second, and a network is about five
+    assert said[0] == "10 blocks and 5 networks: about 12 s"
     assert said[-1][:2] == (15, 15)
     assert written(tmp_path)[-1]["finished"]
     assert not any(line.get("disturbed") for line in written(tmp_path))
@@ -193,9 +197,10 @@ def test_a_disturbed_group_is_timed_again_and_the_calm_one_kept(tmp_path):
 
 
 def test_a_group_that_stays_disturbed_is_kept_and_said(tmp_path):
-    device = Device(slow=[1, 1.2, 1.2, 1.3])
+    device = Device(slow=[1, 1.2, 1.2, 1.3, 1.3])
     log = campaign(tmp_path, device)
     assert device.groups[1] == device.groups[2] == device.groups[3] != device.groups[4]
+    assert device.groups[4] == device.groups[5]  # one slow group does not make the next one's usual
     assert [r["disturbed"] for r in log.references][:3] == [False, True, False]
     assert log.timed["blocks/00003"]["ms"] == pytest.approx(1.3 * 4)
 
@@ -348,7 +353,9 @@ def test_text_that_is_no_manifest(tmp_path, text):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("line", ["[" * 100_000, "[]", "nonsense", '{"ms": Infinity}', "{" + '"a":' * 3])
+@pytest.mark.parametrize(
+    "line", ["[" * 100_000, "[]", "nonsense", '{"ms": Infinity}', '{"conditions": {"odd": NaN}}', "{" + '"a":' * 3]
+)
 def test_lines_that_are_no_log(tmp_path, line):
     (tmp_path / "results.jsonl").write_text(f'{{"kit": "1"}}\n{line}\n')
     with pytest.raises(Problem, match=r"line 2 of results\.jsonl is not one that a campaign wrote") as error:

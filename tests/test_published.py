@@ -29,6 +29,7 @@ from nas.supernet import Supernet
 from nas.supernet.elastic import ElasticConv2d
 from nas.tables.table import LatencyTable
 from search_spaces import FBNet, MobileNetV3, NasBench201, OnceForAll
+from search_spaces.ofa import published_config
 
 ROOT = Path(__file__).parents[1]
 TABLES = ROOT / "latency_tables"
@@ -246,12 +247,11 @@ def test_a_published_network_is_the_sum_of_the_note10s_operations(ofa):
             "Logits-input:1x1x1536-output:1000",
         )
     )
-    config = {"resolution": 224, "width": 1.2}
+    config = published_config(depths, kernels, expansions, resolution=224)
     before, size, position = 24, 112, 0
     for s, (channels, first, hswish, se) in enumerate(
         [(32, 2, 0, 0), (48, 2, 0, 1), (96, 2, 1, 0), (136, 1, 1, 1), (192, 2, 1, 1)], 1
     ):
-        config |= {f"s{s}.depth": depths[s - 1], f"s{s}.act": "hswish" if hswish else "relu", f"s{s}.se": bool(se)}
         for b in range(1, depths[s - 1] + 1):
             stride = first if b == 1 else 1
             k, e, after = kernels[position], expansions[position], size // stride
@@ -259,7 +259,6 @@ def test_a_published_network_is_the_sum_of_the_note10s_operations(ofa):
                 f"expanded_conv-input:{size}x{size}x{before}-output:{after}x{after}x{channels}-expand:{e * before}-"
                 f"kernel:{k}-stride:{stride}-idskip:{int(b > 1)}-se:{se}-hs:{hswish}"
             ]
-            config |= {f"s{s}b{b}.kernel": k, f"s{s}b{b}.expand": e}
             before, size, position = channels, after, position + 1
     latency = nas.latency(ofa, LatencyTable.load(TABLES / "note10_ofa_b1"), unvalidated=True)(ofa.encode([config]))[0]
     assert latency == pytest.approx(total, rel=1e-5)

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import small_run
+import torch
 
 import nas
 from nas.cli.app import main
@@ -39,9 +40,7 @@ ROOT = Path(__file__).parents[1]
 def finished(tmp_path_factory) -> Path:
     """A run that was never interrupted, and its report."""
     folder = tmp_path_factory.mktemp("run") / "whole"
-    if "DEVFIN" in os.environ:
-        shutil.copytree("/tmp/smallF", folder)  # DEV
-    small_run.run(folder, resume="DEVFIN" in os.environ)
+    small_run.run(folder)
     nas.write_report(folder)
     return folder
 
@@ -155,6 +154,23 @@ def test_compression_happens_in_the_order_of_its_steps(finished):
     assert {s.quantization for s in (*c01.steps[:-1], *pruned.steps[:-1])} == {""}
 
 
+def test_a_variant_starts_from_the_network_that_it_follows(copy, monkeypatch):
+    shutil.rmtree(copy / CANDIDATES / "c02p")
+    seen = []
+
+    def compress(network, steps, *_, **__):
+        seen.append((network, [s.name for s in steps]))
+        raise RuntimeError
+
+    monkeypatch.setattr(candidates, "compress", compress)
+    with pytest.raises(RuntimeError):
+        candidates.compress_stage(reopen(copy))
+    network, steps = seen[0]
+    assert steps == ["prune", "recover", "quantize"]
+    tuned = load_candidate(copy / CANDIDATES / "c02").state_dict()
+    assert all(torch.equal(tuned[name], weight) for name, weight in network.state_dict().items())
+
+
 class Sealed(Split):
     """Test images that may not be looked at yet."""
 
@@ -256,6 +272,8 @@ def test_an_interrupt_says_how_to_go_on(finished, tmp_path, caplog):
 
 def test_resume_reads_the_folders_own_settings_and_says_what_may_no_longer_change(copy):
     assert reopen(copy).settings == small_run.SETTINGS
+    assert new_run(small_run.space, small_run.images, run_dir=copy, resume=True).settings == small_run.SETTINGS
+    assert new_run(small_run.space, small_run.images, run_dir=copy / "new", resume=True).settings == nas.Settings()
     for change, late in (
         ({"epochs": 9, "lr": 0.2}, "started with epochs = 3, now it is 9, and with lr = 0.1, now it is 0.2;"),
         ({"epochs": 2}, "epochs = 3, now it is 2"),
@@ -412,9 +430,8 @@ def test_predictions_come_from_tables_of_what_is_timed(copy):
     ],
 )
 def test_what_cannot_go_well_is_refused_before_anything_is_made(tmp_path, change, said):
-    settings = dataclasses.replace(small_run.SETTINGS, **change)
     with pytest.raises(nas.NasError, match=said) as refused:
-        nas.run(small_run.space, small_run.images, run_dir=tmp_path / "a" / "run", settings=settings)
+        small_run.run(tmp_path / "a" / "run", **change)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "a").exists()
 

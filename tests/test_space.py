@@ -205,6 +205,18 @@ def test_fingerprint_tells_spaces_apart(space):
     assert SearchSpace(space.name, space.choices, space.slots).fingerprint == space.fingerprint
 
 
+def test_fingerprint_knows_which_genes_make_which_block():
+    def space(order):
+        widths = dict(zip((1, 2, 3), order, strict=True))
+        first = Slot("all", (), lambda: Stem(in_ch=8, out_ch=8, size=8, stride=1))
+        middle = Slot("a", ("c",), lambda c: Stem(in_ch=8, out_ch=8, size=8, stride=1, kernel=widths[c]))
+        return SearchSpace("x", [Choice("c", (1, 2, 3))], [first, middle])
+
+    one, other = space((3, 5, 5)), space((3, 3, 5))
+    assert one.blocks == other.blocks
+    assert one.fingerprint != other.fingerprint
+
+
 @pytest.mark.parametrize(
     ("archs", "message"),
     [
@@ -268,7 +280,9 @@ def test_names_lead_to_spaces_and_tables_back_to_them():
     assert search_spaces.named("mobilenet_v3.cifar", classes=None).name == "mobilenet_v3_cifar"
     assert search_spaces.named("mobilenet_v3.cifar", classes=3).classes == 3
     assert {"ofa.proxyless_nas", "fbnet.cifar100", "nasbench201.cell"} < set(search_spaces.names())
-    tables = [p for p in (Path(__file__).parents[1] / "latency_tables").glob("*.json") if p.with_suffix(".csv").exists()]
+    tables = [
+        p for p in (Path(__file__).parents[1] / "latency_tables").glob("*.json") if p.with_suffix(".csv").exists()
+    ]
     seen = set()
     for path in tables:
         header = json.loads(path.read_text())

@@ -13,6 +13,7 @@ from PIL import Image
 
 import nas
 from nas.cli.app import main
+from nas.cli.table_files import space_of
 from nas.tables.compare import compare
 from nas.tables.table import LatencyTable
 from nas.tables.validation import distinct_archs
@@ -104,6 +105,48 @@ def test_strict_fails_on_warnings(tmp_path):
 
 def test_shipped_tables_hold_no_error():
     assert main(["tables", "validate", str(TABLES)]) == 0
+
+
+def test_every_shipped_table_has_its_space():
+    """Phones, GPUs, boards: what a table covers can be named. One is of blocks only, without stem and head."""
+    without = []
+    for path in sorted(TABLES.glob("*.csv")):
+        table = LatencyTable.load(path)
+        space, why = space_of(table)
+        if space is None:
+            without.append((path.stem, why))
+        else:
+            table.check_space(space)
+            assert table.space["fingerprint"] == space.fingerprint
+    assert [name for name, _ in without] == ["xeon-gold-6130_tfnas_b1"]
+    assert "without stem or head" in without[0][1]
+
+
+def test_names_of_shipped_tables_are_paths_enough(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["tables", "show", "note10_ofa_b1", "--rows", "1"]) == 0
+    assert "Samsung Note10" in capsys.readouterr().out
+    assert main(["tables"]) == 0  # all that ship
+    shown = capsys.readouterr().out
+    assert "raspi4_fbnet_b1 " in shown
+    assert "21 devices" in shown
+
+
+def test_a_damaged_table_in_a_folder_is_named_and_left_out(tmp_path, capsys):
+    copied(FIRST, tmp_path / "t")
+    bad = copied(SECOND, tmp_path / "t")
+    bad.with_name(bad.name + ".csv").write_text("block\n")
+    whole = tmp_path / "t" / "nasbench201"
+    for ending in (".csv.gz", ".json"):
+        shutil.copy(TABLES / f"nasbench201{ending}", tmp_path / "t")
+    assert main(["tables", str(tmp_path / "t")]) == 0
+    said = capsys.readouterr()
+    assert "left out" in said.err
+    assert bad.name in said.err
+    assert said.err.count("\n") == 1
+    whole.with_name("nasbench201.csv.gz").write_bytes(b"no gzip")
+    assert main(["tables", str(tmp_path / "t")]) == 2
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_the_heat_map_is_a_picture_of_several_devices(tmp_path, capsys):

@@ -376,8 +376,8 @@ def test_gradients_are_clipped(few_digits, momentum):
     before = nn.utils.parameters_to_vector(Constant().parameters())
     recipe = Recipe(epochs=1, batch_size=256, lr=0.1, weight_decay=0, clip_norm=2.0, momentum=momentum, warmup=0.0)
     model, _ = run_loop(few_digits, lambda m: 1e6 * sum(p.sum() for p in m.parameters()), recipe=recipe)
-    moved = float((nn.utils.parameters_to_vector(model.parameters()) - before).norm())
-    assert moved == pytest.approx(0.1 * 2.0 * (1 + momentum), rel=1e-3)
+    moved = nn.utils.parameters_to_vector(model.parameters()) - before
+    assert moved.norm().item() == pytest.approx(0.1 * 2.0 * (1 + momentum), rel=1e-3)
 
 
 def rows_of(given):
@@ -425,17 +425,14 @@ def test_validation_accuracy_is_of_the_validation_images(tiny, few_digits, train
 
 _KILLED = """
 import os
-from conftest import *
-from nas.data import load_digits
-from nas.supernet import Sandwich, SinglePath, train_supernet
+from conftest import some_digits
+from nas.supernet import train_supernet
 from search_spaces import MobileNetV2
-import torch
-torch.set_num_threads(1)
-train_supernet(MobileNetV2.digits(), load_digits(), epochs=500, run_dir=os.environ["RUN_DIR"])
+train_supernet(MobileNetV2.digits(), some_digits(), epochs=500, run_dir=os.environ["RUN_DIR"])
 """
 
 
-def test_a_killed_training_leaves_a_checkpoint_that_can_be_read(tmp_path, digits):
+def test_a_killed_training_leaves_a_checkpoint_that_can_be_read(tmp_path, few_digits):
     from search_spaces import MobileNetV2
 
     environment = os.environ | {"RUN_DIR": str(tmp_path), "PYTHONPATH": str(Path(__file__).parent)}
@@ -453,7 +450,7 @@ def test_a_killed_training_leaves_a_checkpoint_that_can_be_read(tmp_path, digits
         raise Stop
 
     with pytest.raises(Stop):
-        train_supernet(MobileNetV2.digits(), digits, epochs=500, run_dir=tmp_path, resume=True, on_epoch=stop)
+        train_supernet(MobileNetV2.digits(), few_digits, epochs=500, run_dir=tmp_path, resume=True, on_epoch=stop)
 
 
 def test_trainings_that_do_not_belong_here_are_refused(tiny, few_digits, tmp_path):

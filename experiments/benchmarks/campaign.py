@@ -5,6 +5,7 @@ Measures all blocks of MobileNetV3.cifar() twice in ONNX Runtime, one thread; no
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 
@@ -28,13 +29,14 @@ TARGETS = [
 
 def measure(quick: bool) -> Measured:
     torch.set_num_threads(1)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     space = MobileNetV2.digits() if quick else MobileNetV3.cifar()
     runtime = OnnxRuntime(precision="fp32")
     tables, minutes = [], []
     for _ in range(2):
         with tempfile.TemporaryDirectory() as folder:
             begun = time.monotonic()
-            tables.append(measure_table(space, runtime, run_dir=folder, say=print))
+            tables.append(measure_table(space, runtime, run_dir=folder))
             minutes.append((time.monotonic() - begun) / 60)
     agree = repeatability(*tables)
     archs = space.sample(1000, np.random.default_rng(0))

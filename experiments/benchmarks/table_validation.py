@@ -8,6 +8,7 @@ from where ``experiments/own_tables.py`` ships them. About half an hour; nothing
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pandas as pd
@@ -42,6 +43,7 @@ TARGETS = [
 
 def measure(quick: bool) -> Measured:
     torch.set_num_threads(1)
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     rows, figures = [], {}
     for runtime, label in zip(RUNTIMES[-1:] if quick else RUNTIMES, LABELS[-1:] if quick else LABELS, strict=True):
         worst: dict[str, float] = {}
@@ -57,7 +59,6 @@ def measure(quick: bool) -> Measured:
                 validate=UNSEEN,
                 isolate=True,
                 resume=True,
-                say=print,
             )
             seen = json.loads(stem.with_suffix(".json").read_text())["validation"]
             rows.append(

@@ -169,35 +169,14 @@ class _Shapes:
         self.reads: list[tuple[int, ...]] = [()]
         self.in_place = [False]
 
-    def conv(
-        self,
-        name: str,
-        x: int,
-        out_ch: int,
-        *,
-        kernel: int = 1,
-        stride: int = 1,
-        depthwise: bool = False,
-        groups: int = 1,
-        norm: bool = True,
-        act: str = "",
-    ) -> int:
+    def conv(self, name: str, x: int, out_ch: int, *, norm: bool = True, act: str = "", **sizes: Any) -> int:
         activation(act)
         seen = self.maps[x]
-        if (depthwise and seen.channels != out_ch) or seen.channels % groups or out_ch % groups:
-            ways = "depthwise" if depthwise else f"in {groups} groups"
+        size = -(-seen.size // sizes.get("stride", 1))
+        conv = Conv(in_ch=seen.channels, out_ch=out_ch, bias=not norm, size=size, **sizes)
+        if (conv.depthwise and seen.channels != out_ch) or seen.channels % conv.groups or out_ch % conv.groups:
+            ways = "depthwise" if conv.depthwise else f"in {conv.groups} groups"
             raise BadInput(f"{name}: a convolution {ways} cannot turn {seen.channels} channels into {out_ch}")
-        size = -(-seen.size // stride)
-        conv = Conv(
-            in_ch=seen.channels,
-            out_ch=out_ch,
-            kernel=kernel,
-            stride=stride,
-            depthwise=depthwise,
-            groups=groups,
-            bias=not norm,
-            size=size,
-        )
         self._part(name, conv)
         if norm:
             self._part(norm_of(name), Norm(channels=out_ch))

@@ -11,11 +11,26 @@ from nas.blocks.operators import Operators
 
 
 @dataclass(frozen=True, kw_only=True)
-class BasicBlock(Block):
-    """Two kxk convolutions, ``mid`` channels between them, and the input added before the last activation.
+class _Residual(Block):
+    """``mid``: inner channels. The input is added before the last activation.
 
     ``downsample``: the input goes through a 1x1 convolution first, as it must where channels or size change.
     """
+
+    mid: Channels
+    kernel: Kernel = 3
+    stride: Stride = 1
+    act: Act = "relu"
+    downsample: bool = False
+
+    def _added(self, on: Operators[T], x: T, y: T) -> T:
+        shortcut = on.conv("downsample", x, self.out_ch, stride=self.stride) if self.downsample else x
+        return on.add(shortcut, y, act=self.act)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BasicBlock(_Residual):
+    """Two kxk convolutions, ``mid`` channels between them."""
 
     kind: ClassVar[str] = "basic"
     read_from: ClassVar = {
@@ -24,24 +39,15 @@ class BasicBlock(Block):
         "out_ch": "conv2.out_ch",
         "kernel": "conv1.kernel",
     }
-    mid: Channels
-    kernel: Kernel = 3
-    stride: Stride = 1
-    act: Act = "relu"
-    downsample: bool = False
 
     def compute(self, on: Operators[T], x: T) -> T:
         y = on.conv("conv1", x, self.mid, kernel=self.kernel, stride=self.stride, act=self.act)
-        y = on.conv("conv2", y, self.out_ch, kernel=self.kernel)
-        return on.add(_shortcut(self, on, x), y, act=self.act)
+        return self._added(on, x, on.conv("conv2", y, self.out_ch, kernel=self.kernel))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bottleneck(Block):
-    """1x1 convolution to ``mid`` channels, kxk convolution, 1x1 convolution, and the input added; as ``BasicBlock``.
-
-    The stride is that of the kxk convolution, as torchvision has it.
-    """
+class Bottleneck(_Residual):
+    """1x1 convolution to ``mid`` channels, kxk convolution with the stride (as torchvision has it), 1x1 convolution."""
 
     kind: ClassVar[str] = "bottleneck"
     read_from: ClassVar = {
@@ -50,17 +56,11 @@ class Bottleneck(Block):
         "out_ch": "conv3.out_ch",
         "kernel": "conv2.kernel",
     }
-    mid: Channels
-    kernel: Kernel = 3
-    stride: Stride = 1
-    act: Act = "relu"
-    downsample: bool = False
 
     def compute(self, on: Operators[T], x: T) -> T:
         y = on.conv("conv1", x, self.mid, act=self.act)
         y = on.conv("conv2", y, self.mid, kernel=self.kernel, stride=self.stride, act=self.act)
-        y = on.conv("conv3", y, self.out_ch)
-        return on.add(_shortcut(self, on, x), y, act=self.act)
+        return self._added(on, x, on.conv("conv3", y, self.out_ch))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,3 @@ class Classifier(Block):
 
     def compute(self, on: Operators[T], x: T) -> T:
         return on.linear("classify", on.pool(x, flat=True), self.out_ch)
-
-
-def _shortcut(block: BasicBlock | Bottleneck, on: Operators[T], x: T) -> T:
-    return on.conv("downsample", x, block.out_ch, stride=block.stride) if block.downsample else x

@@ -20,8 +20,8 @@ from nas.errors import BadInput
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **kwargs)
+    def __init__(self, **about: Any) -> None:
+        super().__init__(**about | {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False})
 
     def error(self, message: str) -> Any:
         flag, _, wrong = message.partition(": ")

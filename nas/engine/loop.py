@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
+from msgspec import Meta
 from numpy.typing import ArrayLike
 from tqdm import tqdm
 
-from nas.checks import Batch as BatchSize, Count, Positive, Seed, checked
+from nas.checks import Batch as BatchSize, Count, FilePath, Positive, Seed, checked
 from nas.engine.evaluate import Evaluate, Outcome, check_timeout
 from nas.engine.ledger import LEDGER, Entry, Identity, Ledger
 from nas.engine.problem import Problem
@@ -64,10 +64,10 @@ def search(
     budget: Count,
     constraints: Sequence[Constraint] = (),
     seed: Seed | None = None,
-    run_dir: str | os.PathLike[str] | None = None,
+    run_dir: FilePath | None = None,
     resume: bool | Literal["auto"] = "auto",
     batch: BatchSize | None = None,
-    workers: int | MakeWorkers | None = None,
+    workers: Annotated[int, Meta(ge=1, le=100_000)] | MakeWorkers | None = None,
     timeout_s: Positive | None = None,
     progress: bool | None = None,
     on_result: OnResult | None = None,
@@ -105,22 +105,18 @@ def search(
     make = _make_workers(workers) if workers is not None and problem.costly else None
     if make is None:
         check_timeout(timeout_s)
-    with contextlib.nullcontext() if folder is None else locked(folder):
+    evaluate = Evaluate(objectives=problem.costly, timeout_s=timeout_s)
+    with (
+        contextlib.nullcontext() if folder is None else locked(folder),
+        contextlib.closing(_InThisProcess(evaluate) if make is None else make(evaluate)) as pool,
+        bar(progress, total=budget, desc="search", unit="network") as shown,
+    ):
         path = None if folder is None else folder / LEDGER
         searcher = _ready(searcher or _default(problem), seed, resume == "auto" and path is not None and path.exists())
         rows = batch or int(getattr(searcher, "batch", BATCH if problem.costly else CHEAP_BATCH))
-        identity = Identity(
-            **problem.described(),
-            searcher=identity_of(searcher),
-            batch=rows,
-            completed="in batches" if make is None else "one by one",
-        )
-        evaluate = Evaluate(objectives=problem.costly, timeout_s=timeout_s)
-        with (
-            contextlib.closing(Ledger(path, identity, space, resume=bool(resume))) as ledger,
-            contextlib.closing(_InThisProcess(evaluate) if make is None else make(evaluate)) as pool,
-            bar(progress, total=budget, desc="search", unit="network") as shown,
-        ):
+        completed: Literal["in batches", "one by one"] = "in batches" if make is None else "one by one"
+        identity = Identity(**problem.described(), searcher=identity_of(searcher), batch=rows, completed=completed)
+        with contextlib.closing(Ledger(path, identity, space, resume=bool(resume))) as ledger:
             run = _Search(problem, searcher, ledger, pool, budget=budget, rows=rows, bar=shown, on_result=on_result)
             return run.run(one_by_one=make is not None)
 

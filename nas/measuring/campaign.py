@@ -22,7 +22,7 @@ from nas.measuring.energy import Meter, with_energy
 from nas.measuring.plan import plan
 from nas.measuring.results import Finished, beside, finished, problems_are_bad_input, stem_of
 from nas.measuring.timing import Direct, Isolated, Timer, end_if_started_again
-from nas.on_device.campaign import Campaign, Json, Timer as CampaignTimer
+from nas.on_device.campaign import Campaign, Driver, Json
 from nas.on_device.device import conditions, texts_of
 from nas.on_device.results import Log
 from nas.runtimes import Runtime
@@ -109,7 +109,7 @@ def add_energy(stem: str | os.PathLike[str], log: str | os.PathLike[str]) -> Lat
     return table
 
 
-class _Here(CampaignTimer):
+class _Here(Driver):
     """This machine, as a campaign drives it. ``networks``: the blocks of each model."""
 
     name = "the runtime"
@@ -128,12 +128,13 @@ class _Here(CampaignTimer):
 
 @contextlib.contextmanager
 def _log_of(path: Path, models: Sequence[Json], header: Json) -> Iterator[Log]:
-    """The campaign's log, which goes again when nothing could be timed."""
-    log = Log(str(path), models, header, go_on="go on with --resume")
+    """The campaign's log, which goes again when it was new and nothing could be timed."""
+    is_new, log = not path.exists(), None
     try:
+        log = Log(str(path), models, header, go_on="go on with --resume")
         yield log
     finally:
-        if not log.timed:
+        if is_new and not (log and log.timed):
             path.unlink(missing_ok=True)
 
 
@@ -154,7 +155,7 @@ def _there(stem: Path, partial: Path, resume: bool) -> LatencyTable | None:
 
 
 def _kept(made: Finished, stem: Path, meter: Meter | None, partial: Path) -> LatencyTable:
-    for line in made.table.notes["doubts"]:
+    for line in made.table.notes["warnings"]:
         _log.info("note: %s", line)
     table = made.save(stem, windows=meter is not None)
     partial.unlink()

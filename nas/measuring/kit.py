@@ -14,12 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Any, Literal, cast
 
-import msgspec
 import numpy as np
 import torch
-from msgspec import Meta
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,13 +25,13 @@ from nas.blocks import Block, from_key
 from nas.checks import Batch, Count, Seed, Threads, checked
 from nas.device import Device
 from nas.errors import BadInput
-from nas.files import first_line, folder_of, locked, read_json, write_bytes, write_text
+from nas.files import folder_of, locked, read_json, write_bytes, write_text
 from nas.measuring.campaign import bar
 from nas.measuring.plan import Plan, plan
 from nas.measuring.results import Finished, beside, finished, problems_are_bad_input, stem_of
 from nas.modules import Network, build
 from nas.on_device import device as on_device, runner
-from nas.on_device.results import Results, kit_id, load_manifest, parse_lines
+from nas.on_device.results import HEADER, Results, kit_id, load_manifest, parse_lines, wrong
 from nas.runtimes.timing_model import onnx_bytes, randomised
 from nas.space import Archs, SearchSpace
 from nas.tables.table import LatencyTable
@@ -214,41 +212,21 @@ def import_kit(
     return made.save(stem)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Header:
-    """The first line of ``results.jsonl``."""
-
-    kit: str
-    tool: Tool
-    version: str
-    threads: Annotated[int, Meta(ge=1, le=1024)]
-    name: str
-    chip: str
-
-
 def _device(manifest: dict[str, Any], results: Results) -> Device:
     """What the first line says that the kit ran on. Raises BadInput for one that run.py did not write."""
-    if not results.header:
+    header = results.header
+    if not header:
         raise BadInput("results.jsonl is empty: nothing was timed yet")
-    try:
-        header = msgspec.convert(results.header, _Header)
-    except msgspec.ValidationError as error:
-        raise BadInput(f"the first line of results.jsonl is not one that run.py wrote: {first_line(error)}") from None
-    if header.kit != manifest["kit"]:
-        raise BadInput(f"results.jsonl belongs to another kit ({header.kit[:40]!r}), this one is {manifest['kit']}")
-    if header.tool not in manifest["tools"]:
-        raise BadInput(
-            f"the first line of results.jsonl is not one that run.py wrote: this kit is not for {header.tool}"
-        )
-    return Device(
-        name=header.name,
-        chip=header.chip,
-        runtime=RUNTIME[header.tool],
-        version=header.version,
-        precision=manifest["precision"],
-        batch=manifest["batch"],
-        threads=header.threads,
-    )
+    said = wrong(header, HEADER, "it")
+    if not said and header["kit"] != manifest["kit"]:
+        raise BadInput(f"results.jsonl belongs to another kit ({header['kit'][:40]!r}), this one is {manifest['kit']}")
+    if not said and header["tool"] not in manifest["tools"]:
+        said = f"this kit is not for {header['tool']}"
+    if said:
+        raise BadInput(f"the first line of results.jsonl is not one that run.py wrote: {said}")
+    identity = {name: header[name] for name in ("name", "chip", "version", "threads")}
+    runtime = RUNTIME.get(header["tool"]) or str(header["tool"])
+    return Device(runtime=runtime, precision=manifest["precision"], batch=manifest["batch"], **identity)
 
 
 def _check_complete(folder: Path, manifest: dict[str, Any], results: Results, allow_failed: bool) -> None:

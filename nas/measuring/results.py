@@ -108,7 +108,7 @@ def _notes(models: Sequence[Mapping[str, Any]], results: Results) -> dict[str, A
     notes: dict[str, Any] = {
         "conditions": {"before": before, "after": after},
         "seconds": round(max(results.at) - min(results.at)) if results.at else 0,
-        "doubts": [*said, *(f"[{key}] failed: {text}" for key, text in failed.items())],
+        "warnings": [*said, *(f"[{key}] failed: {text}" for key, text in failed.items())],
         "failed": failed,
     }
     if drift := results.usual("block"):

@@ -97,7 +97,7 @@ def measure_remote(
             patient(lambda: _copy(ssh, kit, [m["file"] for m in manifest["models"]], folder))
             _follow(ssh, kit, folder, ["--tool", runtime] + (["--tool-path", tool_path] if tool_path else []), patient)
             table = import_kit(kit, space=space, run_dir=run_dir, name=stem.name, allow_failed=True)
-        for line in table.notes["doubts"]:
+        for line in table.notes["warnings"]:
             _log.info("note: %s", line)
         with contextlib.suppress(_Lost, BadInput):
             ssh.call(agent.remove, folder=folder)

@@ -19,8 +19,8 @@ NETWORK = 5  # a network is about five blocks' work
 Json = Dict[str, Any]
 
 
-class Timer:
-    """What times a campaign's models. ``name``: in messages.
+class Driver:
+    """What times models for a campaign, on one device with one runtime. ``name``: in messages.
 
     ``probe``: how many models tell what one costs. ``again``: blocks that are timed a second time at the end, the
     campaign's own repeatability. ``attempts``: at a group that was disturbed. ``sizes``: part -> models of a group.
@@ -50,12 +50,12 @@ class Campaign:
         self,
         models: Sequence[Json],
         reference: Json,
-        timer: Timer,
+        driver: Driver,
         log: Log,
         say: Callable[[str], None],
         progress: Callable[[int, int, str], None],
     ) -> None:
-        self.models, self.reference, self.timer, self.log = list(models), reference, timer, log
+        self.models, self.reference, self.driver, self.log = list(models), reference, driver, log
         self.say, self.progress = say, progress
         self.blocks = [m for m in self.models if m["role"] == "block"]
         self.work = 0.0  # still to be done, in blocks
@@ -63,7 +63,7 @@ class Campaign:
 
     def run(self) -> None:
         """Raises Problem when not even the reference block can be timed."""
-        self.log.add({"conditions": self.timer.conditions()})
+        self.log.add({"conditions": self.driver.conditions()})
         todo = [m for m in self.models if self.log.is_open(m["file"])]
         self.work = sum(map(_work, todo))
         if not todo:
@@ -72,16 +72,16 @@ class Campaign:
             self._time(role, [m for m in todo if m["role"] == role])
         if not self.log.again:
             timed = [m for m in self.blocks if m["file"] in self.log.timed]
-            self._time("again", timed[:: max(1, len(timed) // self.timer.again)][: self.timer.again])
-        self.log.add({"conditions": self.timer.conditions(), "finished": True})
+            self._time("again", timed[:: max(1, len(timed) // self.driver.again)][: self.driver.again])
+        self.log.add({"conditions": self.driver.conditions(), "finished": True})
 
     def _time(self, part: str, models: List[Json]) -> None:
         self._skip(models)
         models = [m for m in models if part == "again" or self.log.is_open(m["file"])]
-        begun, start, size = time.monotonic(), 0, self.timer.sizes.get(part, 16)
+        begun, start, size = time.monotonic(), 0, self.driver.sizes.get(part, 16)
         while start < len(models):
             # a small first group, so that the estimate comes early
-            stop = start + (size if self.is_estimated else self.timer.probe)
+            stop = start + (size if self.is_estimated else self.driver.probe)
             check = self._group(part, models[start:stop])
             start = min(stop, len(models))
             left = (time.monotonic() - begun) / start * (len(models) - start)
@@ -102,11 +102,11 @@ class Campaign:
     def _group(self, part: str, group: List[Json]) -> float:
         """Time a group until it is undisturbed, and keep it; what the reference took."""
         usual, begun = self.log.usual(part), time.monotonic()
-        for _ in range(self.timer.attempts):
-            *timed, check = self.timer.time([*group, self.reference], energy=part == "block")
+        for _ in range(self.driver.attempts):
+            *timed, check = self.driver.time([*group, self.reference], energy=part == "block")
             if "failed" in check:
                 key = self.reference["key"]
-                raise Problem(f"{self.timer.name} cannot run even the reference block [{key}]: {check['failed']}")
+                raise Problem(f"{self.driver.name} cannot run even the reference block [{key}]: {check['failed']}")
             disturbed = bool(usual) and check["ms"] > DISTURBED * statistics.median(usual)
             if not disturbed:
                 break

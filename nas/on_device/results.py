@@ -69,6 +69,7 @@ MANIFEST: Json = {
         }
     ],
 }
+HEADER: Json = {"kit": TEXT, "tool": NAME, "version": TEXT, "threads": COUNT, "name": TEXT, "chip": TEXT}
 CONDITIONS: Json = {
     **{f"{name}?": NUMBER for name in ("cpus", "load", "mhz", "max_mhz", "hottest_c", "throttled", "gpu_mhz")},
     **{f"{name}?": TEXT for name in ("time", "governor", "nvpmodel")},

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from typing import Any, Callable, Dict, Iterable, Iterator
 
-from .campaign import Timer
+from .campaign import Driver
 from .device import affinity, conditions, cpu_name, digest, machine, text_of, texts_of
 from .outputs import (
     Broken,
@@ -36,7 +36,7 @@ from .process import checked, died, run_tool
 Json = Dict[str, Any]
 
 
-class Tool(Timer):
+class Tool(Driver):
     """``hang_s``: without a sign of life. ``version``: None while only a run can tell."""
 
     hang_s = 1800.0

@@ -87,8 +87,14 @@ def new_run(
     settings: Settings | None = None,
     **options: Any,
 ) -> Run:
-    """A run of this space and data, or of what functions make; ``options`` as the fields of ``Run``. Nothing is written yet."""
+    """A run of this space and data, or of what functions make; ``options`` as the fields of ``Run``. Nothing is written yet.
+
+    ``settings``: None takes those of the folder where it is resumed, else the defaults. Raises BadInput for what is no space,
+    data or folder.
+    """
     folder = folder_of(run_dir)
+    if settings is None and options.get("resume") and (folder / CONFIG).exists():
+        settings = read_config(folder).settings
     made_space, space_by = made(space, SearchSpace, "space")
     made_data, data_by = made(data, ImageData, "data")
     return Run(

@@ -105,9 +105,9 @@ def run(
     ``space``, ``data``: objects, or functions of a module that make them (``functools.partial`` of one where it takes
     arguments); of a function the commands of ``nas`` can go on with the folder, such as ``nas export``. The function's
     annotation says what it makes: ``def flowers() -> nas.ImageData``.
-    ``resume`` (or "auto"): go on with what is there; nothing that is finished is done again. ``on_epoch``, ``on_result``,
-    ``on_candidate``: called with every epoch (a dict), evaluated network and finished candidate. ``nas.write_report``
-    makes the page.
+    ``resume`` (or "auto"): go on with what is there, and with its settings where none are given; what is finished is
+    not done again. ``on_epoch``, ``on_result``, ``on_candidate``: called with every epoch (a dict), evaluated network (a
+    dict) and finished candidate. ``nas.write_report`` makes the page.
 
     Raises BadInput when the folder already holds a run and ``resume`` is not given, holds another one, or when the
     settings do not fit; Infeasible when no network meets a limit: both before anything is measured or trained.

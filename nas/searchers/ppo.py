@@ -16,7 +16,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nas.checks import Finite, Count, Positive, Seed, checked, shown
+from nas.checks import Count, Finite, Positive, Seed, checked, shown
 from nas.errors import BadInput
 from nas.searchers.searcher import text_of
 from nas.searchers.seen import LAST, Seen

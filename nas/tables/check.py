@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from nas.device import cpu_name
 from nas.errors import BadInput
 from nas.space import SearchSpace
-from nas.tables.check_pairs import copied, sister
+from nas.tables.check_pairs import beside
 from nas.tables.features import Array, field, live, macs, make, size_names, weights
 from nas.tables.finding import FEWEST, SAME, Finding, device_class, digits, error, warning
 from nas.tables.table import LatencyTable, saved_checksum
@@ -57,7 +57,7 @@ def check(
         _spread, _units, _straight, _order, _validation, _runtime_version
     )  # fmt: skip
     findings = [f for look in alone for f in look(table)]
-    findings += [f for other in others for look in (copied, sister) for f in look(table, other)]
+    findings += [f for other in others for f in beside(table, other)]
     findings += _age(table, today or datetime.date.today())
     if space is not None and (missing := table.missing(space.blocks)):
         keys = tuple(b.key for b in missing)

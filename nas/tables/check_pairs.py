@@ -5,19 +5,36 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.tables.features import Array, macs
 from nas.tables.finding import FEWEST, SAME, Finding, device_class, digits, error, warning
 from nas.tables.table import LatencyTable
 
+Rows = NDArray[np.int64]
 _STEADY = 1.25  # clocks differ by as much between two campaigns on one GPU
 
 
-def copied(table: LatencyTable, other: LatencyTable) -> list[Finding]:
-    """Rows equal, or exactly proportional, to those of a table of another device."""
-    if table.device == other.device or {table.kind, other.kind} == {"simulated"}:  # two models may share a term
+def beside(table: LatencyTable, other: LatencyTable) -> list[Finding]:
+    """What the blocks that both hold say: rows copied, and factors that nothing explains."""
+    if table.device == other.device or table.row_of.keys().isdisjoint(other.row_of):
         return []
-    blocks, a, b = _common(table, other)
+    both = np.array([(row, other.row_of[key]) for key, row in table.row_of.items() if key in other.row_of])
+    mine, theirs = (t.rows["latency_ms"].to_numpy(float)[rows] for t, rows in zip((table, other), both.T, strict=True))
+    timed = (mine > 0) & (theirs > 0)
+    if timed.sum() < FEWEST:
+        return []
+    rows, mine, theirs = both[timed, 0], mine[timed], theirs[timed]
+    return [*copied(table, other, rows, mine, theirs), *sister(table, other, rows, mine, theirs)]
+
+
+def copied(table: LatencyTable, other: LatencyTable, rows: Rows, a: Array, b: Array) -> list[Finding]:
+    """Rows equal, or exactly proportional, to those of a table of another device.
+
+    ``rows (n,)`` of ``table`` whose blocks both hold; ``a (n,)`` and ``b (n,)`` ms, here and there.
+    """
+    if {table.kind, other.kind} == {"simulated"}:  # two models may share a term
+        return []
     distinct = np.unique(b, return_index=True)[1]  # rounded sources repeat themselves
-    blocks, a, b = [blocks[i] for i in distinct], a[distinct], b[distinct]
+    rows, a, b = rows[distinct], a[distinct], b[distinct]
     fine = digits(b) >= 4
     if fine.sum() < FEWEST:
         return []
@@ -32,19 +49,16 @@ def copied(table: LatencyTable, other: LatencyTable) -> list[Finding]:
     factor = float(np.exp(np.median(log[alike])))
     times = "equal" if abs(factor - 1) < SAME else f"are exactly {factor:.5g} times"
     text = f"{len(alike)} of {len(a)} rows {times} those of {other.name}: copied, not {table.kind}"
-    keys = tuple(blocks[i] for i in alike)
+    keys = tuple(table.rows["block"].iloc[rows[alike]])
     adapted = "adapt" in f"{table.source} {other.source} {table.notes} {other.notes}"
     return [(warning if adapted else error)("copied", text, keys)]
 
 
-def sister(table: LatencyTable, other: LatencyTable) -> list[Finding]:
-    """Factors between two tables that neither devices nor batch sizes nor threads can explain."""
+def sister(table: LatencyTable, other: LatencyTable, rows: Rows, mine: Array, theirs: Array) -> list[Finding]:
+    """Factors between two tables that neither devices nor batch sizes nor threads can explain; arguments as ``copied``."""
     a, b = table.device, other.device
-    blocks, mine, theirs = _common(table, other)
-    if len(blocks) < FEWEST or a == b:
-        return []
-    macs = np.array([table.blocks[table.row_of[key]].macs for key in blocks])
-    large = macs >= np.median(macs)  # small blocks cost a call, whatever their batch and threads
+    arithmetic = macs([table.blocks[row] for row in rows])
+    large = arithmetic >= np.median(arithmetic)  # small blocks cost a call, whatever their batch and threads
     ratio = float(np.median(mine[large] / theirs[large]))
     same_chip = a.chip == b.chip and a.runtime == b.runtime and a.precision == b.precision
     batch = a.batch / b.batch
@@ -77,9 +91,3 @@ def sister(table: LatencyTable, other: LatencyTable) -> list[Finding]:
                 )
             ]
     return []
-
-
-def _common(table: LatencyTable, other: LatencyTable) -> tuple[list[str], NDArray[np.float64], NDArray[np.float64]]:
-    both = table.rows.merge(other.rows, on="block", suffixes=("", "_other"))
-    both = both[(both["latency_ms"] > 0) & (both["latency_ms_other"] > 0)]
-    return list(both["block"]), both["latency_ms"].to_numpy(float), both["latency_ms_other"].to_numpy(float)

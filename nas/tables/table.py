@@ -22,7 +22,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from nas.blocks import Block, from_key
-from nas.checks import Count, Probability, check, checked, shown
+from nas.checks import Count, FilePath, Probability, check, checked, shown
 from nas.device import Device
 from nas.errors import BadInput, MissingBlocks
 from nas.files import file_name, first_line, read_json, read_text, write_text

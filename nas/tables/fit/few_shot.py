@@ -101,7 +101,10 @@ def adapt(
 
 @checked
 def choose_to_adapt(space: SearchSpace, tables: Sequence[LatencyTable], n: Chosen = 10, *, seed: Seed = 0) -> Archs:
-    """``(n, genes)``: the networks to time on a new device, those that ``tables`` say tell most about it."""
+    """``(n, genes)``: the networks to time on a new device, those that ``tables`` say tell most about it.
+
+    Raises BadInput without tables, and where ``space`` has fewer than ``n`` networks.
+    """
     if not tables:
         raise BadInput("nothing to adapt from: no table of a known device was given")
     return choose_networks(space, n, seed=seed, prior=tables, own=BEYOND)
@@ -140,7 +143,8 @@ def transfer(known_ms: Array, timed: NDArray[np.intp], ms: Array, *, noise: Posi
 def choose_timed(known_ms: Array, n: Chosen = 10, *, noise: Positive = 0.4, seed: Seed = 0) -> NDArray[np.intp]:
     """``(n,)`` different networks to time on a new device, among up to 1,000 random rows of ``known_ms``.
 
-    Greedy I-optimal design under the prior of ``transfer``: no timing of the new device is needed.
+    Greedy I-optimal design under the prior of ``transfer``: no timing of the new device is needed. Raises BadInput for
+    latencies that are not positive, and for more networks than there are.
     """
     known_ms = _known(known_ms)
     if n > len(known_ms):

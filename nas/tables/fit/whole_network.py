@@ -251,7 +251,7 @@ def _deviation(relative: Array, design: Array, root: Array, noise: float, costs:
 
 
 def check_timings(space: SearchSpace, archs: Archs, ms: Array, fewest: int) -> tuple[Archs, Array]:
-    """``(archs (n, genes) in canonical form, ms (n,))``; raises BadInput for what cannot be fitted."""
+    """``(archs (n, genes) in canonical form, ms (n,))``. Raises BadInput for what cannot be fitted."""
     archs, ms = space.canonical(space.check(archs)), positive("timings", ms)
     if ms.shape != (len(archs),):
         raise BadInput(f"one timing per network: {len(archs)} networks, timings of shape {ms.shape}")
