@@ -74,7 +74,7 @@ def test_the_report_shows_it(tmp_path):
     assert "What matters" in page
     assert "R² lost when the gene is shuffled" in page
     assert "The front agrees on" in page
-    assert "<th tabindex=\"0\" scope=\"col\">quality (R² " in page
+    assert '<th tabindex="0" scope="col">quality (R² ' in page
     assert page.index("<td>kind</td>") < page.index("<td>depth</td>")
 
 
