@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 import search_spaces
-from nas.blocks import KINDS, Block, Head, Kernel, Operators, Stem, from_key
+from nas.blocks import ACTIVATIONS, KINDS, Block, Head, Kernel, Operators, Stem, from_key
 from nas.deploy.litert_graph import lowered
 from nas.deploy.to_onnx import onnx_model, run_onnx
 from nas.errors import BadInput
@@ -178,7 +178,7 @@ def _element_by_element(traced, node) -> bool:
 
 def test_onnx_computes_what_torch_computes(block):
     module = randomise(build(block))
-    x = np.random.default_rng(0).standard_normal((2, *block.in_shape), dtype=np.float32)
+    x = 10 * np.random.default_rng(0).standard_normal((2, *block.in_shape), dtype=np.float32)  # past every bend
     with torch.no_grad():
         expected = module(torch.from_numpy(x)).numpy()
     seen = run_onnx(onnx_model(module, block.in_shape, batch=2).SerializeToString(), x, 2)
@@ -196,12 +196,28 @@ def test_litert_computes_what_torch_computes_or_names_the_kind(block):
     from nas.deploy.to_litert import channels_last, litert_model
 
     module = randomise(build(block))
-    x = np.random.default_rng(0).standard_normal((2, *block.in_shape), dtype=np.float32)
+    x = 10 * np.random.default_rng(0).standard_normal((2, *block.in_shape), dtype=np.float32)  # past every bend
     with torch.no_grad():
         expected = module(torch.from_numpy(x)).numpy()
     expected = channels_last(expected) if expected.ndim == 4 else expected
     seen = run_litert(litert_model(module, block.in_shape, batch=2), channels_last(x))
     assert np.abs(seen - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_activations_are_what_their_papers_say():
+    x = torch.linspace(-10, 10, 401)
+    inner = ((x + 3).clip(0, 6)) / 6
+    expected = {
+        "relu": x.clip(min=0),
+        "relu6": x.clip(0, 6),
+        "hswish": x * inner,
+        "silu": x / (1 + torch.exp(-x)),
+        "sigmoid": 1 / (1 + torch.exp(-x)),
+        "hsigmoid": inner,
+    }
+    assert set(expected) == set(ACTIVATIONS)
+    for name, values in expected.items():
+        torch.testing.assert_close(ACTIVATION_FUNCTIONS[name](x), values)
 
 
 # ---- spaces ----------------------------------------------------------------------------------------------------
@@ -245,6 +261,20 @@ def test_extracted_networks_equal_active_subnets(any_space):
             assert torch.equal(plain(x), seen)
         assert expected.std(dim=0).max() > 0.03  # not equal because the input does not matter
         torch.testing.assert_close(seen, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_pruned_networks_are_networks_of_blocks_again(any_space):
+    tp = pytest.importorskip("torch_pruning", reason="Torch-Pruning is not installed")
+    network = lively(Supernet(any_space).extract(some(any_space, 1)[0]))
+    before, x = network.describe(), torch.randn(2, *network.input_shape)
+    importance = tp.importance.GroupMagnitudeImportance(p=2)
+    keep = {"round_to": 8, "ignored_layers": [network[-1].classify]}
+    tp.pruner.BasePruner(network, x, importance=importance, pruning_ratio=0.5, **keep).step()
+    plain = Network(network.describe()).eval()
+    plain.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert torch.equal(plain(x), network(x))
+    assert sum(b.macs for b in plain.describe()) < 0.8 * sum(b.macs for b in before)
 
 
 def test_a_supernet_survives_pickling(any_space):

@@ -163,7 +163,8 @@ def test_recalibration_pools_variance_over_batches(family):
 
 def test_describe_follows_pruned_layers_and_refuses_broken_ones(family):
     block = next(b for b in family.blocks if isinstance(b, InvertedResidual) and not b.residual)
-    smaller = dataclasses.replace(block, in_ch=block.in_ch - 3, mid=block.mid - 5, out_ch=block.out_ch - 1)
+    sizes = {"in_ch": block.in_ch - 3, "mid": block.mid - 5, "out_ch": block.out_ch - 1}
+    smaller = dataclasses.replace(block, **sizes, kernel=7)
     module = build(smaller)
     module.block = block  # as after pruning: the layers have changed, the record has not
     assert describe(module) == smaller

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import search_spaces
-from nas.blocks import Stem, from_key, round_channels
+from nas.blocks import InvertedResidual, Stem, from_key, round_channels
 from nas.errors import BadInput
 from nas.space import Choice, SearchSpace, Slot
 from search_spaces import MobileNetV2
@@ -306,7 +306,13 @@ def test_names_lead_to_spaces_and_tables_back_to_them():
 def test_bad_keys_are_refused():
     stem = Stem(in_ch=1, out_ch=8, size=8).key
     wrong = ("", "stem", "stem in_ch=x", "nosuch in_ch=1", f"{stem} extra=1", f" {stem}", stem.replace("=8", "=08"))
-    for key in (*wrong, stem.replace("in_ch=1", "in_ch=0"), stem.replace("relu", "rleu"), None, 5):
+    wide = InvertedResidual(in_ch=8, out_ch=8, mid=8, size=8).key
+    other = (
+        "stem out_ch=8 in_ch=1" + stem.removeprefix("stem in_ch=1 out_ch=8"),
+        f"{wide} groups=1",
+        f"{wide[:-1]}false",
+    )
+    for key in (*wrong, *other, stem.replace("in_ch=1", "in_ch=0"), stem.replace("relu", "rleu"), None, 5):
         with pytest.raises(BadInput, match="not a block key"):
             from_key(key)
 
