@@ -12,10 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from nas.on_device import clock, results, runner
+from nas.on_device import clock, power, results, runner
 from nas.on_device.campaign import Campaign, Driver, span
 from nas.on_device.outputs import Problem
-from nas.on_device.power import sustained
 
 # ---- samples
 
@@ -114,10 +113,24 @@ def test_power_is_what_a_meter_counts_by_the_time_it_ran(monkeypatch):
     at = count()
     monkeypatch.setattr("nas.on_device.power.time.time", lambda: float(next(at)))  # a second passes from look to look
     runs, joules = [], iter([100.0, 107.0])
-    window = sustained(lambda: runs.append(1), lambda: next(joules), seconds=0.01)
+    window = power.sustained(lambda: runs.append(1), lambda: next(joules), seconds=0.01)
     assert window == {"begin": 0.0, "end": 1.0, "watts": 7.0}
     assert runs
-    assert "watts" not in sustained(lambda: None, lambda: math.nan, seconds=0)
+    assert "watts" not in power.sustained(lambda: None, lambda: math.nan, seconds=0)
+
+
+def test_power_is_summed_over_the_time_between_its_samples(tmp_path, monkeypatch):
+    (tmp_path / "volts").write_text("5000")
+    (tmp_path / "amperes").write_text("400")
+    at = iter([0.0, 1.0, 3.0, 6.0])
+    monkeypatch.setattr(power, "time", SimpleNamespace(monotonic=lambda: next(at), time=lambda: 0.0))
+    meter = power.Power([["", tmp_path / "volts", tmp_path / "amperes", 1e-6]])
+    ends = iter([False, False, False, True])
+    meter.stop = SimpleNamespace(wait=lambda seconds: next(ends))
+    meter._sample()
+    assert meter.joules() == pytest.approx(2 * 6)
+    assert [watts for _, watts in meter.samples] == pytest.approx([2.0] * 3)
+    assert math.isnan(power.Power([]).joules())
 
 
 # ---- campaigns

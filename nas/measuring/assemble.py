@@ -57,21 +57,14 @@ def assemble(
             f"only {len(first)} networks to calibrate and {len(second)} to validate with could be timed, of "
             f"{len(plan.calibrate)} and {len(plan.validate)}; a table needs 8 and 2"
         )
-    calibration = fit_calibration(
-        [networks[i] for i in first],
-        [np.array([alone[b.key] for b in networks[i]]) for i in first],
-        network_ms[first],
-    )
-    table = replace(table, calibration=calibration)
-    table = refined(table, plan.space, [networks[i] for i in first], network_ms[first])
+    seen, times = [networks[i] for i in first], [np.array([alone[b.key] for b in networks[i]]) for i in first]
+    table = replace(table, calibration=fit_calibration(seen, times, network_ms[first]))
+    table = refined(table, plan.space, seen, network_ms[first])
     predicted = np.array([table.predict(blocks) if ok else np.nan for blocks, ok in zip(networks, usable, strict=True)])
-    table = replace(table, validation=validated(predicted[second], network_ms[second]))
-    frame = pd.DataFrame(
-        {
-            "role": np.where(is_first, "calibrate", "validate"),
-            "architecture": plan.space.describe(plan.archs),
-            "predicted_ms": predicted,
-            "measured_ms": network_ms,
-        }
-    )
-    return table, frame
+    frame = {
+        "role": np.where(is_first, "calibrate", "validate"),
+        "architecture": plan.space.describe(plan.archs),
+        "predicted_ms": predicted,
+        "measured_ms": network_ms,
+    }
+    return replace(table, validation=validated(predicted[second], network_ms[second])), pd.DataFrame(frame)

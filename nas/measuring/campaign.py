@@ -6,21 +6,22 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import pandas as pd
 from tqdm import tqdm
 
 from nas.blocks import Block
 from nas.checks import Count, FilePath, Seed, checked
+from nas.device import Device
 from nas.errors import BadInput
 from nas.files import first_line, locked
 from nas.measuring.energy import Meter, with_energy
-from nas.measuring.plan import plan
-from nas.measuring.results import Finished, beside, finished, problems_are_bad_input, stem_of
+from nas.measuring.plan import Plan, plan
+from nas.measuring.results import Finished, already, beside, finished, problems_are_bad_input, stem_of
 from nas.measuring.timing import Direct, Isolated, Timer, end_if_started_again
 from nas.on_device.campaign import Campaign, Driver, Json
 from nas.on_device.device import conditions, texts_of
@@ -70,25 +71,30 @@ def measure(
     device = runtime.device
     stem = stem_of(run_dir, name, device.precision)
     campaign = plan(space, calibrate=calibrate, validate=validate, seed=seed)
-    models = campaign.models()
-    header = {"space": space.fingerprint, **asdict(device), "networks": [calibrate, validate, seed]}
-    header["energy"] = type(meter).__name__ if meter else ""
+    asked = {"networks": [calibrate, validate, seed], "energy": type(meter).__name__ if meter else ""}
     partial = beside(stem, ".partial.jsonl")
-    if there := _there(stem, partial, resume):
+    if there := already(stem, partial, resume):
         return _matching(there, space, runtime)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(locked(stem.parent))
-        stack.enter_context(problems_are_bad_input())
+    with locked(stem.parent), problems_are_bad_input(), contextlib.ExitStack() as stack:
         timer: Timer = stack.enter_context(Isolated(runtime, meter=meter)) if isolate else Direct(runtime, meter)
-        networks = [(block,) for block in campaign.order()] + list(space.networks(campaign.archs))
-        here = _Here(timer, dict(zip((m["file"] for m in models), networks, strict=True)))
-        log = stack.enter_context(_log_of(partial, models, header))
-        advance = stack.enter_context(bar(len(models), stem.name, "model", progress))
-        reference = next(m for m in models if m["key"] == campaign.reference.key)
-        Campaign(models, reference, here, log, _log.info, lambda done, total, text: advance(done)).run()
-        kind = getattr(runtime, "kind", "measured")
-        made = finished(campaign, device, models, log, kind=kind, source="nas.measure")
-        return _kept(made, stem, meter, partial)
+        log = stack.enter_context(_log_of(partial, campaign, {"space": space.fingerprint, **asdict(device), **asked}))
+        advance = stack.enter_context(bar(len(campaign.models()), stem.name, "model", progress))
+        made = _timed(campaign, timer, log, advance, device, getattr(runtime, "kind", "measured"))
+        table = made.save(stem, windows=meter is not None)
+        partial.unlink()
+        return table
+
+
+def _timed(
+    campaign: Plan, timer: Timer, log: Log, advance: Callable[[int], None], device: Device, kind: str
+) -> Finished:
+    """Time what ``log`` lacks; the table of all."""
+    models = campaign.models()
+    networks = [*((block,) for block in campaign.order()), *campaign.space.networks(campaign.archs)]
+    here = _Here(timer, dict(zip((m["file"] for m in models), networks, strict=True)))
+    reference = next(m for m in models if m["key"] == campaign.reference.key)
+    Campaign(models, reference, here, log, _log.info, lambda done, total, text: advance(done)).run()
+    return finished(campaign, device, models, log, kind=kind, source="nas.measure")
 
 
 def add_energy(stem: str | os.PathLike[str], log: str | os.PathLike[str]) -> LatencyTable:
@@ -127,11 +133,11 @@ class _Here(Driver):
 
 
 @contextlib.contextmanager
-def _log_of(path: Path, models: Sequence[Json], header: Json) -> Iterator[Log]:
+def _log_of(path: Path, campaign: Plan, header: Json) -> Iterator[Log]:
     """The campaign's log, which goes again when it was new and nothing could be timed."""
     is_new, log = not path.exists(), None
     try:
-        log = Log(str(path), models, header, go_on="go on with --resume")
+        log = Log(str(path), campaign.models(), header, go_on="go on with --resume")
         yield log
     finally:
         if is_new and not (log and log.timed):
@@ -139,27 +145,15 @@ def _log_of(path: Path, models: Sequence[Json], header: Json) -> Iterator[Log]:
 
 
 @contextlib.contextmanager
-def bar(total: int, what: str, unit: str, progress: bool | None) -> Iterator[Any]:
+def bar(total: int, what: str, unit: str, progress: bool | None) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr, told how much is done; it closes when the block ends, however it does."""
     shown = sys.stderr.isatty() or "ipykernel" in sys.modules if progress is None else progress
     with tqdm(total=total, desc=what, unit=unit, disable=not shown) as shown_bar:
-        yield lambda done: shown_bar.update(done - shown_bar.n)
 
+        def advance(done: int) -> None:
+            shown_bar.update(done - shown_bar.n)
 
-def _there(stem: Path, partial: Path, resume: bool) -> LatencyTable | None:
-    """The table that is finished. Raises BadInput when there is something, and it is not to be used."""
-    is_finished = beside(stem, ".json").exists()
-    if (is_finished or partial.exists()) and not resume:
-        raise BadInput(f"{stem.parent} already holds {stem.name}; pass resume (--resume) to use it, or another folder")
-    return LatencyTable.load(stem) if is_finished else None
-
-
-def _kept(made: Finished, stem: Path, meter: Meter | None, partial: Path) -> LatencyTable:
-    for line in made.table.notes["warnings"]:
-        _log.info("note: %s", line)
-    table = made.save(stem, windows=meter is not None)
-    partial.unlink()
-    return table
+        yield advance
 
 
 def _matching(table: LatencyTable, space: SearchSpace, runtime: Runtime) -> LatencyTable:

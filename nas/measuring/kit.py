@@ -90,18 +90,7 @@ def export_kit(
         raise BadInput(f"precision of {runtime} is {' or '.join(PRECISIONS[runtime])}, got {precision!r}")
     folder = folder_of(folder, "folder of the kit")
     campaign = plan(space, calibrate=calibrate, validate=validate, seed=seed)
-    either = precision == "fp32" and runtime != "benchmark_model"
-    settings = {
-        "space": {"name": space.name, "fingerprint": space.fingerprint},
-        "plan": {"calibrate": calibrate, "validate": validate, "seed": seed},
-        "tools": sorted({runtime, "onnxruntime", "trtexec"}, key=lambda t: t != runtime) if either else [runtime],
-        "format": "tflite" if runtime == "benchmark_model" else "onnx",
-        "precision": precision,
-        "batch": batch,
-        "threads": threads,
-        "machine": on_device.machine(machine) if machine else None,
-        "versions": {p: importlib.metadata.version(p) for p in ("nas", "torch", "onnx", "onnxruntime")},
-    }
+    settings = _settings(campaign, runtime, precision=precision, batch=batch, threads=threads, machine=machine)
     complete, begun = folder / "manifest.json", folder / "manifest.begun.json"
     for path in (complete, begun):
         _check_same(path, settings)
@@ -115,6 +104,25 @@ def export_kit(
         for source in sorted(Path(runner.__file__).parent.glob("*.py")):
             write_bytes(folder / "kit_runner" / source.name, source.read_bytes())
     return folder
+
+
+def _settings(
+    campaign: Plan, runtime: Tool, *, precision: str, batch: int, threads: int, machine: str | None
+) -> dict[str, Any]:
+    """What a manifest says besides the models."""
+    either = precision == "fp32" and runtime != "benchmark_model"
+    space, calibrate = campaign.space, len(campaign.calibrate)
+    return {
+        "space": {"name": space.name, "fingerprint": space.fingerprint},
+        "plan": {"calibrate": calibrate, "validate": len(campaign.validate), "seed": campaign.seed},
+        "tools": sorted({runtime, "onnxruntime", "trtexec"}, key=lambda t: t != runtime) if either else [runtime],
+        "format": "tflite" if runtime == "benchmark_model" else "onnx",
+        "precision": precision,
+        "batch": batch,
+        "threads": threads,
+        "machine": on_device.machine(machine) if machine else None,
+        "versions": {p: importlib.metadata.version(p) for p in ("nas", "torch", "onnx", "onnxruntime")},
+    }
 
 
 def _check_same(path: Path, settings: dict[str, Any]) -> None:

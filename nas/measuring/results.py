@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,6 +46,14 @@ def beside(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
+def already(stem: Path, begun: Path, resume: bool) -> LatencyTable | None:
+    """The table, when it is finished. Raises BadInput when there is one, or one was begun, and it is not to be used."""
+    is_finished = beside(stem, ".json").exists()
+    if (is_finished or begun.exists()) and not resume:
+        raise BadInput(f"{stem.parent} already holds {stem.name}; pass resume (--resume) to use it, or another folder")
+    return LatencyTable.load(stem) if is_finished else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finished:
     """``networks``: role, architecture, predicted_ms, measured_ms. ``windows``: block, begin, end, watts (maybe NaN)."""
@@ -54,7 +63,9 @@ class Finished:
     windows: pd.DataFrame
 
     def save(self, stem: Path, *, windows: bool = False) -> LatencyTable:
-        """Write the table and its networks; returns the table as it can be read again, to the last digit."""
+        """Write the table and its networks, and log its warnings; returns the table as it can be read again."""
+        for line in self.table.notes["warnings"]:
+            logging.getLogger("nas").info("note: %s", line)
         if windows:
             write_text(beside(stem, "_windows.csv"), self.windows.to_csv(index=False))
         write_text(beside(stem, "_networks.csv"), self.networks.to_csv(index=False, float_format="%.6g"))

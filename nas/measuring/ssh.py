@@ -29,7 +29,7 @@ from nas.checks import Batch, Count, Seed, Threads, checked
 from nas.errors import BadInput
 from nas.files import append_text, locked
 from nas.measuring.kit import Tool, export_kit, import_kit
-from nas.measuring.results import beside, problems_are_bad_input, stem_of
+from nas.measuring.results import already, beside, problems_are_bad_input, stem_of
 from nas.on_device import agent
 from nas.on_device.results import load_manifest
 from nas.space import SearchSpace
@@ -77,33 +77,40 @@ def measure_remote(
     """
     _check_names(host, ssh_options, remote_dir)
     stem = stem_of(run_dir, name, precision)
-    kit, complete = beside(stem, "_kit"), beside(stem, ".json")
-    if (complete.exists() or kit.exists()) and not resume:
-        raise BadInput(f"{run_dir} already holds {stem.name}; pass resume (--resume) to use it, or another folder")
-    if complete.exists():
-        table = LatencyTable.load(stem)
+    kit = beside(stem, "_kit")
+    if table := already(stem, kit, resume):
         if table.space.get("fingerprint") != space.fingerprint:
             raise BadInput(f"{stem} is a table of {table.space.get('name')}, not of {space.name} as it is now")
         return table
+    settings: dict[str, Any] = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
+    settings |= {"calibrate": calibrate, "validate": validate, "seed": seed}
+    tool = ["--tool", runtime] + (["--tool-path", tool_path] if tool_path else [])
     with _connected(host, ssh_options, python) as ssh:
         _check_machine(ssh)
         with locked(stem.parent):
-            settings: dict[str, Any] = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
-            export_kit(space, kit, **settings, calibrate=calibrate, validate=validate, seed=seed)
-            with problems_are_bad_input():
-                manifest = load_manifest(str(kit))
-            folder = f"{remote_dir.rstrip('/')}/{manifest['kit']}"
-            patient = _Patience(patience_s, host)
-            patient(lambda: _copy(ssh, kit, [m["file"] for m in manifest["models"]], folder))
-            _follow(ssh, kit, folder, ["--tool", runtime] + (["--tool-path", tool_path] if tool_path else []), patient)
+            export_kit(space, kit, **settings)
+            folder = _round(ssh, kit, remote_dir.rstrip("/"), tool, _Patience(patience_s, host))
             table = import_kit(kit, space=space, run_dir=run_dir, name=stem.name, allow_failed=True)
-        for line in table.notes["warnings"]:
-            _log.info("note: %s", line)
-        with contextlib.suppress(_Lost, BadInput):
-            ssh.call(agent.remove, folder=folder)
+        _tidy(ssh, kit, folder)
+    return table
+
+
+def _tidy(ssh: _Ssh, kit: Path, folder: str) -> None:
+    """Remove the kit there, and its models here."""
+    with contextlib.suppress(_Lost, BadInput):
+        ssh.call(agent.remove, folder=folder)
     for models in ("blocks", "networks"):
         shutil.rmtree(kit / models, ignore_errors=True)
-    return table
+
+
+def _round(ssh: _Ssh, kit: Path, remote_dir: str, tool: list[str], patient: _Patience) -> str:
+    """Copy ``kit`` below ``remote_dir`` there, run it, and fetch its results; the kit's folder there."""
+    with problems_are_bad_input():
+        manifest = load_manifest(str(kit))
+    folder = f"{remote_dir}/{manifest['kit']}"
+    patient(lambda: _copy(ssh, kit, [m["file"] for m in manifest["models"]], folder))
+    _follow(ssh, kit, folder, tool, patient)
+    return folder
 
 
 @dataclass(frozen=True)

@@ -96,8 +96,6 @@ def load(runtime: Runtime, networks: Sequence[Sequence[Block]]) -> list[Any]:
     for module, shape in zip(modules, shapes, strict=True):
         try:
             prepared.append(runtime.prepare(module, shape))
-        except NasError:
-            raise
         except Exception as error:
             prepared.append(error)
     return prepared
