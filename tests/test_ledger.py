@@ -355,3 +355,17 @@ def test_a_result_judges_by_error_and_violation():
     assert np.array_equal(result.best(quality()), archs[0])
     assert np.isnan(result.costs[1:]).all()
     assert result.costs[0].tolist() == [-0.5, 5.0]
+
+
+def test_after_a_failure_the_other_objectives_are_spared():
+    seen = []
+
+    def second(archs):
+        seen.append(archs[0, 0])
+        return archs.sum(axis=1) * 1.0
+
+    fails = quality(lambda a: np.where(a[:, 0] == 0, np.nan, 0.5))
+    more = Objective(name="second", fn=second, cheap=False)
+    result = nas.search(SPACE, [fails, more], NSGA2(SPACE), budget=20)
+    assert len(seen) == (result.archs[:, 0] > 0).sum() < 20
+    assert 0 not in seen

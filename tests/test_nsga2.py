@@ -7,6 +7,7 @@ import pytest
 
 from nas.errors import BadInput
 from nas.searchers.nsga2 import NSGA2
+from nas.space import Choice, SearchSpace
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def test_the_most_crowded_of_the_last_front_gives_way(tiny, archs):
 def test_dominated_failed_and_violating_rows_give_way_in_this_order(tiny, archs):
     searcher = NSGA2(tiny, population=4)
     costs = np.array([[0.0, 3.0], [1.0, 1.0], [3.0, 0.0], [2.0, 2.0], [-9.0, -9.0], [np.nan, 0.0], [-np.inf, 0.0]])
-    violation = np.array([0, 0, 0, 0, 0.1, 0, 0])
+    violation = np.array([0, 0, 0, 0, 1e-9, 0, 0])  # the least violation is one
     for i in np.random.default_rng(1).permutation(7):  # one by one and in any order
         searcher.tell(archs[[i]], costs[[i]], violation[[i]])
     assert survivors(searcher, archs[:7]) == [0, 1, 2, 3]
@@ -70,6 +71,17 @@ def test_of_equal_rank_the_less_crowded_becomes_a_parent(tiny, archs):
     share = [drawn.count(row.tobytes()) / 20_000 for row in archs[:5]]
     assert share[2] == pytest.approx(1 / 25, abs=0.02)  # only against itself
     assert min(share[0], share[4]) > max(share[1:4])
+
+
+def test_children_of_two_parents_mix_them():
+    levels = SearchSpace("levels", [Choice(f"g{i}", ("a", "b", "c")) for i in range(12)], ())
+    searcher = NSGA2(levels, population=4, crossover=1.0, mutated=0.0)
+    searcher.ask(4)
+    searcher.tell(np.repeat([[0], [2]], 12, axis=1).astype(np.uint8), np.array([[0.0, 1.0], [1.0, 0.0]]), np.zeros(2))
+    children = searcher.ask(40)
+    assert np.isin(children, (0, 2)).mean() > 0.95
+    assert 0.4 < (children == 2).mean() < 0.6
+    assert ((children == 0).any(axis=1) & (children == 2).any(axis=1)).mean() > 0.9
 
 
 def test_mutation_reaches_every_value_and_stays_canonical(tiny):

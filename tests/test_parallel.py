@@ -1,9 +1,10 @@
 """Searching with workers, here threads: results told as they arrive, resumed in the order in which they arrived."""
 
 import random
+import sqlite3
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -101,6 +102,40 @@ def test_a_resumed_search_repeats_the_order_of_arrival(tmp_path, stop_after, mak
     assert kept[1].started == 0
     assert (again.archs == whole.archs).all()
     assert (again.values == whole.values).all()
+
+
+class NewestFirst:
+    """Of six under way the one that was sent last arrives first."""
+
+    def __init__(self, evaluate):
+        self.evaluate, self.pending, self.sent = evaluate, [], 0
+
+    def submit(self, arch):
+        self.sent += 1
+        self.pending.append((Future(), arch))
+        future = self.pending[-1][0]
+        while self.pending and (len(self.pending) == 6 or self.sent == 30):
+            done, evaluated = self.pending.pop()
+            done.set_result(self.evaluate(evaluated))
+        return future
+
+    def close(self):
+        pass
+
+
+def test_the_order_of_arrival_is_that_of_the_ledger(tmp_path):
+    def once(workers):
+        objectives = [quality(pause=0), macs]
+        return search(
+            SPACE, objectives, NSGA2(SPACE, population=8), budget=30, batch=6, workers=workers, run_dir=tmp_path
+        )
+
+    first = once(NewestFirst)
+    with sqlite3.connect(tmp_path / "evaluations.db") as db:
+        asks = [ask for (ask,) in db.execute("SELECT ask FROM evaluations ORDER BY tell")]
+    db.close()
+    assert asks != sorted(asks)
+    assert np.array_equal(once(threads([])).archs, first.archs)
 
 
 def test_failures_and_constraints(tmp_path):

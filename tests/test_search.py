@@ -507,6 +507,25 @@ class Parrot:
         pass
 
 
+def test_a_searcher_hears_of_what_was_ruled_out_at_once():
+    told = []
+
+    class Watching(RandomSearch):
+        def tell(self, archs, costs, violation):
+            told.extend(zip(COST(archs), costs, violation, strict=True))
+            super().tell(archs, costs, violation)
+
+    bound = float(np.median(COST(SPACE.sample(500, np.random.default_rng(0)))))
+    search(SPACE, [Counting().objective(), COST], Watching(SPACE), budget=20, constraints=[bound >= COST])
+    beyond = [(cost, costs, missed) for cost, costs, missed in told if cost > bound]
+    assert len(told) - len(beyond) == 20
+    assert len(beyond) > 5
+    for cost, costs, missed in beyond:
+        assert np.isnan(costs[0])  # never evaluated
+        assert costs[1] == cost
+        assert missed == pytest.approx(cost / bound - 1)
+
+
 def test_what_a_searcher_repeats_is_not_evaluated_again():
     counting = Counting()
     result = search(SPACE, [counting.objective(), COST], Parrot(), budget=20)

@@ -228,6 +228,19 @@ def test_neighbours_differ_in_one_gene():
     assert ((near != arch) & unconditional).sum(axis=1).max() == 1
 
 
+def test_local_search_looks_around_the_front_only():
+    searcher = LocalSearch(LEVELS, initial=4)
+    searcher.ask(4)
+    best, worse = np.zeros((1, 12), np.uint8), np.full((1, 12), 2, np.uint8)
+    missed = np.ones((1, 12), np.uint8)
+    searcher.tell(
+        np.vstack([worse, best, missed]), np.array([[2.0, 2.0], [1.0, 1.0], [0.0, 0.0]]), np.array([0, 0, 1e-9])
+    )
+    around = searcher.ask(24)  # as many as there are
+    assert (np.count_nonzero(around, axis=1) == 1).all()
+    assert (np.count_nonzero(searcher.ask(10), axis=1) > 1).all()  # then at random
+
+
 def test_reference_directions_are_das_and_dennis():
     directions = reference_directions(3, 91)
     assert len(directions) == 91  # 12 divisions, as in the paper

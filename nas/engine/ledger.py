@@ -212,7 +212,9 @@ def columns(entries: Sequence[Entry], space: SearchSpace, names: Sequence[str]) 
     """Entries side by side, ``names`` giving the order of the values."""
     return {
         "archs": np.frombuffer(b"".join(e.arch for e in entries), np.uint8).reshape(-1, space.genes),
-        "values": np.array([[e.values[n] for n in names] for e in entries], np.float64).reshape(len(entries), len(names)),
+        "values": np.array([[e.values[n] for n in names] for e in entries], np.float64).reshape(
+            len(entries), len(names)
+        ),
         "violation": np.array([e.violation for e in entries], dtype=np.float64),
         "error": np.array([e.error for e in entries], dtype=object),
     }
