@@ -124,10 +124,11 @@ def run_measure(args: argparse.Namespace) -> None:
 
 def _imported(what: Measured, device: Device) -> tuple[Path, LatencyTable]:
     from nas.measuring.kit import import_kit
+    from nas.measuring.results import stem_of
 
     assert device.import_kit is not None
     table = import_kit(device.import_kit, run_dir=what.run_dir, name=what.name, allow_failed=device.leave_out_failed)
-    return Path(what.run_dir) / (what.name or f"table_{table.device.precision}"), table
+    return stem_of(what.run_dir, what.name, table.device.precision), table
 
 
 def _kit(args: argparse.Namespace, device: Device, precision: str) -> Path:

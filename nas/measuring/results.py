@@ -23,6 +23,7 @@ from nas.on_device.campaign import DISTURBED
 from nas.on_device.device import warnings
 from nas.on_device.outputs import Problem
 from nas.on_device.results import Results
+from nas.tables.names import table_stem
 from nas.tables.table import COLUMNS, LatencyTable
 from nas.tables.validation import repeatability
 
@@ -38,8 +39,10 @@ def problems_are_bad_input() -> Iterator[None]:
 
 def stem_of(run_dir: str | os.PathLike[str], name: str | None, precision: str) -> Path:
     """Where a table goes, without its ending. Raises BadInput for a name that leaves ``run_dir``, or no folder."""
-    named = file_name(name, "the name of a table") if name is not None else f"table_{file_name(precision, 'precision')}"
-    return folder_of(run_dir) / named
+    folder = folder_of(run_dir)
+    return (
+        table_stem(folder, precision, "precision") if name is None else folder / file_name(name, "the name of a table")
+    )
 
 
 def beside(stem: Path, ending: str) -> Path:

@@ -19,6 +19,7 @@ import psutil  # type: ignore[import-untyped]
 from nas.checks import checked
 from nas.data.images import ImageData
 from nas.device import cores, cpu_name
+from nas.engine.ledger import LEDGER
 from nas.errors import BadInput
 from nas.files import folder_of, locked
 from nas.runs.artefacts import (
@@ -47,7 +48,6 @@ from nas.tables.names import table_stem
 log = logging.getLogger("nas")
 
 _CHECKPOINT = "supernet.checkpoint.pt"
-_LEDGER = "evaluations.db"
 _ANY_TIME = ("candidates", "device")
 _GROWS = {"budget": None, "epochs": "search"}
 """Settings that may grow after their stage has begun, until another one has."""
@@ -184,7 +184,7 @@ def has_begun(run: Run, stage: str) -> bool:
         "run": [CONFIG],
         "tables": [f"{table_stem(run.folder, p).name}.*" for p in PRECISIONS],
         "supernet": [SUPERNET, _CHECKPOINT],
-        "search": [_LEDGER],
+        "search": [LEDGER],
         "candidates": [f"{CANDIDATES}/*"],
     }[stage]
     return any(True for name in names for _ in run.folder.glob(name))

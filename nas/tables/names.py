@@ -9,9 +9,9 @@ from nas.files import file_name
 _START, _NETWORKS = "table_", "_networks.csv"
 
 
-def table_stem(folder: Path, name: str) -> Path:
+def table_stem(folder: Path, name: str, what: str = "a table name") -> Path:
     """The table called ``name`` (a precision, say) of a folder, without ending. Raises BadInput for a name that is none."""
-    return folder / f"{_START}{file_name(name, 'a table name')}"
+    return folder / f"{_START}{file_name(name, what)}"
 
 
 def networks_path(stem: Path) -> Path:
