@@ -2,7 +2,7 @@
 
     milliseconds of a network = fixed + sum over operator kinds of (cost per MAC * MACs)
 
-Four networks per board cannot tell five costs apart, so every submission (board, runtime, version) is believed to
+Four networks per board cannot tell five costs apart, so every submission (board, runtime, version) is taken to
 resemble the others: its logarithms of costs are those of all, plus deviations of its core, runtime, version and its own,
 all Gaussian. The most probable costs are found by Gauss-Newton; their covariance is that at the optimum (Laplace).
 Each network is also predicted for each board by a fit that never saw it on that board, and by one that never saw it at all.
@@ -88,7 +88,7 @@ def timings(path: Path = DATA) -> pd.DataFrame:
 
 
 class Fit:
-    """The belief about the costs of all submissions; ``keep`` conditions it on some of the timings."""
+    """The prior of the costs of all submissions; ``keep`` conditions it on some of the timings."""
 
     def __init__(self, ms: pd.DataFrame, new: pd.DataFrame | None = None) -> None:
         """``new``: submissions without timings, of which the costs are wanted too."""

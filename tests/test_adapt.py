@@ -98,6 +98,10 @@ def test_timings_that_support_no_table_get_none(fbnet, known, truth):
     ms = time_on(fbnet, truth, archs)
     with pytest.raises(BadInput, match="at most 0% is accepted"):
         adapt(fbnet, known, archs, ms, device=BOARD, max_error=0.001)
+    made = adapt(fbnet, known, archs, ms, device=BOARD)
+    between = (made.validation.mape + made.notes["mape_at_most"]) / 2  # the bound counts, not the mean that was seen
+    with pytest.raises(BadInput, match="do not support"):
+        adapt(fbnet, known, archs, ms, device=BOARD, max_error=between)
 
 
 @pytest.mark.parametrize(

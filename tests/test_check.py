@@ -179,6 +179,7 @@ def test_another_batch_on_a_cpu(cpu):
     honest = times(cpu, 14.0 * np.exp(np.random.default_rng(0).normal(0, 0.05, len(cpu.rows))), device={"batch": 16})
     assert not {"batch", "copied"} & found(honest, others=[cpu]).keys()
     assert found(changed(honest, **_ms(cpu, 1.03)), others=[cpu])["batch"] == "error"
+    assert found(times(honest, 5.0), others=[cpu])["batch"] == "error"  # 70 times as long for 16 images
 
 
 def test_another_batch_on_a_gpu(gpu):
@@ -296,6 +297,8 @@ def test_larger_blocks_that_are_faster(cpu):
     finding = next(f for f in check(wrong, today=TODAY) if f.code == "order")
     assert finding.rows == (cpu.blocks[widest].key,)
     assert finding.severity == "warning"
+    spread = changed(wrong, p90_ms=np.maximum(wrong.rows["p90_ms"], cpu.rows["p90_ms"]))
+    assert "order" not in found(spread)  # its timings reach as far as those of smaller blocks
 
 
 def test_a_table_in_no_order_at_all(cpu):

@@ -17,6 +17,7 @@ import nas
 from nas.device import Device
 from nas.errors import BadInput
 from nas.tables.features import block_counts
+from nas.tables.fit import prior
 from nas.tables.fit.gaussian import i_optimal, non_negative, solve
 from nas.tables.fit.whole_network import choose_among, choose_networks, fit_blocks
 from nas.tables.table import LatencyTable
@@ -77,6 +78,26 @@ def test_its_error_is_the_error_on_networks_it_has_not_seen(fbnet, timed):
     assert table.validation.mape > 0.2
 
 
+def test_what_a_block_is_and_where_it_is_counts_beside_its_size(fbnet, monkeypatch):
+    """Kernel 5 costs 1.8 times its size, groups half, one place three times: seen from few networks."""
+    law = {3: 1.0, 5: 1.8, 1: 1.0}
+    grouped, dear = {2: 0.5}, fbnet.blocks[40].in_ch
+    costs = [
+        (0.1 + b.macs / 2e6) * law.get(getattr(b, "kernel", 1), 1.0) * grouped.get(getattr(b, "groups", 1), 1.0)
+        * (3.0 if b.in_ch == dear else 1.0)
+        for b in fbnet.blocks
+    ]  # fmt: skip
+    truth = np.append(costs, 2.0)
+    archs, unseen = distinct_archs(fbnet, 50, 3), distinct_archs(fbnet, 300, 9)
+    errors = []
+    for kind, place in ((prior.KIND, prior.PLACE), (0.0, prior.PLACE), (prior.KIND, 0.0)):
+        monkeypatch.setattr(prior, "KIND", kind)
+        monkeypatch.setattr(prior, "PLACE", place)
+        table = fit_blocks(fbnet, archs, block_counts(fbnet, archs) @ truth, device=DEVICE)
+        errors.append(mape(predict(fbnet, table, unseen), block_counts(fbnet, unseen) @ truth))
+    assert errors[0] < 0.9 * min(errors[1:])
+
+
 def test_the_same_network_timed_twice_does_not_vouch_for_itself(fbnet, timed):
     archs, _ = timed
     lottery = np.random.default_rng(1).uniform(5, 15, 100)
@@ -117,7 +138,15 @@ def test_a_table_of_other_blocks_is_no_prior(fbnet, tiny, timed):
         fit_blocks(fbnet, timed[0][:30], timed[1][:30], device=DEVICE, prior=other)
 
 
-def test_no_cost_is_negative_and_the_interval_holds_the_cost(fbnet, timed, truth):
+@pytest.mark.parametrize("n", [60, 150])
+def test_the_interval_of_a_block_holds_its_cost_as_often_as_it_says(fbnet, timed, truth, n):
+    noisy = timed[1][:n] * np.random.default_rng(0).lognormal(0, 0.03, n)
+    rows = fit_blocks(fbnet, timed[0][:n], noisy, device=DEVICE).rows
+    inside = (rows["p10_ms"] <= truth[:-1]) & (truth[:-1] <= rows["p90_ms"])
+    assert 0.68 < inside.mean() < 0.92  # 80%
+
+
+def test_no_cost_is_negative_and_the_percentiles_are_in_order(fbnet, timed, truth):
     archs, _ = timed
     free = truth.copy()
     free[:40] = 1e-9  # unconstrained least squares would go below zero for half of these
@@ -245,6 +274,7 @@ def test_each_pick_lowers_the_mean_variance_most():
         precision = np.eye(6) + sum(np.outer(rows[i], rows[i]) for i in chosen) / noise**2
         return np.einsum("ij,jk,ik->", rows, np.linalg.inv(precision), rows)
 
+    assert sorted(i_optimal(rows, 12, 3.0)) == list(range(12))  # none twice, however noisy
     picks = i_optimal(rows, 5, noise).tolist()
     for k, pick in enumerate(picks):
         others = set(range(12)) - set(picks[:k])

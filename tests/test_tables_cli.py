@@ -181,7 +181,7 @@ def test_a_space_that_nobody_knows_is_left_out_aloud(tmp_path, capsys):
         (["list", "nowhere"], "nowhere"),
         (["heatmap", str(TABLES), "--output", "/"], "is a folder"),
         (["show", str(FIRST), "--rows", "-1"], "rows is a whole number from 0"),
-        (["validate", ""], "a path or the name of one that ships"),
+        (["validate", ""], "a path is not empty"),
         (["show", "x" * 300], "too long"),
     ],
 )

@@ -45,11 +45,9 @@ def stems(paths: Sequence[str]) -> list[Path]:
     Raises BadInput where there is none.
     """
     found: list[Path] = []
-    if "" in paths:
+    if any(not str(p).strip() for p in paths):
         raise BadInput("a path is not empty; name a table or a folder of them")
     for given in paths or [p for p in PLACES if p.is_dir()]:
-        if not str(given).strip() or "\0" in str(given):
-            stem_of(given)  # says what a table is
         if Path(given).name.endswith(_WHOLE) and Path(given).is_file():
             found.append(Path(given))
         elif Path(given).is_dir():
@@ -65,7 +63,10 @@ def stems(paths: Sequence[str]) -> list[Path]:
 
 def is_table(path: Path) -> bool:
     """Whether this .json is that of a latency table."""
-    return path.with_suffix(".csv").is_file() and '"calibration"' in path.read_text(errors="replace")
+    try:
+        return path.with_suffix(".csv").is_file() and '"calibration"' in path.read_text(errors="replace")
+    except OSError:  # unreadable, or gone meanwhile
+        return False
 
 
 def is_whole(path: Path) -> bool:
@@ -113,7 +114,7 @@ def readable(paths: Sequence[str]) -> tuple[Found, list[Path]]:
         try:
             found.append((stem, LatencyTable.load(stem)))
         except BadInput as error:
-            if stem in asked_for or stem in [without_ending(p) for p in asked_for]:
+            if any(stem == p or (p.parent, p.stem) == (stem.parent, stem.name) for p in asked_for):
                 raise
             logging.getLogger("nas").info("note: left out: %s", error)
     return found, others

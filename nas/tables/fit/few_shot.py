@@ -198,6 +198,7 @@ def _factor(known_ms: Array) -> Array:
 
 
 def _transfer(factor: Array, timed: NDArray[np.intp], ms: Array, noise: float) -> Array:
+    """``(n,)`` ms of all rows of ``factor (n, r)``, from ``ms (k,)`` of the rows ``timed (k,)``."""
     logs = np.log(ms)
     level = np.median(logs)
     limit = _CLIP * 1.4826 * np.median(np.abs(logs - level))
@@ -208,6 +209,7 @@ def _transfer(factor: Array, timed: NDArray[np.intp], ms: Array, noise: float) -
 
 
 def _known(known_ms: Array) -> Array:
+    """``(networks, devices)`` positive ms. Raises BadInput for anything else."""
     known_ms = positive("known latencies", known_ms)
     if known_ms.ndim != 2 or known_ms.shape[1] < 1:
         raise BadInput(f"known latencies have shape (networks, devices), got {known_ms.shape}")

@@ -81,6 +81,7 @@ def i_optimal(rows: Array, n: int, noise: float) -> NDArray[np.intp]:
 
 
 def _ridge(design: Array, target: Array, weights: Array, noise: float) -> Array:
+    """``(r,)``: ridge regression of ``target (n,)`` on ``design (n, r)``, in the smaller of the two dimensions."""
     n, r = design.shape
     if n <= r:
         inner = design @ design.T

@@ -211,6 +211,7 @@ def _folds(archs: Archs, folds: int) -> Any:
 
 
 def _choose_noise(design: Array, fold: Any, noises: Sequence[float]) -> float:
+    """The one of ``noises`` with which ``design (n, q)`` predicts networks outside their ``fold (n,)`` best."""
     design, fold = design[:_CHOOSE_ON], fold[:_CHOOSE_ON]
 
     def error(noise: float) -> float:
@@ -237,6 +238,7 @@ def _costs(relative: Array, design: Array, root: Array, noise: float, floor: Arr
 
 
 def _hessian(relative: Array, root: Array, noise: float, weights: Array) -> Array:
+    """``(q, q)``: of the weighted squared errors and the prior, in the costs themselves."""
     inverse = np.linalg.solve(root, np.eye(len(root)))
     return (relative * weights[:, None]).T @ relative + noise**2 * (inverse.T @ inverse)
 
