@@ -66,8 +66,6 @@ NO_RAISES = frozenset(
         "nas.runtimes.runtime.blaming",
         "nas.searchers.guided.Guided.tell",
         "nas.searchers.ppo.PolicySearch.tell",
-        "nas.tables.fit.few_shot.choose_timed",
-        "nas.tables.fit.few_shot.choose_to_adapt",
     ]
 )
 

@@ -1,6 +1,7 @@
 """Which genes matter, and how diverse a front is: found where it was put, refused where nothing can be known."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from nas.engine.loop import search
@@ -73,10 +74,29 @@ def test_the_report_shows_it(tmp_path):
     assert "What matters" in page
     assert "R² lost when the gene is shuffled" in page
     assert "The front agrees on" in page
-    assert "<th tabindex=\"0\" scope=\"col\">quality (R² " in page
+    assert '<th tabindex="0" scope="col">quality (R² ' in page
     assert page.index("<td>kind</td>") < page.index("<td>depth</td>")
 
 
 def test_the_report_says_when_it_cannot_know(tmp_path):
     write_search(tmp_path, result(lambda a: a.sum(axis=1) * 1.0, budget=15))
     assert "too few to tell genes apart" in write_report(tmp_path).read_text()
+
+
+def test_what_a_forest_learns_by_heart_does_not_matter():
+    """Noise that is fitted on the training rows is no importance: it counts on the held-out ones only."""
+    rng = np.random.default_rng(1)
+    found = importance(result(lambda a: 2.0 * (a[:, 1] == 2) + rng.normal(size=len(a))).to_pandas(), "quality")
+    assert next(iter(found.share)) == "kind"
+    assert found.share["idle"] < 0.1 * found.share["kind"]
+
+
+def test_failed_and_violating_networks_teach_nothing():
+    frame = result(lambda a: 10.0 * (a[:, 1] == 2) + a[:, 0]).to_pandas()
+    broken = frame.copy()
+    broken[["quality", "on_front", "idle"]] = [1e6, False, 99]
+    failed, violating = broken.assign(error="out of memory"), broken.assign(violation=0.5)
+    for more in (failed, violating):
+        mixed = pd.concat([frame, more], ignore_index=True)
+        assert importance(mixed, "quality").share == importance(frame, "quality").share
+        assert diversity(mixed) == diversity(frame)

@@ -655,7 +655,7 @@ def test_rank_correlation_between_devices(tmp_path):
     tau = kendalltau(first["latency_ms"][kept], second["latency_ms"][kept]).statistic
     assert rows(table) == [["pi", "1.00", f"{tau:.2f}"], ["tpu", f"{tau:.2f}", "1.00"]]
     shades = [cell.attributes.get("style") for cell in table.all("td")]
-    assert shades.count("--shade:60%") == 2
+    assert shades.count("--shade:100%") == 2
 
 
 @pytest.mark.parametrize("n", [1, 3, 4])

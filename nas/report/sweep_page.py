@@ -248,7 +248,7 @@ def _correlation(sweep: _Sweep) -> Section:
 def _heat(tau: float | None) -> Cell:
     if tau is None or not np.isfinite(tau):
         return Cell(text="-", value=-2)
-    return Cell(text=f"{tau:.2f}", value=tau, shade=0.6 * max(tau, 0.0))
+    return Cell(text=f"{tau:.2f}", value=tau, shade=max(tau, 0.0))
 
 
 def _normalised_histories(searches: list[_Search]) -> dict[str, Floats]:
