@@ -9,7 +9,7 @@ from .data.images import ImageData as ImageData, load_digits as load_digits, loa
 from .data.splits import Split as Split
 from .deploy.bundle import export_bundle as export_bundle
 from .deploy.exporter import Exporter as Exporter
-from .deploy.to_litert import to_litert as to_litert
+from .deploy.to_litert import export_litert as export_litert
 from .deploy.to_onnx import export_onnx as export_onnx, export_onnx_int8 as export_onnx_int8
 from .device import Device as Device
 from .engine.loop import search as search

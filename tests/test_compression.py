@@ -96,6 +96,12 @@ def test_the_ratio_is_of_every_layer(network, context, ratio):
         assert after.out_ch == pytest.approx(before.out_ch * (1 - ratio), abs=1)
 
 
+def test_channel_counts_stay_multiples(network, context):
+    pruned = Prune(ratio=0.3, round_to=8).apply(network, context).describe()[1:-1]
+    assert {count % 8 for b in pruned for count in (b.mid, b.out_ch)} == {0}
+    assert any(count % 16 for b in pruned for count in (b.mid, b.out_ch))
+
+
 # ---- fine-tuning -----------------------------------------------------------------------------------------------
 
 

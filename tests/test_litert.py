@@ -111,10 +111,10 @@ def test_written_networks_equal_torch_and_int8_ones_stay_close(networks, tmp_pat
     for network in networks:
         x = images(network)
         expected = torch_outputs(network, x)
-        fp32 = to_litert.to_litert(network, tmp_path / "net.tflite").read_bytes()
+        fp32 = to_litert.export_litert(network, tmp_path / "net.tflite").read_bytes()
         seen = litert_file.run_litert(fp32, channels_last(x))
         assert np.abs(seen - expected).max() <= 1e-4 * np.abs(expected).max()
-        int8 = to_litert.to_litert(network, tmp_path / "int8.tflite", x).read_bytes()
+        int8 = to_litert.export_litert(network, tmp_path / "int8.tflite", x).read_bytes()
         assert len(int8) < 0.45 * len(fp32)
         details = litert_file.interpreter(int8)
         assert details.get_input_details()[0]["dtype"] == details.get_output_details()[0]["dtype"] == np.int8
@@ -200,7 +200,7 @@ def test_other_modules_go_through_the_converter(tmp_path):
     pytest.importorskip("litert_torch", reason="the converter is not installed")
     torch.manual_seed(0)
     other = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
-    path = to_litert.to_litert(other, tmp_path / "other.tflite", input_shape=(3, 8, 8))
+    path = to_litert.export_litert(other, tmp_path / "other.tflite", input_shape=(3, 8, 8))
     x = np.random.default_rng(0).standard_normal((3, 3, 8, 8), dtype=np.float32)
     expected = torch_outputs(other, x)
     assert litert_file.run_litert(path.read_bytes(), channels_last(x)) == pytest.approx(expected, abs=1e-5)
@@ -209,24 +209,24 @@ def test_other_modules_go_through_the_converter(tmp_path):
 def test_a_file_that_is_wrong_is_not_written(networks, tmp_path, monkeypatch):
     network, path = networks[0], tmp_path / "net.tflite"
     with pytest.raises(BadInput, match=r"calibration images have shape \(n, 1"):
-        to_litert.to_litert(network, path, np.zeros((4, 3, 5, 5), np.float32))
+        to_litert.export_litert(network, path, np.zeros((4, 3, 5, 5), np.float32))
     with pytest.raises(BadInput, match="does not say its input_shape"):
-        to_litert.to_litert(nn.Linear(2, 2), path)
+        to_litert.export_litert(nn.Linear(2, 2), path)
     with monkeypatch.context() as patched:
         patched.setattr(
             to_litert, "_folded", lambda module, name: (module.get_submodule(name).weight.data, torch.zeros(1))
         )
         with pytest.raises((NasError, AssertionError)):
-            to_litert.to_litert(network, path)
+            to_litert.export_litert(network, path)
     with monkeypatch.context() as patched:
         folded = to_litert._folded
         patched.setattr(to_litert, "_folded", lambda m, n: (folded(m, n)[0] * 1.01, folded(m, n)[1]))
         with pytest.raises(NasError, match="outputs differ from torch's"):
-            to_litert.to_litert(network, path)
+            to_litert.export_litert(network, path)
     with monkeypatch.context() as patched:
         patched.setattr(to_litert, "quantized", lambda model, x: litert_file.quantized(model, x * 1e-3))
         with pytest.raises(NasError, match="cosine"):
-            to_litert.to_litert(network, path, images(network))
+            to_litert.export_litert(network, path, images(network))
     assert not list(tmp_path.iterdir())
 
 

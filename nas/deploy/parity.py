@@ -11,6 +11,7 @@ from torch import nn
 
 from nas.checks import Count, shown
 from nas.data.images import ImageData
+from nas.data.inputs import calibration_images
 from nas.errors import BadInput, NasError
 
 Shape = tuple[Count, Count, Count]
@@ -86,3 +87,8 @@ def needed(data: ImageData | None) -> ImageData:
     if data is None:
         raise BadInput("this export format needs the data that the network was trained on; pass data=")
     return data
+
+
+def calibration_of(network: nn.Module, data: ImageData | None) -> NDArray[np.float32]:
+    """The training images that set the ranges of an int8 ``network``'s activations, ``(n, c, h, w)``."""
+    return calibration_images(needed(data), input_shape_of(network)[-1])

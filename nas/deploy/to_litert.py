@@ -39,7 +39,7 @@ from nas.modules import BlockModule, Network, describe
 
 
 @checked
-def to_litert(
+def export_litert(
     network: nn.Module,
     path: FilePath,
     images: NDArray[np.float32] | None = None,

@@ -1,4 +1,4 @@
-"""LiteRT (.tflite) in fp32, for phones."""
+"""LiteRT (.tflite) in fp32, for phones. And the class of its int8 form."""
 
 from __future__ import annotations
 
@@ -9,17 +9,21 @@ from pathlib import Path
 from torch import nn
 
 from nas.data.images import ImageData
-from nas.deploy.to_litert import to_litert
+from nas.deploy.parity import calibration_of
+from nas.deploy.to_litert import export_litert
 
 
 @dataclass(frozen=True, kw_only=True)
 class LiteRT:
-    suffix: str = ".tflite"
     precision: str = "fp32"
-    needs_data: bool = False
+    suffix: str = ".tflite"
+
+    @property
+    def needs_data(self) -> bool:
+        return self.precision == "int8"
 
     def export(self, network: nn.Module, path: str | os.PathLike[str], data: ImageData | None = None) -> Path:
-        return to_litert(network, path)
+        return export_litert(network, path, calibration_of(network, data) if self.needs_data else None)
 
 
 exporter = LiteRT()

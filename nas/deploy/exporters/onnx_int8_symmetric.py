@@ -1,5 +1,5 @@
 """ONNX in static int8, activations signed around zero: what TensorRT and microcontrollers want."""
 
-from nas.deploy.exporters.onnx_int8 import OnnxInt8
+from nas.deploy.exporters.onnx import Onnx
 
-exporter = OnnxInt8(symmetric_activations=True)
+exporter = Onnx(precision="int8", symmetric_activations=True)
