@@ -253,8 +253,6 @@ def _read(text: str, kinds: list[tuple[Any, Meta | None]]) -> Any:
         if meta and (meta.extra or {}).get("unit") == "bytes":
             return _bytes(text, base, meta)
         is_text = base is str or os.PathLike in (base, typing.get_origin(base))
-        if not is_text and not text.isascii():  # other alphabets' digits
-            continue
         value = text if is_text else msgspec.convert(text, base, strict=False)
         if fits(value, Annotated[base, meta] if meta else base) and value == value:  # NaN is not
             return value

@@ -129,6 +129,11 @@ def test_texts_that_are_refused(annotation, text):
     assert one_line(str(refused.value))
 
 
+def test_not_a_number_is_no_number_even_without_a_range():
+    with pytest.raises(BadInput):
+        parsed("x", "nan", float)
+
+
 def test_python_and_the_command_line_say_the_same():
     for annotation, value in ((Count, 0), (Share, 1.5), (Positive | None, -2.0)):
         with pytest.raises(BadInput) as python:
