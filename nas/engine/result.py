@@ -42,9 +42,7 @@ class SearchResult:
 
     @staticmethod
     @checked
-    def load(
-        run_dir: FilePath, space: SearchSpace, objectives: Sequence[Objective] | None = None
-    ) -> SearchResult:
+    def load(run_dir: FilePath, space: SearchSpace, objectives: Sequence[Objective] | None = None) -> SearchResult:
         """The search of a run folder as far as it is: nothing is evaluated, replayed or changed.
 
         ``objectives``: the search's own, in its order, so that more can be evaluated with the result's; without them
