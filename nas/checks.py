@@ -112,7 +112,13 @@ def described(annotation: Any) -> str:
         return "one of " + ", ".join(str(v) for v in typing.get_args(base))
     if typing.get_origin(base) in _CONTAINERS:
         return _described_container(base)
-    words: dict[Any, str] = {int: "a whole number", float: "a number", str: "a text", bool: "True or False", type(None): "None"}
+    words: dict[Any, str] = {
+        int: "a whole number",
+        float: "a number",
+        str: "a text",
+        bool: "True or False",
+        type(None): "None",
+    }
     words |= {Any: "anything", os.PathLike: "a path", collections.abc.Callable: "a function"}
     kind = base if base in words else typing.get_origin(base) or base
     if meta and (meta.extra or {}).get("unit") == "bytes":
