@@ -131,7 +131,7 @@ def _imported(what: Measured, device: Device) -> tuple[Path, LatencyTable]:
     return stem_of(what.run_dir, what.name, table.device.precision), table
 
 
-def _kit(args: argparse.Namespace, device: Device, precision: str) -> Path:
+def _kit(args: argparse.Namespace, device: Device, precision: Precision) -> Path:
     from nas.measuring.kit import export_kit
 
     assert device.kit is not None
@@ -139,7 +139,7 @@ def _kit(args: argparse.Namespace, device: Device, precision: str) -> Path:
     return export_kit(_space(args), device.kit, runtime=device.tool, precision=precision, **shared)
 
 
-def _remotely(args: argparse.Namespace, device: Device, precision: str, shared: dict[str, Any]) -> LatencyTable:
+def _remotely(args: argparse.Namespace, device: Device, precision: Precision, shared: dict[str, Any]) -> LatencyTable:
     from nas.measuring.ssh import measure_remote
 
     assert device.remote is not None
@@ -174,7 +174,7 @@ def _runtime(args: argparse.Namespace, what: Measured, precision: str) -> Runtim
     return made(what.runtime, precision, **settings)
 
 
-def _precisions(what: Measured, device: Device) -> list[str]:
+def _precisions(what: Measured, device: Device) -> list[Any]:
     """Of the tables that are made. Raises BadInput for flags that do not go together."""
     from nas.runtimes import named
 

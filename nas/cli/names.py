@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -81,7 +81,7 @@ def meter(name: str | None) -> Meter | None:
 
     if name is None:
         return None
-    known = {"rapl": Rapl, "nvml": Nvml, "jetson": jetson_power, "later": Later}
+    known: dict[str, Callable[[], Meter]] = {"rapl": Rapl, "nvml": Nvml, "jetson": jetson_power, "later": Later}
     if name in known:
         return known[name]()
     try:

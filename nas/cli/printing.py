@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +30,7 @@ def print_final(final: pd.DataFrame) -> None:
     """The final table of a run, with the columns that are for the command line."""
     from nas.runs.artefacts import FINAL
 
-    written = {
+    written: dict[str, Callable[[Any], str]] = {
         "text": str,
         "share": lambda v: f"{100 * v:.1f}",
         "ms": lambda v: "-" if v != v else f"{1000 * v:.1f}",

@@ -47,7 +47,7 @@ def stems(paths: Sequence[str]) -> list[Path]:
     found: list[Path] = []
     if any(not str(p).strip() for p in paths):
         raise BadInput("a path is not empty; name a table or a folder of them")
-    for given in paths or [p for p in PLACES if p.is_dir()]:
+    for given in paths or [str(p) for p in PLACES if p.is_dir()]:
         if Path(given).name.endswith(_WHOLE) and Path(given).is_file():
             found.append(Path(given))
         elif Path(given).is_dir():
