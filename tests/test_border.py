@@ -16,6 +16,7 @@ import logging
 import multiprocessing
 import os
 import shutil
+import sys
 import time
 import types
 import typing
@@ -940,3 +941,16 @@ def test_what_a_folder_was_made_from_is_recorded_so_that_it_is_made_again(ready)
     assert again.data.fingerprint == config.data.fingerprint
     with pytest.raises(BadInput, match=r"was made with space mobilenet_v2\.digits, not mobilenet_v3\.digits"):
         reopen(ready / "run", space={"space": "mobilenet_v3.digits"})
+
+
+def test_a_line_is_printed_once_whatever_libraries_do_to_the_root_logger(capfd):
+    from nas.cli import app
+
+    other = logging.StreamHandler(sys.stderr)
+    logging.getLogger().addHandler(other)
+    try:
+        with app._logged(app.COMMANDS["tables"]):
+            logging.getLogger("nas").info("once")
+    finally:
+        logging.getLogger().removeHandler(other)
+    assert "".join(capfd.readouterr()).count("once") == 1

@@ -178,11 +178,14 @@ def _logged(command: Command) -> Iterator[None]:
             stream.flush()
 
     logger, handler = logging.getLogger("nas"), Printed()
-    before = logger.level
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = (
+        False  # libraries give the root logger a handler (onnxruntime's quantizer does): every line twice
+    )
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before)
+        logger.level, logger.propagate = before
