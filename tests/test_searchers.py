@@ -274,7 +274,7 @@ def test_nsga3_keeps_the_member_nearest_to_every_direction():
     archs = np.unique(SPACE.sample(200, rng), axis=0)[: len(points)]
     searcher = NSGA3(SPACE, population=15)
     searcher.tell(archs, points, np.zeros(len(points)))
-    kept = {row.tobytes() for row in searcher._archs}
+    kept = {row.tobytes() for row in searcher._alive.archs}
     assert [i for i, row in enumerate(archs) if row.tobytes() in kept] == list(range(20, 35))
 
 
