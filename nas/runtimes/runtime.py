@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.checks import Batch, Threads
 from nas.device import Device, cpu_name
 from nas.errors import BadInput, NasError
 from nas.files import first_line
+from nas.on_device.clock import Loaded, timed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -54,6 +57,21 @@ class Runtime(Protocol):
 
     def time(self, prepared: Any, repeats: int) -> NDArray[np.float64]:
         """Milliseconds per run of the whole batch, ``(repeats,)``. Called many times, in turns with other networks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnCPU:
+    """Base of the runtimes that time a whole network on this machine's CPU in fp32 or int8."""
+
+    precisions: ClassVar[tuple[str, ...]] = get_args(Fp32OrInt8)
+
+    precision: Fp32OrInt8 = "fp32"
+    threads: Threads = 1
+    batch: Batch = 1
+
+    def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
+        """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""
+        return np.array(timed(prepared, repeats))
 
 
 def cpu_device(runtime: Any, called: str, version: str) -> Device:
