@@ -152,7 +152,7 @@ class Constraint:
 
 
 class Table(Protocol):
-    """What ``latency`` needs of a latency table."""
+    """What ``latency`` needs of a latency table: ``lookup`` and ``spread``, ms of blocks and their deviation, ``(n,)``."""
 
     @property
     def fixed_ms(self) -> float: ...
@@ -172,7 +172,7 @@ class Table(Protocol):
 
 
 class EnergyTable(Protocol):
-    """What ``energy`` needs of a table."""
+    """What ``energy`` needs of a table: ``lookup_energy``, mJ of each block ``(n,)``."""
 
     @property
     def fingerprint(self) -> str: ...

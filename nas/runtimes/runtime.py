@@ -65,7 +65,10 @@ def cpu_device(runtime: Any, called: str, version: str) -> Device:
 
 @contextlib.contextmanager
 def blaming(network: object) -> Iterator[None]:
-    """An error while loading a file of the user's is one line about that file."""
+    """An error while loading a file of the user's raises BadInput, one line about that file.
+
+    ``network``: the file's path, or a module, whose error is raised as it is.
+    """
     try:
         yield
     except NasError:
