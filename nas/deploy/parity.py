@@ -35,7 +35,7 @@ def input_shape_of(network: nn.Module, given: Shape | None = None) -> Shape:
 
 
 def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The same random inputs at every call."""
+    """Random inputs of ``shape``, usually ``(n, c, h, w)``, from a normal distribution: the same at every call."""
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
@@ -64,19 +64,19 @@ def whole_batches(images: ArrayLike, shape: Shape | None, batch: int) -> NDArray
 
 
 def compared(images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
-    """The calibration images that int8 outputs are compared on: whole batches of them."""
+    """The first whole batches of ``images (n, c, h, w)``, about 32 images: int8 outputs are compared on them."""
     return images[: max(batch, INT8_SHOWN // batch * batch)]
 
 
 def check_fp32(what: str, expected: NDArray[np.float32], seen: NDArray[np.float32]) -> None:
-    """Raises NasError when outputs ``seen`` differ from torch's by more than ``FP32_TOLERANCE``."""
+    """Raises NasError when outputs ``seen (n, classes)`` differ from torch's by more than ``FP32_TOLERANCE``."""
     error = float(np.abs(seen - expected).max() / max(np.abs(expected).max(), 1e-6))
     if not error <= FP32_TOLERANCE:  # not "error >": a NaN is no agreement
         raise NasError(f"{what}: its outputs differ from torch's by {error:.1e} (allowed {FP32_TOLERANCE:.0e})")
 
 
 def check_int8(what: str, expected: NDArray[np.float32], seen: NDArray[np.float32]) -> None:
-    """Raises NasError when int8 outputs ``seen`` point in another direction than torch's."""
+    """Raises NasError when int8 outputs ``seen (n, classes)`` point in another direction than torch's."""
     cosine = float((expected * seen).sum() / max(np.linalg.norm(expected) * np.linalg.norm(seen), 1e-12))
     if not cosine >= INT8_COSINE:
         raise NasError(f"{what}: int8 outputs and torch's have cosine {cosine:.3f}, at least {INT8_COSINE} is needed")

@@ -78,7 +78,7 @@ def litert_model(network: nn.Module, input_shape: tuple[int, int, int], *, batch
 
 
 def converted(network: nn.Module, input_shape: tuple[int, int, int], *, batch: int = 1) -> bytes:
-    """``litert_model`` of any module, by litert-torch's converter (about 5 s)."""
+    """``litert_model`` of any module, by litert-torch's converter (about 5 s). Raises MissingPackage without that."""
     with quiet(), silent():
         try:
             import litert_torch

@@ -81,7 +81,7 @@ def export_onnx_int8(
 def onnx_int8(
     network: nn.Module, calibration: NDArray[np.float32], *, symmetric_activations: bool = False, batch: int = 1
 ) -> bytes:
-    """What ``export_onnx_int8`` writes, checked in the same way."""
+    """What ``export_onnx_int8`` writes, checked in the same way; ``calibration (n, c, h, w)``."""
     images = whole_batches(calibration, getattr(network, "input_shape", None), batch)
     shape = images.shape[1:]
     fp32 = onnx_model(network, shape, batch=batch)
@@ -115,7 +115,10 @@ def onnx_model(network: nn.Module, input_shape: tuple[int, int, int], *, batch: 
 def quantized(
     model: Any, calibration: NDArray[np.float32], *, symmetric_activations: bool = False, batch: int = 1
 ) -> Any:
-    """``model`` (an ``onnx.ModelProto`` from ``onnx_model``, left as it is) quantized to static int8."""
+    """``model`` (an ``onnx.ModelProto`` from ``onnx_model``, left as it is) quantized to static int8.
+
+    The extremes of ``calibration (n, c, h, w)`` set the activations' ranges; what fills no whole batch is left out.
+    """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

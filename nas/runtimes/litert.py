@@ -49,7 +49,7 @@ class LiteRT(OnCPU):
         return self.load(timing_tflite(network, input_shape, precision=self.precision, batch=self.batch))
 
     def load(self, model: bytes) -> Loaded:
-        """A serialised model, warmed up."""
+        """A serialised model, warmed up. Raises BadInput for one of another batch, and as ``interpreter`` does."""
         from nas.deploy.litert_file import interpreter, to_integers
 
         loaded = interpreter(model, self.threads)

@@ -25,7 +25,9 @@ Fp32OrInt8 = Literal["fp32", "int8"]
 
 
 class Runtime(Protocol):
-    """To write one: a file in ``nas/runtimes`` with a class of these members, and its name in ``__init__.py``.
+    """What executes networks on a device and times them; ``nas.runtimes`` has those there are.
+
+    To write one: a file in ``nas/runtimes`` with a class of these members, and its name in ``__init__.py``.
 
     A frozen dataclass, ``@checked`` (``nas.checks``), whose fields are its settings, each with a range and a default;
     ``threads``, ``batch`` and ``precision`` are called so where it has them. ``nas.runtimes.named`` finds it, and with it
@@ -83,7 +85,10 @@ def cpu_device(runtime: Any, called: str, version: str) -> Device:
 
 @contextlib.contextmanager
 def blaming(network: object) -> Iterator[None]:
-    """An error while loading a file of the user's is one line about that file."""
+    """An error while loading a file of the user's raises BadInput, one line about that file.
+
+    ``network``: the file's path, or a module, whose error is raised as it is.
+    """
     try:
         yield
     except NasError:

@@ -142,7 +142,10 @@ class NSGA2(NeverTwice):
 
 
 def constrained_rank(costs: NDArray[np.float64], violation: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Fronts under constrained domination: feasible rows by their costs, the others after them by violation."""
+    """The front ``(n,)`` of each row, 0 the best, under constrained domination.
+
+    Feasible rows by their ``costs (n, k)``, the others after them by ``violation (n,)``.
+    """
     feasible = violation <= 0
     if feasible.all():
         return rank(costs)

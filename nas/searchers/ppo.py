@@ -92,7 +92,8 @@ class PolicySearch(NeverTwice):
     def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results ``costs (n, k)``; every ``rollout`` of them the policy is updated.
 
-        A failed row (NaN) gets the worst reward, one that violates a constraint loses by how much it does.
+        A failed row (NaN) gets the worst reward, one that violates a constraint loses by how much it does. Raises
+        BadInput for another number of resources than ``targets``.
         """
         resources = costs.shape[1] - 1
         if self.targets is not None and len(self.targets) != resources:

@@ -26,6 +26,7 @@ class Seen:
         return len(self._keys)
 
     def add(self, archs: Archs) -> None:
+        """Count ``archs (n, genes)`` as seen."""
         self._keys.update(keys(archs))
 
     def take(self, archs: Archs, most: int) -> list[int]:
