@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from nas.errors import BadInput, NasError
 
 Shape = tuple[Count, Count, Count]
 """(channels, height, width) of one input."""
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""From images ``(n, c, h, w)`` to an exported model's outputs, as torch lays them out."""
 FP32_TOLERANCE = 1e-4
 """Of the largest output."""
 INT8_COSINE = 0.9
@@ -32,11 +35,6 @@ def input_shape_of(network: nn.Module, given: Shape | None = None) -> Shape:
             f"{type(network).__name__} does not say its input_shape; pass input_shape=(channels, height, width)"
         )
     return shape
-
-
-def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Random inputs of ``shape``, usually ``(n, c, h, w)``, from a normal distribution: the same at every call."""
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
 def torch_outputs(network: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -63,9 +61,16 @@ def whole_batches(images: ArrayLike, shape: Shape | None, batch: int) -> NDArray
     return given[: len(given) // batch * batch]
 
 
-def compared(images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
-    """The first whole batches of ``images (n, c, h, w)``, about 32 images: int8 outputs are compared on them."""
-    return images[: max(batch, INT8_SHOWN // batch * batch)]
+def verify_fp32(what: str, network: nn.Module, run: Run, shape: tuple[int, ...]) -> None:
+    """``check_fp32`` of ``run`` and ``network``, on the same noise ``shape (n, c, h, w)`` at every call."""
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    check_fp32(what, torch_outputs(network, x), run(x))
+
+
+def verify_int8(what: str, network: nn.Module, run: Run, images: NDArray[np.float32], batch: int) -> None:
+    """``check_int8`` of ``run`` and ``network``, on the first whole batches, about 32, of ``images (n, c, h, w)``."""
+    shown = images[: max(batch, INT8_SHOWN // batch * batch)]
+    check_int8(what, torch_outputs(network, shown), run(shown))
 
 
 def check_fp32(what: str, expected: NDArray[np.float32], seen: NDArray[np.float32]) -> None:

@@ -20,16 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nas.checks import Batch, FilePath, checked
-from nas.deploy.parity import (
-    Shape,
-    check_fp32,
-    check_int8,
-    compared,
-    input_shape_of,
-    noise,
-    torch_outputs,
-    whole_batches,
-)
+from nas.deploy.parity import Shape, input_shape_of, verify_fp32, verify_int8, whole_batches
 from nas.files import writable, write_bytes
 
 OPSET = 17
@@ -51,8 +42,7 @@ def export_onnx(
     """
     path, shape = writable(path), input_shape_of(network, input_shape)
     model = onnx_model(network, shape, batch=batch).SerializeToString()
-    x = noise((batch, *shape))
-    check_fp32(f"{path} was not written", torch_outputs(network, x), run_onnx(model, x, batch))
+    verify_fp32(f"{path} was not written", network, lambda x: run_onnx(model, x, batch), (batch, *shape))
     write_bytes(path, model)
     return path
 
@@ -86,8 +76,7 @@ def onnx_int8(
     shape = images.shape[1:]
     fp32 = onnx_model(network, shape, batch=batch)
     model: bytes = quantized(fp32, images, symmetric_activations=symmetric_activations, batch=batch).SerializeToString()
-    shown = compared(images, batch)
-    check_int8("quantization failed", torch_outputs(network, shown), run_onnx(model, shown, batch))
+    verify_int8("quantization failed", network, lambda x: run_onnx(model, x, batch), images, batch)
     return model
 
 
