@@ -97,18 +97,13 @@ def tx2_proxyless() -> tuple[Any, ...]:
     frame = pd.read_csv(SHARED / "ofa" / "specialized_networks.csv")
     frame = frame[frame["device"] == "tx2_gpu16"]
     places = ((24, 2, 4), (40, 2, 4), (80, 2, 4), (96, 1, 4), (192, 2, 4), (320, 1, 1))
-    space = build_space(
-        "proxyless_nas_w1.3",
-        Family(stem=32, first=16, hidden=1280, squeeze=lambda before, mid: 0),
-        [
-            Stage(channels=c, stride=s, depths=tuple(range(1, d + 1)), expansions=(3, 4, 6), acts=("relu6",))
-            for c, s, d in places
-        ],
-        resolutions=tuple(sorted(set(frame["image_size"]))),
-        widths=(1.3,),
-        classes=1000,
-        in_channels=3,
-    )
+    resolutions = tuple(sorted(set(frame["image_size"])))
+    family = Family(resolutions=resolutions, widths=(1.3,), stem=32, first=16, hidden=1280)
+    stages = [
+        Stage(channels=c, stride=s, depths=tuple(range(1, d + 1)), expansions=(3, 4, 6), acts=("relu6",))
+        for c, s, d in places
+    ]
+    space = build_space("proxyless_nas_w1.3", family, stages, classes=1000, in_channels=3)
     archs = space.encode(staged(space, r.image_size, r.kernels, r.expands, r.depths) for r in frame.itertuples())
     return _device("tx2", "NVIDIA Jetson TX2", 16), space, archs, frame["latency_ms"].to_numpy(float), []
 

@@ -71,6 +71,7 @@ def checked(made: T) -> T:
     variables) are left to the code; defaults are trusted.
     """
     if isinstance(made, type):
+        _read_inherited(made)
         made.__init__ = _checked_function(made.__init__)  # type: ignore[misc]
         return made
     return _checked_function(made)  # type: ignore[arg-type, return-value]
@@ -164,6 +165,15 @@ def hints_of(made: Any) -> dict[str, Any]:
 
 
 # ---- annotations -------------------------------------------------------------------------------------------------
+
+
+def _read_inherited(made: type) -> None:
+    """Annotations of fields that a base in another file states mean what they mean there."""
+    hints = inspect.get_annotations(made.__init__)  # type: ignore[misc]
+    for name in set(hints) - set(inspect.get_annotations(made)):
+        home = next((base for base in made.__mro__ if name in inspect.get_annotations(base)), made)
+        hints[name] = _evaluated(hints[name], vars(sys.modules[home.__module__]))
+    made.__init__.__annotations__ = hints  # type: ignore[misc]
 
 
 def _evaluated(hint: Any, scope: dict[str, Any]) -> Any:

@@ -12,7 +12,11 @@ from nas.on_device.device import affinity, cpu_name as cpu_name
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """The identity of a latency: two that differ in any field here are different quantities."""
+    """The identity of a latency: two that differ in any field here are different quantities.
+
+    ``name``: of the board or machine, ``chip``: what computes; ``runtime`` and its ``version``, such as "onnxruntime" and
+    "1.20.1"; ``precision``: "fp32" or "int8"; ``batch``: images per call.
+    """
 
     name: str
     chip: str

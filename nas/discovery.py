@@ -1,24 +1,46 @@
-"""Kinds of things that are one file each: a file's name is the thing's name, so that a new file needs no list."""
+"""Kinds of things that are one file each, found by their files: so that a new file needs no list."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from importlib.util import find_spec
+from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 from nas.errors import BadInput
 
 
-def names(package: str) -> tuple[str, ...]:
-    """The public modules of ``package``, "_" written as "-". Imports none of them, so what they need may be missing."""
-    spec = find_spec(package)
-    found = pkgutil.iter_modules(spec.submodule_search_locations if spec else ())
-    return tuple(sorted(module.name.replace("_", "-") for module in found if not module.name.startswith("_")))
+@dataclass(frozen=True, kw_only=True)
+class Files:
+    """The files of ``package`` but those whose names begin with "_". ``kind``: what each holds, in error messages.
+
+    ``between``: the words of a thing's name, which is its file's. ``parts``: files that hold something else.
+    """
+
+    package: str
+    kind: str
+    between: str = "-"
+    parts: tuple[str, ...] = ()
+
+    def names(self) -> tuple[str, ...]:
+        """Of the things. Imports none of them, so what they need may be missing."""
+        found = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
+        files = (file.name for file in found if not file.name.startswith("_") and file.name not in self.parts)
+        return tuple(sorted(file.replace("_", self.between) for file in files))
+
+    def named(self, name: str) -> ModuleType:
+        """The file of that thing. Raises BadInput, with all names, when there is none."""
+        if name not in self.names():
+            raise BadInput(f"there is no {self.kind} {name!r}; there are {', '.join(self.names())}")
+        return importlib.import_module(f"{self.package}.{name.replace(self.between, '_')}")
+
+    def modules(self) -> list[ModuleType]:
+        """All of them, imported."""
+        return [self.named(name) for name in self.names()]
 
 
-def named(package: str, name: str, kind: str) -> ModuleType:
-    """The module that ``names`` lists as ``name``. Raises BadInput, with all names, for another one."""
-    if name not in names(package):
-        raise BadInput(f"there is no {kind} {name!r}; there are {', '.join(names(package))}")
-    return importlib.import_module(f"{package}.{name.replace('-', '_')}")
+def made_in(module: ModuleType) -> list[Any]:
+    """The public classes and functions of a file that it does not import."""
+    public = (value for name, value in vars(module).items() if not name.startswith("_"))
+    return [value for value in public if getattr(value, "__module__", "") == module.__name__]

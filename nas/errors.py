@@ -36,7 +36,7 @@ class MissingBlocks(NasError, LookupError):
 
 
 class Infeasible(NasError, ValueError):
-    """A constraint that no architecture of the space meets."""
+    """A constraint that no architecture meets, of the space or of those evaluated; the message says what is nearest."""
 
 
 class MissingPackage(NasError, ImportError):

@@ -128,7 +128,7 @@ def describe(module: BlockModule) -> Block:
 
 @checked
 class Network(nn.Sequential):
-    """A network as a sequence of blocks; input ``(n, *input_shape)`` float32, output logits ``(n, classes)``.
+    """A plain torch network, a sequence of blocks; input ``(n, *input_shape)`` float32, output logits ``(n, classes)``.
 
     Raises BadInput when there are none, or when they do not follow one another.
     """

@@ -510,7 +510,7 @@ class SearchSpace:
 
 
 def keys(archs: Archs) -> list[bytes]:
-    """A hashable form of every row."""
+    """A hashable form of every row of ``archs (n, genes)``."""
     text, genes = np.ascontiguousarray(archs, dtype=np.uint8).tobytes(), archs.shape[1]
     return [text[i : i + genes] for i in range(0, len(text), genes)]
 

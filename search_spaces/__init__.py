@@ -7,14 +7,13 @@ is a space named ``file.method``, such as "mobilenet_v3.cifar".
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
-import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from nas.blocks import Block, Stem
+from nas.discovery import Files, made_in
 from nas.errors import BadInput
 from nas.space import SearchSpace
 from search_spaces.efficientnet import EfficientNet
@@ -93,11 +92,16 @@ def of_table(record: Mapping[str, str], blocks: Iterable[Block]) -> SearchSpace:
 @functools.cache
 def _constructors() -> dict[str, Callable[..., SearchSpace]]:
     found = {}
-    for file in pkgutil.iter_modules(__path__):
-        module = importlib.import_module(f"{__name__}.{file.name}")
-        families = [c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__]
-        for family in families:
+    for module in Files(package=__name__, kind="family", between="_").modules():
+        for family in filter(inspect.isclass, made_in(module)):
             for method, made in vars(family).items():
-                if isinstance(made, staticmethod) and made.__func__.__annotations__.get("return") == "SearchSpace":
-                    found[f"{file.name}.{method}"] = made.__func__
+                if isinstance(made, staticmethod) and _is_space(made.__func__.__annotations__.get("return")):
+                    found[f"{family.__module__.rpartition('.')[2]}.{method}"] = made.__func__
     return dict(sorted(found.items()))
+
+
+def _is_space(annotation: object) -> bool:
+    """Whether it says SearchSpace: the class itself, or a text, as where annotations are not evaluated."""
+    if isinstance(annotation, str):
+        return annotation.strip("'\"").rpartition(".")[2] == "SearchSpace"
+    return annotation is SearchSpace

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from nas.blocks import Channels, round_channels
+from nas.blocks import Channels
 from nas.checks import checked
 from nas.space import SearchSpace
-from search_spaces.stages import Family, Stage, build_space
+from search_spaces.stages import Family, Stage, build_space, quarter_of_input
 
 ACTS = ("silu", "relu6")
 SE = (True, False)
-
-
-def _squeeze(before: int, mid: int) -> int:
-    # EfficientNet squeezes to a quarter of the block's *input* channels
-    return round_channels(before / 4, divisor=4)
 
 
 class EfficientNet:
@@ -25,27 +20,25 @@ class EfficientNet:
     @checked
     def digits(*, classes: Channels = 10, in_channels: Channels = 1) -> SearchSpace:
         """16 to 32 px, 0.1 to 4 million MACs."""
-        family = Family(stem=16, first=16, hidden=96, squeeze=_squeeze)
-        stage = partial(Stage, kernels=(3, 5), expansions=(4, 6), acts=ACTS, se=SE)
-        stages = [
-            stage(channels=24, stride=2, depths=(1, 2)),
-            stage(channels=40, stride=2, depths=(1, 2)),
-        ]
-        return build_space(
-            "efficientnet_digits",
-            family,
-            stages,
-            resolutions=(16, 24, 32),
-            widths=(0.5, 1.0),
-            classes=classes,
-            in_channels=in_channels,
+        family = Family(
+            resolutions=(16, 24, 32), widths=(0.5, 1.0), stem=16, first=16, hidden=96, squeeze=quarter_of_input
         )
+        stage = partial(Stage, kernels=(3, 5), expansions=(4, 6), acts=ACTS, se=SE)
+        stages = [stage(channels=24, stride=2, depths=(1, 2)), stage(channels=40, stride=2, depths=(1, 2))]
+        return build_space("efficientnet_digits", family, stages, classes=classes, in_channels=in_channels)
 
     @staticmethod
     @checked
     def imagenet(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """128 to 240 px, B0's stages with elastic depth, widths 0.75 to 1.1."""
-        family = Family(stem=32, first=16, hidden=1280, squeeze=_squeeze)
+        family = Family(
+            resolutions=(128, 160, 192, 224, 240),
+            widths=(0.75, 1.0, 1.1),
+            stem=32,
+            first=16,
+            hidden=1280,
+            squeeze=quarter_of_input,
+        )
         stage = partial(Stage, kernels=(3, 5), acts=ACTS, se=SE)
         stages = [
             stage(channels=24, stride=2, depths=(1, 2, 3)),
@@ -55,12 +48,4 @@ class EfficientNet:
             stage(channels=192, stride=2, depths=(3, 4, 5)),
             stage(channels=320, stride=1, depths=(1,)),
         ]
-        return build_space(
-            "efficientnet_imagenet",
-            family,
-            stages,
-            resolutions=(128, 160, 192, 224, 240),
-            widths=(0.75, 1.0, 1.1),
-            classes=classes,
-            in_channels=in_channels,
-        )
+        return build_space("efficientnet_imagenet", family, stages, classes=classes, in_channels=in_channels)

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from nas.blocks import Channels, InvertedResidual, round_channels
+from nas.blocks import Channels, InvertedResidual
 from nas.blocks.fused_mbconv import FusedMBConv
 from nas.checks import checked
 from nas.space import SearchSpace
-from search_spaces.stages import Family, Stage, build_space
+from search_spaces.stages import Family, Stage, build_space, quarter_of_input
 
 ACTS = ("silu", "relu")
 EITHER = (FusedMBConv, InvertedResidual)
-
-
-def _squeeze(before: int, mid: int) -> int:
-    return round_channels(before / 4, divisor=4)
 
 
 class EfficientNetV2:
@@ -29,21 +25,11 @@ class EfficientNetV2:
     @checked
     def cifar(*, classes: Channels = 10, in_channels: Channels = 3) -> SearchSpace:
         """24 to 40 px, a stem without stride, four stages of which two can be fused."""
-        family = Family(stem=16, stem_stride=1, hidden=384, squeeze=_squeeze)
+        family = Family(
+            resolutions=(24, 32, 40), widths=(0.5, 1.0), stem=16, stem_stride=1, hidden=384, squeeze=quarter_of_input
+        )
         early = partial(Stage, kernels=(3, 5), expansions=(2, 4), acts=ACTS, kinds=EITHER)
         late = partial(Stage, kernels=(3, 5), expansions=(4, 6), acts=ACTS, se=(True, False))
-        stages = [
-            early(channels=24, stride=1, depths=(1, 2)),
-            early(channels=40, stride=2, depths=(1, 2, 3)),
-            late(channels=80, stride=2, depths=(1, 2, 3)),
-            late(channels=112, stride=1, depths=(1, 2)),
-        ]
-        return build_space(
-            "efficientnet_v2_cifar",
-            family,
-            stages,
-            resolutions=(24, 32, 40),
-            widths=(0.5, 1.0),
-            classes=classes,
-            in_channels=in_channels,
-        )
+        first = [early(channels=24, stride=1, depths=(1, 2)), early(channels=40, stride=2, depths=(1, 2, 3))]
+        last = [late(channels=80, stride=2, depths=(1, 2, 3)), late(channels=112, stride=1, depths=(1, 2))]
+        return build_space("efficientnet_v2_cifar", family, first + last, classes=classes, in_channels=in_channels)

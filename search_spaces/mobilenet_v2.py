@@ -12,10 +12,6 @@ from search_spaces.stages import Family, Stage, build_space
 ACTS = ("relu", "relu6")
 
 
-def _no_squeeze(before: int, mid: int) -> int:
-    return 0
-
-
 class MobileNetV2:
     """Constructors of the family's spaces, by the size of image they are made for."""
 
@@ -23,28 +19,16 @@ class MobileNetV2:
     @checked
     def digits(*, classes: Channels = 10, in_channels: Channels = 1) -> SearchSpace:
         """16 to 32 px, 0.05 to 3 million MACs."""
-        family = Family(stem=16, hidden=64, squeeze=_no_squeeze)
+        family = Family(resolutions=(16, 24, 32), widths=(0.5, 1.0), stem=16, hidden=64)
         stage = partial(Stage, kernels=(3, 5), expansions=(2, 4), acts=ACTS)
-        stages = [
-            stage(channels=16, stride=1, depths=(1, 2)),
-            stage(channels=32, stride=2, depths=(1, 2)),
-            stage(channels=48, stride=2, depths=(1, 2)),
-        ]
-        return build_space(
-            "mobilenet_v2_digits",
-            family,
-            stages,
-            resolutions=(16, 24, 32),
-            widths=(0.5, 1.0),
-            classes=classes,
-            in_channels=in_channels,
-        )
+        stages = [stage(channels=c, stride=s, depths=(1, 2)) for c, s in ((16, 1), (32, 2), (48, 2))]
+        return build_space("mobilenet_v2_digits", family, stages, classes=classes, in_channels=in_channels)
 
     @staticmethod
     @checked
     def imagenet(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """128 to 224 px, six stages, widths 0.75 to 1.3."""
-        family = Family(stem=32, first=16, hidden=1280, squeeze=_no_squeeze)
+        family = Family(resolutions=(128, 160, 192, 224), widths=(0.75, 1.0, 1.3), stem=32, first=16, hidden=1280)
         stages = [
             Stage(channels=24, stride=2, depths=(2, 3), acts=ACTS),
             Stage(channels=32, stride=2, depths=(2, 3, 4), acts=ACTS),
@@ -53,12 +37,4 @@ class MobileNetV2:
             Stage(channels=160, stride=2, depths=(2, 3, 4), acts=ACTS),
             Stage(channels=320, stride=1, depths=(1,), acts=ACTS),
         ]
-        return build_space(
-            "mobilenet_v2_imagenet",
-            family,
-            stages,
-            resolutions=(128, 160, 192, 224),
-            widths=(0.75, 1.0, 1.3),
-            classes=classes,
-            in_channels=in_channels,
-        )
+        return build_space("mobilenet_v2_imagenet", family, stages, classes=classes, in_channels=in_channels)

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from nas.blocks import Channels, round_channels
+from nas.blocks import Channels
 from nas.checks import checked
 from nas.space import SearchSpace
-from search_spaces.stages import Family, Stage, build_space
+from search_spaces.stages import Family, Stage, build_space, quarter_of_expanded
 
 ACTS = ("relu", "relu6", "hswish")
 SE = (False, True)
-
-
-def _squeeze(before: int, mid: int) -> int:
-    return round_channels(mid / 4)
 
 
 class MobileNetV3:
@@ -31,63 +27,42 @@ class MobileNetV3:
 
         Few pixels and many channels: that is where int8 arithmetic pays on a network this small.
         """
-        family = Family(stem=24, hidden=256, squeeze=_squeeze)
+        family = Family(resolutions=(16, 20, 24), widths=(0.75, 1.0), stem=24, hidden=256, squeeze=quarter_of_expanded)
         stage = partial(Stage, depths=(1, 2), kernels=(3, 5), expansions=(2, 3), acts=ACTS, se=SE)
-        stages = [
-            stage(channels=64, stride=2),
-            stage(channels=128, stride=2),
-        ]
-        return build_space(
-            "mobilenet_v3_digits",
-            family,
-            stages,
-            resolutions=(16, 20, 24),
-            widths=(0.75, 1.0),
-            classes=classes,
-            in_channels=in_channels,
-        )
+        stages = [stage(channels=64, stride=2), stage(channels=128, stride=2)]
+        return build_space("mobilenet_v3_digits", family, stages, classes=classes, in_channels=in_channels)
 
     @staticmethod
     @checked
     def cifar(*, classes: Channels = 10, in_channels: Channels = 3) -> SearchSpace:
         """24 to 40 px, a stem without stride, 2 to 60 million MACs."""
-        family = Family(stem=16, stem_stride=1, first=16, hidden=384, squeeze=_squeeze)
-        stage = partial(Stage, expansions=(3, 4, 6), acts=ACTS, se=SE)
-        stages = [
-            stage(channels=24, stride=1, depths=(1, 2), kernels=(3, 5)),
-            stage(channels=40, stride=2, depths=(1, 2, 3), kernels=(3, 5)),
-            stage(channels=80, stride=2, depths=(1, 2, 3), kernels=(3, 5)),
-            stage(channels=112, stride=1, depths=(1, 2), kernels=(3, 5)),
-        ]
-        return build_space(
-            "mobilenet_v3_cifar",
-            family,
-            stages,
+        family = Family(
             resolutions=(24, 32, 40),
             widths=(0.5, 0.75, 1.0),
-            classes=classes,
-            in_channels=in_channels,
+            stem=16,
+            stem_stride=1,
+            first=16,
+            hidden=384,
+            squeeze=quarter_of_expanded,
         )
+        stage = partial(Stage, kernels=(3, 5), acts=ACTS, se=SE)
+        places = ((24, 1, (1, 2)), (40, 2, (1, 2, 3)), (80, 2, (1, 2, 3)), (112, 1, (1, 2)))
+        stages = [stage(channels=c, stride=s, depths=d) for c, s, d in places]
+        return build_space("mobilenet_v3_cifar", family, stages, classes=classes, in_channels=in_channels)
 
     @staticmethod
     @checked
     def imagenet(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """128 to 224 px, five stages of two to four blocks as in once-for-all, widths 0.75 to 1.25."""
-        family = Family(stem=16, first=16, hidden=960, features=1280, squeeze=_squeeze)
-        stage = partial(Stage, depths=(2, 3, 4), acts=ACTS, se=SE)
-        stages = [
-            stage(channels=24, stride=2),
-            stage(channels=40, stride=2),
-            stage(channels=80, stride=2),
-            stage(channels=112, stride=1),
-            stage(channels=160, stride=2),
-        ]
-        return build_space(
-            "mobilenet_v3_imagenet",
-            family,
-            stages,
+        family = Family(
             resolutions=(128, 160, 192, 224),
             widths=(0.75, 1.0, 1.25),
-            classes=classes,
-            in_channels=in_channels,
+            stem=16,
+            first=16,
+            hidden=960,
+            features=1280,
+            squeeze=quarter_of_expanded,
         )
+        stage = partial(Stage, depths=(2, 3, 4), acts=ACTS, se=SE)
+        stages = [stage(channels=c, stride=s) for c, s in ((24, 2), (40, 2), (80, 2), (112, 1), (160, 2))]
+        return build_space("mobilenet_v3_imagenet", family, stages, classes=classes, in_channels=in_channels)

@@ -34,20 +34,32 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """What a family fixes. Channels are given at width 1.
+    """What a space fixes outside its stages, and the alternatives of the whole network. Channels are given at width 1.
 
     ``first``: channels of a depthwise-separable block after the stem, 0 for none. ``squeeze``: squeeze channels from
     the block's (input, expanded) channels. ``features``: see ``Head``; it does not scale with width. ``stem_act``:
     activation of the stem where it is not that of the first stage.
     """
 
+    resolutions: tuple[int, ...]
+    widths: tuple[float, ...]
     stem: int
     stem_stride: int = 2
     stem_act: str = ""
     first: int = 0
     hidden: int
     features: int = 0
-    squeeze: Callable[[int, int], int]
+    squeeze: Callable[[int, int], int] = lambda before, mid: 0
+
+
+def quarter_of_input(before: int, mid: int) -> int:
+    """EfficientNet's squeeze channels."""
+    return round_channels(before / 4, divisor=4)
+
+
+def quarter_of_expanded(before: int, mid: int) -> int:
+    """MobileNetV3's squeeze channels."""
+    return round_channels(mid / 4)
 
 
 def stage_gene(stage: int, what: str) -> str:
@@ -89,18 +101,9 @@ def shrunk(size: int, *strides: int) -> int:
     return size
 
 
-def build_space(
-    name: str,
-    family: Family,
-    stages: Sequence[Stage],
-    *,
-    resolutions: tuple[int, ...],
-    widths: tuple[float, ...],
-    classes: int,
-    in_channels: int,
-) -> SearchSpace:
+def build_space(name: str, family: Family, stages: Sequence[Stage], *, classes: int, in_channels: int) -> SearchSpace:
     """The search space of ``stages`` in a ``family``."""
-    choices = [Choice("resolution", resolutions), Choice("width", widths)]
+    choices = [Choice("resolution", family.resolutions), Choice("width", family.widths)]
     slots = _first_slots(family, in_channels)
     strides, before = [family.stem_stride], family.first or family.stem
     for s, stage in enumerate(stages, 1):

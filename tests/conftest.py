@@ -38,15 +38,8 @@ def family(request: pytest.FixtureRequest) -> SearchSpace:
 def tiny() -> SearchSpace:
     """A space small enough to enumerate: 96 networks, 13 or so blocks."""
     stage = Stage(channels=16, stride=2, depths=(1, 2), kernels=(3, 5), expansions=(2,), acts=("relu", "hswish"))
-    return build_space(
-        "tiny",
-        Family(stem=8, hidden=16, squeeze=lambda before, mid: 8),
-        [stage],
-        resolutions=(8, 16),
-        widths=(1.0, 2.0),
-        classes=10,
-        in_channels=1,
-    )
+    family = Family(resolutions=(8, 16), widths=(1.0, 2.0), stem=8, hidden=16, squeeze=lambda before, mid: 8)
+    return build_space("tiny", family, [stage], classes=10, in_channels=1)
 
 
 @pytest.fixture(scope="session")

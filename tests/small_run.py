@@ -21,8 +21,8 @@ SETTINGS = nas.Settings(
 def space() -> nas.SearchSpace:
     """96 networks."""
     stage = Stage(channels=16, stride=2, depths=(1, 2), kernels=(3, 5), expansions=(2,), acts=("relu", "hswish"))
-    family = Family(stem=8, hidden=16, squeeze=lambda before, mid: 8)
-    return build_space("small", family, [stage], resolutions=(8, 16), widths=(1.0, 2.0), classes=10, in_channels=1)
+    family = Family(resolutions=(8, 16), widths=(1.0, 2.0), stem=8, hidden=16, squeeze=lambda before, mid: 8)
+    return build_space("small", family, [stage], classes=10, in_channels=1)
 
 
 def images() -> nas.ImageData:

@@ -260,6 +260,21 @@ def test_a_network_that_breaks_without_training_is_trained(network, context, mon
         Quantize(qat_epochs=0).apply(network, context)
 
 
+def test_quantization_aware_training_takes_its_settings_and_follows_the_teacher(tiny, few_digits, network, watched):
+    supernet = nas.Supernet(tiny, seed=3)
+    teacher = lively(supernet.extract(supernet.largest), seed=3)
+
+    def model(distill):
+        step = Quantize(max_loss=-1, qat_epochs=1, qat_lr=0.01, distill=distill)
+        losses = []
+        step.apply(network, Context(data=few_digits, teacher=teacher, on_epoch=losses.append))
+        return losses[0]["loss"]
+
+    alone, followed = model(0.0), model(1.0)
+    assert alone != followed
+    assert [call["recipe"].lr for call in watched] == [0.01, 0.01]
+
+
 def test_simulated_activations_have_256_levels_between_their_extremes(network, few_digits):
     sample = next(batches(few_digits.train, few_digits, network.input_shape[-1]))
     seen = []
@@ -295,9 +310,10 @@ class Stopwatch:
 
 
 def test_each_precision_is_timed_by_its_runtime_as_what_is_deployed(network, few_digits):
-    runtimes, told = [Stopwatch("fp32", 2.0), Stopwatch("int8", 1.0)], []
+    runtimes, told, rows = [Stopwatch("fp32", 2.0), Stopwatch("int8", 1.0)], [], []
     steps = [FineTune(epochs=1), Quantize(qat_epochs=0)]
-    small = nas.compress(network, steps, few_digits, runtime=runtimes, on_step=told.append)
+    small = nas.compress(network, steps, few_digits, runtime=runtimes, on_step=told.append, on_epoch=rows.append)
+    assert [row["epoch"] for row in rows] == [1]
     assert [r.measured_ms for r in small.records] == pytest.approx([2.0, 2.0, 1.0])
     assert runtimes[0].given == [network, small.stages["fine-tune"]]
     assert runtimes[1].given == [small.network.model]

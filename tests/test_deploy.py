@@ -61,13 +61,14 @@ def test_onnx_equals_torch(family, tmp_path, batch):
         assert not any(n.op_type == "BatchNormalization" for n in onnx.load(path).graph.node)
 
 
-def test_int8_is_close_and_really_int8(family, tmp_path):
+@pytest.mark.parametrize("batch", [1, 4])
+def test_int8_is_close_and_really_int8(family, tmp_path, batch):
     network = network_of(family)
     images = np.random.default_rng(0).standard_normal((64, *network.input_shape)).astype(np.float32)
-    path = export_onnx_int8(network, tmp_path / "q.onnx", images)
+    path = export_onnx_int8(network, tmp_path / "q.onnx", images, batch=batch)
     with torch.no_grad():
         expected = network(torch.from_numpy(images)).numpy()
-    seen = run_onnx(path.read_bytes(), images)
+    seen = run_onnx(path.read_bytes(), images, batch)
     assert np.corrcoef(seen.ravel(), expected.ravel())[0, 1] > 0.97
     assert not np.array_equal(seen, expected)
     assert not list(tmp_path.glob("*.tmp"))
@@ -130,6 +131,10 @@ def test_wrong_outputs_and_unwritable_places_leave_no_file(family, tmp_path):
         export_onnx(network_of(family), tmp_path / "file" / "x.onnx")
     with pytest.raises(BadInput, match="input_shape"):
         export_onnx(nn.Identity(), tmp_path / "x.onnx")
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    x = np.random.default_rng(0).standard_normal((1, 3, 5, 7), dtype=np.float32)
+    seen = run_onnx(export_onnx(plain, tmp_path / "plain.onnx", input_shape=(3, 5, 7)).read_bytes(), x)
+    assert seen == pytest.approx(plain(torch.from_numpy(x)).detach().numpy(), abs=1e-5)
 
 
 def answers(path, x):

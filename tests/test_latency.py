@@ -72,7 +72,9 @@ def test_a_campaign_recovers_what_blocks_cost_inside_networks(tmp_path):
     assert table.validation.mape < 0.02
     assert table.validation.kendall_tau > 0.9
     archs = SPACE.sample(200, np.random.default_rng(99))
-    predicted = nas.latency(SPACE, table)(archs)
+    objective = nas.latency(SPACE, table, name="here_ms")
+    assert objective.name == "here_ms"
+    predicted = objective(archs)
     assert predicted == pytest.approx([table.predict(blocks) for blocks in SPACE.networks(archs)])
     real = [0.03 + sum(inside(b) for b in blocks) for blocks in SPACE.networks(archs)]
     assert np.abs(predicted / real - 1).mean() < 0.02

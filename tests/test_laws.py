@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 import pickle
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -17,6 +19,7 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 import search_spaces
+from nas import deploy
 from nas.blocks import ACTIVATIONS, KINDS, Block, Head, Kernel, Operators, Stem, from_key
 from nas.deploy.litert_graph import lowered
 from nas.deploy.to_onnx import onnx_model, run_onnx
@@ -202,6 +205,23 @@ def test_litert_computes_what_torch_computes_or_names_the_kind(block):
     expected = channels_last(expected) if expected.ndim == 4 else expected
     seen = run_litert(litert_model(module, block.in_shape, batch=2), channels_last(x))
     assert np.abs(seen - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("name", deploy.names())
+def test_a_kind_of_ones_own_leaves_through_every_exporter_or_is_named(name, few_digits, tmp_path):
+    space = own_space()
+    stem, *others, head = space.networks(space.sample(1, np.random.default_rng(0)))[0]
+    ends = dataclasses.replace(stem, in_ch=1), dataclasses.replace(head, out_ch=10)  # as the images have it
+    network = randomise(Network([ends[0], *others, ends[1]]))
+    assert any(isinstance(block, MaxBlur) for block in others)
+    path = tmp_path / f"network{deploy.named(name).suffix}"
+    try:
+        assert deploy.named(name).export(network, path, few_digits).exists()  # its outputs were compared
+    except BadInput as error:
+        refused = str(error)
+        assert re.search("blocks of kind 'max_blur'|operation max_pool2d", refused)
+        assert not name.startswith("onnx")
+        assert not path.exists()
 
 
 def test_activations_are_what_their_papers_say():

@@ -118,6 +118,9 @@ def test_written_networks_equal_torch_and_int8_ones_stay_close(networks, tmp_pat
         assert len(int8) < 0.45 * len(fp32)
         details = litert_file.interpreter(int8)
         assert details.get_input_details()[0]["dtype"] == details.get_output_details()[0]["dtype"] == np.int8
+        four = to_litert.export_litert(network, tmp_path / "four.tflite", batch=4).read_bytes()
+        assert litert_file.interpreter(four).get_input_details()[0]["shape"][0] == 4
+        assert litert_file.run_litert(four, channels_last(x)) == pytest.approx(seen, abs=1e-4)
         agree = litert_file.run_litert(int8, channels_last(x)).argmax(1) == expected.argmax(1)
         assert agree.mean() >= 0.7  # of random logits, many of which are nearly equal
 

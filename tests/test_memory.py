@@ -13,7 +13,7 @@ import pytest
 
 from nas.blocks import DepthwiseSeparable, InvertedResidual, Stem
 from nas.blocks.resnet import Classifier
-from nas.deploy.arena import MemoryModel, network_memory, recorded_arena
+from nas.deploy.arena import FILE, MemoryModel, recorded_arena
 from nas.engine.loop import search
 from nas.errors import Infeasible, NasError
 from nas.modules import Network
@@ -29,6 +29,13 @@ def int8(blocks) -> bytes:
 
     pytest.importorskip("ai_edge_quantizer", reason="the quantizer is not installed")
     return timing_tflite(Network(blocks), blocks[0].in_shape, precision="int8")
+
+
+def memory_of(blocks):
+    """(arena, file) of one int8 network, in bytes, from a model of its own blocks alone."""
+    distinct = list(dict.fromkeys(blocks))
+    model, ids = MemoryModel(distinct), np.array([[distinct.index(b) + 1 for b in blocks]])
+    return model.arena(ids)[0], FILE + model.flash[ids - 1].sum()
 
 
 @pytest.mark.parametrize("make", SPACES, ids=lambda make: make().name)
@@ -47,7 +54,7 @@ def test_predictions_are_what_tensorflow_lite_micro_needs(make):
         assert model.records(ids)[i] == pytest.approx(records, abs=100)
         assert arena[i] == pytest.approx(activations + records, rel=0.01)
         assert file[i] == pytest.approx(len(written), rel=0.02)
-        assert network_memory(blocks) == (arena[i], file[i])
+        assert memory_of(blocks) == (arena[i], file[i])
 
 
 def test_the_interpreter_runs_in_the_predicted_arena_and_not_in_much_less():
@@ -56,7 +63,7 @@ def test_the_interpreter_runs_in_the_predicted_arena_and_not_in_much_less():
 
     space = MobileNetV3.digits()
     for blocks in space.networks(space.sample(3, np.random.default_rng(7))):
-        written, (arena, _) = int8(blocks), network_memory(blocks)
+        written, (arena, _) = int8(blocks), memory_of(blocks)
 
         def runs(size, model=written):
             with silent():
@@ -135,7 +142,7 @@ def test_more_weights_need_more_flash_and_only_larger_maps_more_sram():
     small = (Stem(in_ch=3, out_ch=16, size=32), InvertedResidual(in_ch=16, out_ch=16, size=16, mid=32))
     wide = (small[0], InvertedResidual(in_ch=16, out_ch=16, size=16, mid=96))
     large = (Stem(in_ch=3, out_ch=16, size=64), InvertedResidual(in_ch=16, out_ch=16, size=32, mid=32))
-    arena, file = zip(*(network_memory(blocks) for blocks in (small, wide, large)), strict=True)
+    arena, file = zip(*(memory_of(blocks) for blocks in (small, wide, large)), strict=True)
     assert file[0] < file[1]
     assert file[0] == file[2]
     assert arena[0] < arena[1] < arena[2]

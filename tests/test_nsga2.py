@@ -17,7 +17,7 @@ def archs(tiny):
 
 def survivors(searcher, archs):
     """Rows of ``archs`` that are in the population."""
-    population = {row.tobytes() for row in searcher._archs}
+    population = {row.tobytes() for row in searcher._alive.archs}
     return [i for i, row in enumerate(archs) if row.tobytes() in population]
 
 
@@ -51,7 +51,7 @@ def test_a_network_told_again_takes_no_second_place(tiny, archs):
     searcher = NSGA2(tiny, population=4)
     for _ in range(3):
         searcher.tell(np.repeat(archs[:3], 2, axis=0), np.repeat(np.arange(3.0), 2)[:, None], np.zeros(6))
-    assert len(searcher._archs) == 3
+    assert len(searcher._alive.archs) == 3
 
 
 def test_tournaments_of_two_prefer_the_better(tiny, archs):

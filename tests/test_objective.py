@@ -148,7 +148,8 @@ def test_weighted_adds_up_in_the_direction_of_each(tiny):
     size, cost = nas.params(tiny), nas.macs(tiny)
     size = dataclasses.replace(size, maximize=True)
     archs = tiny.sample(20, np.random.default_rng(0))
-    both = nas.weighted({"params": 2.0, "macs": 0.5}, [size, cost])
+    both = nas.weighted({"params": 2.0, "macs": 0.5}, [size, cost], name="score")
+    assert both.name == "score"
     assert both.maximize
     assert both.cheap
     assert np.allclose(both(archs), 2.0 * size(archs) - 0.5 * cost(archs))
@@ -175,11 +176,11 @@ def test_energy_comes_from_the_table(tiny):
     with pytest.raises(BadInput, match="no energy of its blocks"):
         nas.energy(tiny, LatencyTable(device=device, rows=rows))
     rows["energy_mj"] = np.arange(1.0, len(rows) + 1)
-    energy = nas.energy(tiny, LatencyTable(device=device, rows=rows))
+    energy = nas.energy(tiny, LatencyTable(device=device, rows=rows), name="board_mj")
     archs = tiny.sample(10, np.random.default_rng(0))
     expected = [sum(tiny.blocks.index(b) + 1 for b in blocks) for blocks in tiny.networks(archs)]
     assert np.allclose(energy(archs), expected)
-    assert energy.unit == "mJ"
+    assert (energy.name, energy.unit) == ("board_mj", "mJ")
 
 
 def test_predicted_learns_from_a_search(tiny):
@@ -190,5 +191,8 @@ def test_predicted_learns_from_a_search(tiny):
     assert guess.maximize
     archs = tiny.sample(200, np.random.default_rng(5))
     assert np.corrcoef(guess(archs), quality(archs))[0, 1] > 0.95
+    last = nas.predicted(result, quality, most=25)(archs)
+    assert np.array_equal(last, nas.predicted(result[-25:], quality)(archs))
+    assert not np.array_equal(last, guess(archs))
     with pytest.raises(BadInput, match="at least 20 evaluated"):
         nas.predicted(result[:10], quality)

@@ -274,7 +274,7 @@ def test_nsga3_keeps_the_member_nearest_to_every_direction():
     archs = np.unique(SPACE.sample(200, rng), axis=0)[: len(points)]
     searcher = NSGA3(SPACE, population=15)
     searcher.tell(archs, points, np.zeros(len(points)))
-    kept = {row.tobytes() for row in searcher._archs}
+    kept = {row.tobytes() for row in searcher._alive.archs}
     assert [i for i, row in enumerate(archs) if row.tobytes() in kept] == list(range(20, 35))
 
 
@@ -376,3 +376,11 @@ def test_guided_learns_an_expensive_constraint():
     guided, luck = best(Guided(SPACE, seed=0)), best(RandomSearch(SPACE, seed=0))
     assert guided[0] < luck[0]
     assert guided[1] > luck[1]
+
+
+def test_a_search_asks_guided_for_as_many_as_it_was_made_for(monkeypatch):
+    asked, ask = [], Guided.ask
+    monkeypatch.setattr(Guided, "ask", lambda self, n: asked.append(n) or ask(self, n))
+    quality = Objective(name="quality", fn=lambda archs: archs @ WEIGHTS, cheap=False)
+    search(SPACE, [quality], Guided(SPACE, seed=0, initial=6, candidates=100, batch=3), budget=12)
+    assert asked == [3, 3, 3, 3]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +275,28 @@ def test_wrong_spaces_are_refused():
 def test_wrong_names_and_settings_are_refused(name, settings, message):
     with pytest.raises(BadInput, match=message):
         search_spaces.named(name, **settings)
+
+
+@pytest.mark.parametrize(
+    ("begin", "annotation"),
+    [
+        ("from nas.space import SearchSpace", "SearchSpace"),
+        ("from __future__ import annotations\nfrom nas.space import SearchSpace", "SearchSpace"),
+        ("import nas", "'nas.SearchSpace'"),
+    ],
+)
+def test_a_new_file_is_a_space_however_its_annotation_is_written(begin, annotation, tmp_path, monkeypatch):
+    (tmp_path / "extra.py").write_text(
+        f"{begin}\nfrom nas.space import Choice, SearchSpace as Made\n\nclass Extra:\n    @staticmethod\n"
+        f"    def one(*, gene: str = 'g') -> {annotation}:\n        return Made('extra_one', [Choice(gene, (1, 2))], [])\n\n"
+        "    @staticmethod\n    def helper() -> int:\n        return 1\n"
+    )
+    monkeypatch.setattr(search_spaces, "__path__", [*search_spaces.__path__, str(tmp_path)])
+    monkeypatch.setattr(search_spaces, "_constructors", search_spaces._constructors.__wrapped__)
+    monkeypatch.delitem(sys.modules, "search_spaces.extra", raising=False)
+    assert [name for name in search_spaces.names() if name.startswith("extra.")] == ["extra.one"]
+    assert search_spaces.named("extra.one", gene="h").choices[0].name == "h"
+    del sys.modules["search_spaces.extra"]
 
 
 def test_names_lead_to_spaces_and_tables_back_to_them():

@@ -1,8 +1,5 @@
 """Block kinds: what a network is made of, without torch. Every file of this package is loaded, and its kinds are known."""
 
-import importlib
-import pkgutil
-
 from nas.blocks.activations import ACTIVATIONS, Act
 from nas.blocks.block import (
     KINDS,
@@ -20,9 +17,9 @@ from nas.blocks.block import (
 )
 from nas.blocks.mobile import DepthwiseSeparable, Head, InvertedResidual, Stem, squeeze_excite
 from nas.blocks.operators import Conv, Linear, Norm, Operators, Part, norm_of
+from nas.discovery import Files
 
-for _file in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_file.name}")
+Files(package=__name__, kind="block kind").modules()
 
 __all__ = [
     "ACTIVATIONS",

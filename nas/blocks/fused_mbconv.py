@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from nas.blocks.activations import Act
-from nas.blocks.block import Block, Channels, ChannelsOrNone, Kernel, Stride, T
-from nas.blocks.mobile import squeeze_excite
+from nas.blocks.block import T
+from nas.blocks.mobile import PROJECTED, Expanding, projected, squeeze_excite
 from nas.blocks.operators import Operators
 
 
 @dataclass(frozen=True, kw_only=True)
-class FusedMBConv(Block):
+class FusedMBConv(Expanding):
     """kxk expansion to ``mid`` channels, optional squeeze-excite, linear 1x1 projection.
 
     One dense convolution instead of an inverted residual's expansion and depthwise one: more MACs, often less time
@@ -21,21 +20,12 @@ class FusedMBConv(Block):
 
     kind: ClassVar[str] = "fused_mbconv"
     read_from: ClassVar = {
+        **PROJECTED,
         "in_ch": "expand.in_ch",
         "mid": "expand.out_ch",
-        "out_ch": "project.out_ch",
         "kernel": "expand.kernel",
-        "se": "squeeze.out_ch",
     }
-    mid: Channels
-    kernel: Kernel = 3
-    stride: Stride = 1
-    se: ChannelsOrNone = 0
-    act: Act = "relu"
-    residual: bool = False
 
     def compute(self, on: Operators[T], x: T) -> T:
         y = on.conv("expand", x, self.mid, kernel=self.kernel, stride=self.stride, act=self.act)
-        y = squeeze_excite(on, y, self.mid, self.se, self.act)
-        y = on.conv("project", y, self.out_ch)
-        return on.add(x, y) if self.residual else y
+        return projected(self, on, x, squeeze_excite(on, y, self.mid, self.se, self.act))

@@ -24,6 +24,10 @@ class Stem(Block):
         return on.conv("conv", x, self.out_ch, kernel=self.kernel, stride=self.stride, act=self.act)
 
 
+PROJECTED = {"out_ch": "project.out_ch", "se": "squeeze.out_ch"}
+"""The part of ``read_from`` that all have which end in ``projected``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DepthwiseSeparable(Block):
     """Depthwise convolution, optional squeeze-excite, linear 1x1 projection (MobileNet's block without expansion).
@@ -33,12 +37,7 @@ class DepthwiseSeparable(Block):
     """
 
     kind: ClassVar[str] = "separable"
-    read_from: ClassVar = {
-        "in_ch": "depthwise.in_ch",
-        "out_ch": "project.out_ch",
-        "kernel": "depthwise.kernel",
-        "se": "squeeze.out_ch",
-    }
+    read_from: ClassVar = {**PROJECTED, "in_ch": "depthwise.in_ch", "kernel": "depthwise.kernel"}
     kernel: Kernel = 3
     stride: Stride = 1
     se: ChannelsOrNone = 0
@@ -46,13 +45,23 @@ class DepthwiseSeparable(Block):
     residual: bool = False
 
     def compute(self, on: Operators[T], x: T) -> T:
-        y = _depthwise(self, on, x, self.in_ch)
-        y = on.conv("project", y, self.out_ch)
-        return on.add(x, y) if self.residual else y
+        return projected(self, on, x, _depthwise(self, on, x, self.in_ch))
 
 
 @dataclass(frozen=True, kw_only=True)
-class InvertedResidual(Block):
+class Expanding(Block):
+    """Base of the blocks that expand to ``mid`` channels and end in a linear 1x1 projection."""
+
+    mid: Channels
+    kernel: Kernel = 3
+    stride: Stride = 1
+    se: ChannelsOrNone = 0
+    act: Act = "relu"
+    residual: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvertedResidual(Expanding):
     """1x1 expansion to ``mid`` channels, depthwise convolution, optional squeeze-excite, linear 1x1 projection.
 
     MobileNetV2's block (Sandler et al. 2018), with squeeze-excite as in MobileNetV3 (Howard et al. 2019).
@@ -62,28 +71,19 @@ class InvertedResidual(Block):
 
     kind: ClassVar[str] = "inverted_residual"
     read_from: ClassVar = {
+        **PROJECTED,
         "in_ch": "expand.in_ch",
         "mid": "depthwise.in_ch",
-        "out_ch": "project.out_ch",
         "kernel": "depthwise.kernel",
-        "se": "squeeze.out_ch",
         "groups": "expand.groups",
     }
-    mid: Channels
-    kernel: Kernel = 3
-    stride: Stride = 1
-    se: ChannelsOrNone = 0
-    act: Act = "relu"
-    residual: bool = False
     groups: Groups = field(default=1, metadata=LATER)
 
     def compute(self, on: Operators[T], x: T) -> T:
         y = on.conv("expand", x, self.mid, groups=self.groups, act=self.act)
         if self.groups > 1:
             y = on.shuffle(y, self.groups)
-        y = _depthwise(self, on, y, self.mid)
-        y = on.conv("project", y, self.out_ch, groups=self.groups)
-        return on.add(x, y) if self.residual else y
+        return projected(self, on, x, _depthwise(self, on, y, self.mid), groups=self.groups)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +119,12 @@ def squeeze_excite(on: Operators[T], x: T, channels: int, se: int, act: str) -> 
     squeezed = on.conv("squeeze", on.pool(x), se, norm=False, act="relu")
     gate = on.conv("excite", squeezed, channels, norm=False, act="sigmoid" if act == "silu" else "hsigmoid")
     return on.scale(x, gate)
+
+
+def projected(block: DepthwiseSeparable | Expanding, on: Operators[T], x: T, y: T, *, groups: int = 1) -> T:
+    """The end of a block: ``y`` through a linear 1x1 convolution, and the block's input ``x`` added to a residual."""
+    y = on.conv("project", y, block.out_ch, groups=groups)
+    return on.add(x, y) if block.residual else y
 
 
 def _depthwise(block: DepthwiseSeparable | InvertedResidual, on: Operators[T], x: T, channels: int) -> T:

@@ -9,6 +9,8 @@ from nas.blocks.activations import Act
 from nas.blocks.block import Block, Channels, Kernel, Stride, T
 from nas.blocks.operators import Operators
 
+_FIRST = {"in_ch": "conv1.in_ch", "mid": "conv1.out_ch"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Residual(Block):
@@ -33,12 +35,7 @@ class BasicBlock(_Residual):
     """Two kxk convolutions, ``mid`` channels between them."""
 
     kind: ClassVar[str] = "basic"
-    read_from: ClassVar = {
-        "in_ch": "conv1.in_ch",
-        "mid": "conv1.out_ch",
-        "out_ch": "conv2.out_ch",
-        "kernel": "conv1.kernel",
-    }
+    read_from: ClassVar = {**_FIRST, "out_ch": "conv2.out_ch", "kernel": "conv1.kernel"}
 
     def compute(self, on: Operators[T], x: T) -> T:
         y = on.conv("conv1", x, self.mid, kernel=self.kernel, stride=self.stride, act=self.act)
@@ -50,12 +47,7 @@ class Bottleneck(_Residual):
     """1x1 convolution to ``mid`` channels, kxk convolution with the stride (as torchvision has it), 1x1 convolution."""
 
     kind: ClassVar[str] = "bottleneck"
-    read_from: ClassVar = {
-        "in_ch": "conv1.in_ch",
-        "mid": "conv1.out_ch",
-        "out_ch": "conv3.out_ch",
-        "kernel": "conv2.kernel",
-    }
+    read_from: ClassVar = {**_FIRST, "out_ch": "conv3.out_ch", "kernel": "conv2.kernel"}
 
     def compute(self, on: Operators[T], x: T) -> T:
         y = on.conv("conv1", x, self.mid, act=self.act)

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any, cast
 
-from nas import discovery
 from nas.checks import hints_of, parsed
+from nas.discovery import Files, made_in
 from nas.errors import BadInput
 
 if TYPE_CHECKING:
     from nas.compression.step import Step
 
-_PACKAGE = "nas.compression.steps"
+_STEPS = Files(package="nas.compression.steps", kind="compression step")
 
 
 def names() -> tuple[str, ...]:
     """Of all steps, such as "fine-tune"; imports none of them."""
-    return discovery.names(_PACKAGE)
+    return _STEPS.names()
 
 
 def named(name: str) -> type[Step]:
     """The class of the step of that name: its fields are its settings. Raises BadInput when there is none."""
-    module = discovery.named(_PACKAGE, name, "compression step")
-    classes = (c for c in vars(module).values() if inspect.isclass(c) and c.__module__ == module.__name__)
-    return cast("type[Step]", next(c for c in classes if hasattr(c, "apply")))
+    return cast("type[Step]", next(c for c in made_in(_STEPS.named(name)) if hasattr(c, "apply")))
 
 
 def step_of(text: str) -> Step:

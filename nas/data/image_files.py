@@ -117,7 +117,7 @@ def square_pixels(file: str | os.PathLike[str] | io.BytesIO, size: int, channels
 
 
 def read_image(file: str | os.PathLike[str] | io.BytesIO, size: int, channels: int) -> NDArray[np.uint8]:
-    """``square_pixels``, but raises BadInput, one line, when the file does not decode."""
+    """``square_pixels``, ``(channels, size, size)``, but raises BadInput, one line, when the file does not decode."""
     try:
         return square_pixels(file, size, channels)
     except UnidentifiedImageError:

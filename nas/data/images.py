@@ -41,7 +41,7 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # what entries of a
 @checked
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ImageData:
-    """A data set. ``mean`` and ``std (c,)``: of the *training* pixels in [0, 1]. ``notes``: what loading changed.
+    """A data set in memory; ``nas.load_images`` reads one from a folder. ``mean`` and ``std (c,)``: of the *training* pixels in [0, 1]. ``notes``: what loading changed.
 
     Raises BadInput for an empty split, splits that share an image or differ in the images' shape, labels that name no
     class, and class names that are not at least two different texts.

@@ -39,7 +39,7 @@ def normalised(images: Tensor, data: ImageData) -> Tensor:
 def batches(
     split: Split, data: ImageData, size: int, batch_size: int = 512, device: torch.device | str = "cpu"
 ) -> Iterator[Tensor]:
-    """The images of ``split`` in order, resized and normalised, ``(<= batch_size, c, size, size)`` float32."""
+    """The images of ``split`` in order, resized and normalised: ``(n, c, size, size)`` float32, n at most ``batch_size``."""
     for start in range(0, len(split), batch_size):
         images = torch.from_numpy(split.images[start : start + batch_size]).to(device)
         yield normalised(resize(images.float() / 255, size), data)
@@ -51,5 +51,5 @@ def fixed_choice(data: ImageData, most: int) -> Split:
 
 
 def calibration_images(data: ImageData, size: int, most: int = INT8_IMAGES) -> NDArray[np.float32]:
-    """``fixed_choice`` as a network of ``size`` pixels sees it, ``(<= most, c, size, size)``: for int8 ranges."""
+    """``fixed_choice(data, most)`` as a network of ``size`` pixels sees it, ``(n, c, size, size)``: for int8 ranges."""
     return torch.cat(list(batches(fixed_choice(data, most), data, size))).contiguous().numpy()

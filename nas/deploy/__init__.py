@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nas import discovery
+from nas.discovery import Files
 
 if TYPE_CHECKING:
     from nas.deploy.exporter import Exporter
 
-_PACKAGE = "nas.deploy.exporters"
+_EXPORTERS = Files(package="nas.deploy.exporters", kind="export format")
 
 
 def names() -> tuple[str, ...]:
     """Of all exporters, such as "onnx-int8"; imports none of them."""
-    return discovery.names(_PACKAGE)
+    return _EXPORTERS.names()
 
 
 def named(name: str) -> Exporter:
     """The exporter of that name. Raises BadInput, with all names, when there is none."""
-    exporter: Exporter = discovery.named(_PACKAGE, name, "export format").exporter
+    exporter: Exporter = _EXPORTERS.named(name).exporter
     return exporter

@@ -159,14 +159,6 @@ class MemoryModel:
         return out
 
 
-def network_memory(blocks: Sequence[Block]) -> tuple[int, int]:
-    """(arena, flash) of one int8 network, in bytes."""
-    distinct = list(dict.fromkeys(blocks))
-    model = MemoryModel(distinct)
-    ids = np.array([[distinct.index(b) + 1 for b in blocks]])
-    return int(model.arena(ids)[0]), FILE + int(model.flash[ids - 1].sum())
-
-
 def recorded_arena(model: bytes) -> tuple[int, int]:
     """(activations, records) in bytes, as TensorFlow Lite Micro itself records them for a serialised int8 model.
 

@@ -72,8 +72,8 @@ def flatbuffer(graph: Graph, weights: Callable[[Weight], NDArray[np.float32]]) -
 def quantized(model: bytes, images: NDArray[np.float32]) -> bytes:
     """``model`` as full-integer int8: weights per channel, activations per tensor, int8 in and out, constants inline.
 
-    ``images (n, *input shape without the batch)``, in the model's layout; n a multiple of its batch. Their extremes
-    set the activations' ranges.
+    ``images (n, h, w, c)``, as the model takes them, n a multiple of its batch: their extremes set the activations'
+    ranges.
     """
     recipes, quantizer = _quantizer()
     batch = int(interpreter(model).get_input_details()[0]["shape"][0])
@@ -105,7 +105,10 @@ def inlined(model: bytes) -> bytes:
 
 
 def interpreter(model: bytes, threads: int = 1) -> Any:
-    """A LiteRT interpreter (CPU, XNNPACK) of a serialised model, tensors allocated."""
+    """A LiteRT interpreter (CPU, XNNPACK) of a serialised model, tensors allocated.
+
+    Raises NasError for a model that LiteRT cannot load, MissingPackage without ai-edge-litert.
+    """
     try:
         from ai_edge_litert.interpreter import Interpreter
     except ImportError:
@@ -132,7 +135,7 @@ def run_litert(model: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def to_integers(x: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]:
-    """``x`` as the tensor that ``details`` (an interpreter's) describes takes it."""
+    """``x (batch, ...)`` as the tensor that ``details`` (an interpreter's) describes takes it: rounded to int8 if need be."""
     if details["dtype"] == np.float32:
         return x
     scale, zero = details["quantization"]
@@ -140,7 +143,7 @@ def to_integers(x: NDArray[np.float32], details: dict[str, Any]) -> NDArray[Any]
 
 
 def from_integers(x: NDArray[Any], details: dict[str, Any]) -> NDArray[np.float32]:
-    """The inverse of ``to_integers``."""
+    """The inverse of ``to_integers``: ``x (batch, ...)`` as float32."""
     if details["dtype"] == np.float32:
         return x
     scale, zero = details["quantization"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -16,6 +17,8 @@ from nas.errors import BadInput, NasError
 
 Shape = tuple[Count, Count, Count]
 """(channels, height, width) of one input."""
+Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""From images ``(n, c, h, w)`` to an exported model's outputs, as torch lays them out."""
 FP32_TOLERANCE = 1e-4
 """Of the largest output."""
 INT8_COSINE = 0.9
@@ -32,11 +35,6 @@ def input_shape_of(network: nn.Module, given: Shape | None = None) -> Shape:
             f"{type(network).__name__} does not say its input_shape; pass input_shape=(channels, height, width)"
         )
     return shape
-
-
-def noise(shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The same random inputs at every call."""
-    return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
 def torch_outputs(network: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -63,20 +61,27 @@ def whole_batches(images: ArrayLike, shape: Shape | None, batch: int) -> NDArray
     return given[: len(given) // batch * batch]
 
 
-def compared(images: NDArray[np.float32], batch: int) -> NDArray[np.float32]:
-    """The calibration images that int8 outputs are compared on: whole batches of them."""
-    return images[: max(batch, INT8_SHOWN // batch * batch)]
+def verify_fp32(what: str, network: nn.Module, run: Run, shape: tuple[int, ...]) -> None:
+    """``check_fp32`` of ``run`` and ``network``, on the same noise ``shape (n, c, h, w)`` at every call."""
+    x = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+    check_fp32(what, torch_outputs(network, x), run(x))
+
+
+def verify_int8(what: str, network: nn.Module, run: Run, images: NDArray[np.float32], batch: int) -> None:
+    """``check_int8`` of ``run`` and ``network``, on the first whole batches, about 32, of ``images (n, c, h, w)``."""
+    shown = images[: max(batch, INT8_SHOWN // batch * batch)]
+    check_int8(what, torch_outputs(network, shown), run(shown))
 
 
 def check_fp32(what: str, expected: NDArray[np.float32], seen: NDArray[np.float32]) -> None:
-    """Raises NasError when outputs ``seen`` differ from torch's by more than ``FP32_TOLERANCE``."""
+    """Raises NasError when outputs ``seen (n, classes)`` differ from torch's by more than ``FP32_TOLERANCE``."""
     error = float(np.abs(seen - expected).max() / max(np.abs(expected).max(), 1e-6))
     if not error <= FP32_TOLERANCE:  # not "error >": a NaN is no agreement
         raise NasError(f"{what}: its outputs differ from torch's by {error:.1e} (allowed {FP32_TOLERANCE:.0e})")
 
 
 def check_int8(what: str, expected: NDArray[np.float32], seen: NDArray[np.float32]) -> None:
-    """Raises NasError when int8 outputs ``seen`` point in another direction than torch's."""
+    """Raises NasError when int8 outputs ``seen (n, classes)`` point in another direction than torch's."""
     cosine = float((expected * seen).sum() / max(np.linalg.norm(expected) * np.linalg.norm(seen), 1e-12))
     if not cosine >= INT8_COSINE:
         raise NasError(f"{what}: int8 outputs and torch's have cosine {cosine:.3f}, at least {INT8_COSINE} is needed")

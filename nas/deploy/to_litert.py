@@ -22,16 +22,7 @@ from nas.blocks import norm_of
 from nas.checks import Batch, FilePath, checked
 from nas.deploy.litert_file import flatbuffer, inlined, quantized, run_litert, silent
 from nas.deploy.litert_graph import Weight, lowered
-from nas.deploy.parity import (
-    Shape,
-    check_fp32,
-    check_int8,
-    compared,
-    input_shape_of,
-    noise,
-    torch_outputs,
-    whole_batches,
-)
+from nas.deploy.parity import Shape, input_shape_of, verify_fp32, verify_int8, whole_batches
 from nas.deploy.to_onnx import quiet
 from nas.errors import MissingPackage
 from nas.files import writable, write_bytes
@@ -58,12 +49,10 @@ def export_litert(
     calibration = None if images is None else whole_batches(images, shape, batch)
     failed = f"{path} was not written"
     model = litert_model(network, shape, batch=batch)
-    x = noise((batch, *shape))
-    check_fp32(failed, _outputs(network, x), run_litert(model, channels_last(x)))
+    verify_fp32(failed, network, functools.partial(_run, model), (batch, *shape))
     if calibration is not None:
         model = quantized(model, channels_last(calibration))
-        shown = compared(calibration, batch)
-        check_int8(failed, _outputs(network, shown), run_litert(model, channels_last(shown)))
+        verify_int8(failed, network, functools.partial(_run, model), calibration, batch)
     write_bytes(path, model)
     return path
 
@@ -78,7 +67,7 @@ def litert_model(network: nn.Module, input_shape: tuple[int, int, int], *, batch
 
 
 def converted(network: nn.Module, input_shape: tuple[int, int, int], *, batch: int = 1) -> bytes:
-    """``litert_model`` of any module, by litert-torch's converter (about 5 s)."""
+    """``litert_model`` of any module, by litert-torch's converter (about 5 s). Raises MissingPackage without that."""
     with quiet(), silent():
         try:
             import litert_torch
@@ -135,7 +124,7 @@ def _folded(module: BlockModule, name: str) -> tuple[torch.Tensor, torch.Tensor]
     return kernel * scale.view(-1, 1, 1, 1), folded
 
 
-def _outputs(network: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Torch's outputs, feature maps as ``(n, h, w, c)``."""
-    y = torch_outputs(network, x)
-    return channels_last(y) if y.ndim == 4 else y
+def _run(model: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Outputs for images ``(n, c, h, w)``, feature maps with their channels first as torch has them."""
+    y = run_litert(model, channels_last(x))
+    return y.transpose(0, 3, 1, 2) if y.ndim == 4 else y

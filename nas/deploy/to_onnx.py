@@ -20,16 +20,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nas.checks import Batch, FilePath, checked
-from nas.deploy.parity import (
-    Shape,
-    check_fp32,
-    check_int8,
-    compared,
-    input_shape_of,
-    noise,
-    torch_outputs,
-    whole_batches,
-)
+from nas.deploy.parity import Shape, input_shape_of, verify_fp32, verify_int8, whole_batches
 from nas.files import writable, write_bytes
 
 OPSET = 17
@@ -51,8 +42,7 @@ def export_onnx(
     """
     path, shape = writable(path), input_shape_of(network, input_shape)
     model = onnx_model(network, shape, batch=batch).SerializeToString()
-    x = noise((batch, *shape))
-    check_fp32(f"{path} was not written", torch_outputs(network, x), run_onnx(model, x, batch))
+    verify_fp32(f"{path} was not written", network, lambda x: run_onnx(model, x, batch), (batch, *shape))
     write_bytes(path, model)
     return path
 
@@ -81,13 +71,12 @@ def export_onnx_int8(
 def onnx_int8(
     network: nn.Module, calibration: NDArray[np.float32], *, symmetric_activations: bool = False, batch: int = 1
 ) -> bytes:
-    """What ``export_onnx_int8`` writes, checked in the same way."""
+    """What ``export_onnx_int8`` writes, checked in the same way; ``calibration (n, c, h, w)``."""
     images = whole_batches(calibration, getattr(network, "input_shape", None), batch)
     shape = images.shape[1:]
     fp32 = onnx_model(network, shape, batch=batch)
     model: bytes = quantized(fp32, images, symmetric_activations=symmetric_activations, batch=batch).SerializeToString()
-    shown = compared(images, batch)
-    check_int8("quantization failed", torch_outputs(network, shown), run_onnx(model, shown, batch))
+    verify_int8("quantization failed", network, lambda x: run_onnx(model, x, batch), images, batch)
     return model
 
 
@@ -115,7 +104,10 @@ def onnx_model(network: nn.Module, input_shape: tuple[int, int, int], *, batch: 
 def quantized(
     model: Any, calibration: NDArray[np.float32], *, symmetric_activations: bool = False, batch: int = 1
 ) -> Any:
-    """``model`` (an ``onnx.ModelProto`` from ``onnx_model``, left as it is) quantized to static int8."""
+    """``model`` (an ``onnx.ModelProto`` from ``onnx_model``, left as it is) quantized to static int8.
+
+    The extremes of ``calibration (n, c, h, w)`` set the activations' ranges; what fills no whole batch is left out.
+    """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 

@@ -64,7 +64,9 @@ _LAYERS = (  # layers without weights: their extra_repr is the text of their arg
 
 
 def generate(network: nn.Module) -> tuple[str, dict[str, torch.Tensor]]:
-    """(source of model.py, state dict of its ``Model``) for ``network`` in eval mode; batch norm is folded.
+    """The source of model.py and the state dict of its ``Model``, for ``network`` in eval mode; batch norm is folded.
+
+    ``Model`` takes an image ``(n, c, h, w)`` and names its layers and their weights as ``network`` does, dots replaced.
 
     Raises BadInput for an operation or layer that it does not know, and for a network that torch.fx cannot trace.
     """

@@ -34,7 +34,7 @@ class ObjectiveRecord:
         )
 
     def objective(self) -> Objective:
-        """The objective of a search that is only read: it cannot be evaluated."""
+        """The objective of a search that is only read; evaluating it raises BadInput."""
 
         def fn(archs: Archs) -> ArrayLike:
             raise BadInput(f"{self.name} was read back from a ledger; pass the objective itself to evaluate more")

@@ -193,7 +193,11 @@ def import_ray() -> Any:
 
 
 def start_ray(address: str | None, *, cpus: float) -> bool:
-    """Connect to a cluster or start one on this machine; False when this process is connected already."""
+    """Connect to a cluster or start one on this machine; False when this process is connected already.
+
+    ``address``: of a cluster (None: RAY_ADDRESS, else a new one with ``cpus`` cores). Raises BadInput when none answers
+    there, MissingPackage without Ray.
+    """
     ray = import_ray()
     if ray.is_initialized():
         return False

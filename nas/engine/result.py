@@ -169,7 +169,10 @@ class SearchResult:
         return pd.concat([frame, genes], axis=1)
 
     def plot(self, path: str | os.PathLike[str]) -> Path:
-        """A picture of the first two objectives: all good rows, and their own front as a step line."""
+        """A picture of the first two objectives: all good rows, and their own front as a step line.
+
+        ``path``: the suffix says the format (.png, .svg, .pdf). Raises BadInput with fewer than two objectives.
+        """
         from matplotlib.figure import Figure
 
         if len(self.objectives) < 2:

@@ -104,7 +104,10 @@ def load(runtime: Runtime, networks: Sequence[Sequence[Block]]) -> list[Any]:
 def time_interleaved(
     runtime: Runtime, prepared: Sequence[Any], *, min_rounds: int = MIN_ROUNDS, max_rounds: int = MAX_ROUNDS
 ) -> list[NDArray[np.float64]]:
-    """Samples in ms for each of ``prepared``, taken in turns (``nas.on_device.clock.in_turns``)."""
+    """Samples in ms, ``(samples,)`` for each of ``prepared``, taken in turns (``nas.on_device.clock.in_turns``).
+
+    Each is visited at least ``min_rounds`` and at most ``max_rounds`` times. Raises what timing one of them raised.
+    """
     found = in_turns([partial(runtime.time, p) for p in prepared], rounds=(min_rounds, max_rounds))
     for samples in found:
         if isinstance(samples, Exception):

@@ -15,8 +15,9 @@ from nas.supernet.training import check_fit, subnet_accuracy
 
 @checked
 def accuracy(supernet: Supernet, data: ImageData, *, identity: str = "") -> Objective:
-    """Top-1 accuracy on the *validation* images, batch norm recalibrated on training images for each architecture.
+    """Top-1 accuracy of subnets of ``supernet`` on the *validation* images, a fraction to be maximised.
 
+    An expensive objective: for each architecture batch norm is recalibrated on training images.
     ``identity`` tells trainings apart in a ledger; the data's fingerprint is always part of it.
     """
     check_fit(supernet.space, data)

@@ -39,7 +39,10 @@ def weighted(weights: Mapping[str, Positive], objectives: Sequence[Objective], *
 
 @checked
 def penalized(objective: Objective, *constraints: Constraint, weight: Positive = 1.0) -> Objective:
-    """``objective``, made worse by ``weight`` times the relative violation of ``constraints`` (0 where they are met)."""
+    """``objective``, made worse by ``weight`` times the relative violation of ``constraints`` (0 where they are met).
+
+    Raises BadInput without constraints.
+    """
     if not constraints:
         raise BadInput("penalized needs at least one constraint, such as latency <= 5.0")
 

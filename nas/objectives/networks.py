@@ -26,7 +26,8 @@ def of_networks(
     seed: Seed = 0,
     identity: str = "",
 ) -> Objective:
-    """``fn`` of the network of every architecture, freshly initialised from ``seed`` whatever was evaluated before it.
+    """``fn(network)`` as an expensive objective: of the ``nas.Network`` of each architecture, its weights freshly
+    initialised from ``seed`` whatever was evaluated before it.
 
     ``name``: its own when left out; ``identity``: what else decides its values, such as the data (see ``Objective``).
     Raises BadInput when ``fn`` is no function.

@@ -24,7 +24,7 @@ Bytes = Annotated[int, Meta(ge=1, le=16)]
 @checked
 @dataclass(frozen=True, kw_only=True, repr=False)
 class Objective:
-    """A quantity of architectures. ``fn``: ``archs (n, genes) -> (n,)`` in ``unit``.
+    """A quantity of architectures that a search minimises, or maximises. ``fn``: ``archs (n, genes) -> (n,)`` in ``unit``.
 
     ``cheap`` ones are evaluated in batches and at will; the others one candidate at a time, and count as evaluations.
     ``extremes``: the exact reachable range where it is known. ``identity``: a text that changes whenever what ``fn``
@@ -106,7 +106,7 @@ class Objective:
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
-    """``objective sense bound``, where ``sense`` is "<=" or ">="."""
+    """``objective sense bound``, where ``sense`` is "<=" or ">="; write it as ``nas.latency(space, table) <= 5.0``."""
 
     objective: Objective
     sense: str
@@ -152,7 +152,7 @@ class Constraint:
 
 
 class Table(Protocol):
-    """What ``latency`` needs of a latency table."""
+    """What ``latency`` needs of a latency table: ``lookup`` and ``spread``, ms of blocks and their deviation, ``(n,)``."""
 
     @property
     def fixed_ms(self) -> float: ...
@@ -172,7 +172,7 @@ class Table(Protocol):
 
 
 class EnergyTable(Protocol):
-    """What ``energy`` needs of a table."""
+    """What ``energy`` needs of a table: ``lookup_energy``, mJ of each block ``(n,)``."""
 
     @property
     def fingerprint(self) -> str: ...
@@ -219,9 +219,10 @@ def latency(
     confidence: Annotated[float, Meta(ge=0.5, lt=1)] | None = None,
     unvalidated: bool = False,
 ) -> Objective:
-    """Predicted latency in ms. Raises MissingBlocks when the table does not cover the space.
+    """Latency in ms, predicted as the sum of a table's blocks: ``nas.LatencyTable.load`` or ``nas.measure`` gives one.
 
-    Raises BadInput when nobody has measured the table's error on whole networks, unless ``unvalidated``.
+    Raises MissingBlocks when the table does not cover the space; BadInput when nobody has measured the table's error on
+    whole networks, unless ``unvalidated``.
 
     ``confidence``: instead of the expected latency the one that is not exceeded with this probability, so that
     ``latency(space, table, confidence=0.95) <= T`` is the chance constraint P(latency <= T) >= 0.95. The spread is the
@@ -256,20 +257,23 @@ def latency(
 
 @checked
 def energy(space: SearchSpace, table: EnergyTable, *, name: str = "energy_mj") -> Objective:
-    """Predicted energy per image in mJ. Raises MissingBlocks or BadInput when the table does not know it for every block."""
+    """Energy per image in mJ, predicted as the sum of a table's blocks (``nas.measure(..., meter=)`` makes such tables).
+
+    Raises MissingBlocks or BadInput when the table does not know it for every block of ``space``.
+    """
     identity = f"energy of table {table.fingerprint}"
     return additive(space, name, table.lookup_energy(space.blocks), unit="mJ", identity=identity)
 
 
 @checked
 def macs(space: SearchSpace) -> Objective:
-    """Multiply-accumulates of one image."""
+    """Multiply-accumulates of convolutions and linear layers for one image; papers often call them FLOPs."""
     return additive(space, "macs", space.per_block(lambda b: b.macs), unit="MACs")
 
 
 @checked
 def params(space: SearchSpace) -> Objective:
-    """Trainable parameters."""
+    """Trainable parameters, batch norm's included."""
     return additive(space, "params", space.per_block(lambda b: b.params), unit="parameters")
 
 

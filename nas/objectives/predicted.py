@@ -17,7 +17,7 @@ from nas.space import Archs, SearchSpace
 
 
 class Evaluated(Protocol):
-    """What ``predicted`` needs of a SearchResult."""
+    """What ``predicted`` needs of a SearchResult: ``archs (n, genes)``, which are ``good (n,)``, and values ``(n,)``."""
 
     @property
     def space(self) -> SearchSpace: ...

@@ -72,9 +72,10 @@ def proxy(
 def synflow(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Logarithm of the sum of weight x gradient over a linearised network's weights (Tanaka et al. 2020).
 
-    All parameters by their absolute values, an input of ones, batch norm left out (Abdelfattah et al. 2021), activations
-    too: with nothing negative a ReLU is the identity, and so are the others here (a clipped one would stop all
-    gradients). In double precision: the sum grows exponentially with depth. -inf for a network without a path.
+    All parameters by their absolute values, an input of ones of the size of one of ``images (n, c, h, w)``, batch norm
+    left out (Abdelfattah et al. 2021), activations too: with nothing negative a ReLU is the identity, and so are the
+    others here (a clipped one would stop all gradients). In double precision: the sum grows exponentially with depth.
+    -inf for a network without a path.
     """
     network = copy.deepcopy(network).double().eval()
     for module in network.modules():
@@ -92,6 +93,7 @@ def synflow(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 def naswot(network: nn.Module, images: Tensor, labels: Tensor) -> float:
     """Log-determinant of the kernel of activation codes: which units are on, image by image (Mellor et al. 2021).
 
+    The kernel ``(n, n)`` counts, for each pair of ``images (n, c, h, w)``, the units on which both agree.
     A unit is on when the input of its activation is positive, whatever the activation. Batch norm by the batch's own
     statistics. -inf when two images have the same codes.
     """
@@ -108,12 +110,18 @@ def naswot(network: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 
 def grad_norm(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Sum over layers of the norm of the loss gradient with respect to their weights (Abdelfattah et al. 2021)."""
+    """Sum over layers of the norm of the loss gradient with respect to their weights (Abdelfattah et al. 2021).
+
+    The loss: cross-entropy of ``images (n, c, h, w)`` and ``labels (n,)``, batch norm by the batch's own statistics.
+    """
     return float(torch.stack([g.norm() for _, g in _loss_gradients(network, images, labels)]).sum())
 
 
 def snip(network: nn.Module, images: Tensor, labels: Tensor) -> float:
-    """Sum of |weight x gradient of the loss|: connection sensitivity (Lee et al. 2019)."""
+    """Sum of |weight x gradient of the loss|: connection sensitivity (Lee et al. 2019).
+
+    The loss is that of ``grad_norm``, on ``images (n, c, h, w)`` and ``labels (n,)``.
+    """
     return float(torch.stack([(w * g).abs().sum() for w, g in _loss_gradients(network, images, labels)]).sum())
 
 

@@ -27,7 +27,9 @@ NASBENCH201 = Path(__file__).parents[2] / "latency_tables" / "nasbench201.csv.gz
 @checked
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TabularBenchmark:
-    """``columns``: name -> ``(architectures,)``, in the order of all combinations of genes, last gene fastest.
+    """Published measurements of every architecture of a small space, such as NAS-Bench-201; ``load`` reads one.
+
+    ``columns``: name -> ``(architectures,)``, in the order of all combinations of genes, last gene fastest.
 
     ``about``: what the file beside the table says (source, licence, kind, units). ``fingerprint``: of the table.
     """

@@ -127,9 +127,9 @@ class Axis:
         return [(self.at(v), number(v)) for v in ticks(self.low, self.high)]
 
 
-def ticks(low: float, high: float, about: int = 6) -> list[float]:
-    """Round numbers between ``low`` and ``high``, steps of 1, 2 or 5 times a power of ten."""
-    raw = (high - low) / about
+def ticks(low: float, high: float) -> list[float]:
+    """Some six round numbers between ``low`` and ``high``, steps of 1, 2 or 5 times a power of ten."""
+    raw = (high - low) / 6
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw)
     first = math.ceil(low / step - 1e-9)

@@ -137,12 +137,12 @@ def candidate_folder(run_dir: Path, candidate: str) -> Path:
     return folder
 
 
-def bundle_candidate(run: Run, candidate: str, path: Path | None = None) -> Path:
-    """A self-contained bundle of a candidate's float network, by default beside its other files."""
+def bundle_candidate(run: Run, candidate: str) -> Path:
+    """A self-contained bundle of a candidate's float network, beside its other files."""
     folder = candidate_folder(run.folder, candidate)
     network = load_candidate(folder)
     preprocessing = run.data.preprocessing(network.input_shape[-1])
-    return export_bundle(network, path or folder / "bundle", classes=run.data.classes, preprocessing=preprocessing)
+    return export_bundle(network, folder / "bundle", classes=run.data.classes, preprocessing=preprocessing)
 
 
 def _deploy(run: Run, one: Todo, network: nn.Module, teacher: nn.Module) -> Candidate:

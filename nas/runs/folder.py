@@ -57,7 +57,7 @@ _PACKAGES = ("numpy", "onnx", "onnxruntime", "pandas", "scikit-learn", "torch", 
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """A run folder with what its stages work on.
+    """A run folder with what its stages work on; ``nas.run`` makes one and does all stages.
 
     ``space_by``, ``data_by``: how both are made again in another process; None where only this one can.
     ``resume``: go on with what the folder holds. ``progress``: bars (None: on a terminal or in a notebook).

@@ -15,7 +15,10 @@ from nas.checks import Batch, Bytes, Count, CountOrNone, Positive, Seed, Share, 
 @checked
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Everything that decides a run besides its space and data. Raises BadInput for a value out of its range."""
+    """Everything that decides a run (``nas.run``) besides its space and data; the command line has a flag for each.
+
+    Raises BadInput for a value out of its range.
+    """
 
     runtime: Annotated[Text, "what networks are measured and timed on"] = "onnxruntime"
     threads: Annotated[Threads, "threads of that runtime"] = 1

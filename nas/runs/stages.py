@@ -131,7 +131,7 @@ def run(
 
 
 def run_all(job: Run) -> pd.DataFrame:
-    """All stages that are not done, in order; returns the final table."""
+    """All stages that are not done, in order; returns the final table. Raises as ``run`` does."""
     if has_begun(job, "run") and not job.resume:
         raise BadInput(f"{job.folder} already holds a run; pass resume (--resume) to go on with it, or another folder")
     with _ready(job, STAGES):

@@ -1,11 +1,10 @@
 """Runtimes: what executes a network on a device and how long one run takes. Importing them imports no torch."""
 
-import importlib
-import pkgutil
 from typing import Any
 
 from nas.checks import check, hints_of
 from nas.device import Device
+from nas.discovery import Files, made_in
 from nas.errors import BadInput
 from nas.runtimes.ethos_u import EthosU
 from nas.runtimes.litert import LiteRT
@@ -35,8 +34,7 @@ def named() -> dict[str, type[Runtime]]:
 
     A class tells its ``precisions``; its settings are the parameters of its constructor (``nas.checks.hints_of``).
     """
-    modules = [importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)]
-    classes: list[Any] = [c for m in modules for c in vars(m).values() if getattr(c, "__module__", "") == m.__name__]
+    classes = [c for module in Files(package=__name__, kind="runtime").modules() for c in made_in(module)]
     return dict(sorted((c.name, c) for c in classes if isinstance(vars(c).get("name"), str)))
 
 

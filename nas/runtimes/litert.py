@@ -8,16 +8,15 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nas.checks import Batch, Threads, checked
+from nas.checks import checked
 from nas.device import Device
 from nas.errors import BadInput, MissingPackage
-from nas.on_device.clock import Loaded, timed, warmed_up
-from nas.runtimes.runtime import Fp32OrInt8, blaming, cpu_device
+from nas.on_device.clock import Loaded, warmed_up
+from nas.runtimes.runtime import OnCPU, blaming, cpu_device
 from nas.runtimes.timing_model import read_model
 
 if TYPE_CHECKING:
@@ -26,15 +25,10 @@ if TYPE_CHECKING:
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class LiteRT:
+class LiteRT(OnCPU):
     """LiteRT's CPU interpreter with XNNPACK. int8 is int8 in and out. MissingPackage without ai-edge-litert."""
 
     name: ClassVar[str] = "litert"
-    precisions: ClassVar[tuple[str, ...]] = get_args(Fp32OrInt8)
-
-    precision: Fp32OrInt8 = "fp32"
-    threads: Threads = 1
-    batch: Batch = 1
 
     @cached_property
     def device(self) -> Device:
@@ -55,7 +49,7 @@ class LiteRT:
         return self.load(timing_tflite(network, input_shape, precision=self.precision, batch=self.batch))
 
     def load(self, model: bytes) -> Loaded:
-        """A serialised model, warmed up."""
+        """A serialised model, warmed up. Raises BadInput for one of another batch, and as ``interpreter`` does."""
         from nas.deploy.litert_file import interpreter, to_integers
 
         loaded = interpreter(model, self.threads)
@@ -65,10 +59,6 @@ class LiteRT:
         x = np.random.default_rng(0).standard_normal(details["shape"], dtype=np.float32)
         loaded.set_tensor(details["index"], to_integers(x, details))
         return warmed_up(loaded.invoke, keeps=loaded)
-
-    def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
-        """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""
-        return np.array(timed(prepared, repeats))
 
 
 def timing_tflite(

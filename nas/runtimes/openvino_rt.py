@@ -6,16 +6,15 @@ import importlib.metadata
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
-from nas.checks import Batch, Threads, checked
+from nas.checks import checked
 from nas.device import Device
 from nas.errors import MissingPackage
-from nas.on_device.clock import Loaded, timed, warmed_up
-from nas.runtimes.runtime import Fp32OrInt8, blaming, cpu_device
+from nas.on_device.clock import Loaded, warmed_up
+from nas.runtimes.runtime import OnCPU, blaming, cpu_device
 from nas.runtimes.timing_model import onnx_bytes
 
 if TYPE_CHECKING:
@@ -24,16 +23,11 @@ if TYPE_CHECKING:
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class OpenVINO:
+class OpenVINO(OnCPU):
     """OpenVINO's CPU plugin, latency mode. MissingPackage without openvino."""
 
     name: ClassVar[str] = "openvino"
-    precisions: ClassVar[tuple[str, ...]] = get_args(Fp32OrInt8)
     reads_onnx: ClassVar[bool] = True
-
-    precision: Fp32OrInt8 = "fp32"
-    threads: Threads = 1
-    batch: Batch = 1
 
     @cached_property
     def device(self) -> Device:
@@ -56,10 +50,6 @@ class OpenVINO:
             request = compiled.create_infer_request()
             request.get_input_tensor().data[...] = x
             return warmed_up(lambda: request.infer(share_outputs=True), keeps=compiled)
-
-    def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
-        """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""
-        return np.array(timed(prepared, repeats))
 
 
 @cache

@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nas.checks import Batch, Threads, checked
+from nas.checks import checked
 from nas.device import Device
-from nas.on_device.clock import Loaded, timed
+from nas.on_device.clock import Loaded
 from nas.on_device.worker import load
-from nas.runtimes.runtime import Fp32OrInt8, blaming, cpu_device
+from nas.runtimes.runtime import OnCPU, blaming, cpu_device
 from nas.runtimes.timing_model import onnx_bytes
 
 if TYPE_CHECKING:
@@ -23,16 +20,11 @@ if TYPE_CHECKING:
 
 @checked
 @dataclass(frozen=True, kw_only=True)
-class OnnxRuntime:
+class OnnxRuntime(OnCPU):
     """ONNX Runtime's CPU provider. ``threads``: intra-operator threads."""
 
     name: ClassVar[str] = "onnxruntime"
-    precisions: ClassVar[tuple[str, ...]] = get_args(Fp32OrInt8)
     reads_onnx: ClassVar[bool] = True
-
-    precision: Fp32OrInt8 = "fp32"
-    threads: Threads = 1
-    batch: Batch = 1
 
     @cached_property
     def device(self) -> Device:
@@ -45,7 +37,3 @@ class OnnxRuntime:
         model = onnx_bytes(network, input_shape, precision=self.precision, batch=self.batch)
         with blaming(network):
             return load(model, (self.batch, *input_shape), self.threads)
-
-    def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
-        """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""
-        return np.array(timed(prepared, repeats))

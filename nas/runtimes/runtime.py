@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.checks import Batch, Threads
 from nas.device import Device, cpu_name
 from nas.errors import BadInput, NasError
 from nas.files import first_line
+from nas.on_device.clock import Loaded, timed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,7 +25,9 @@ Fp32OrInt8 = Literal["fp32", "int8"]
 
 
 class Runtime(Protocol):
-    """To write one: a file in ``nas/runtimes`` with a class of these members, and its name in ``__init__.py``.
+    """What executes networks on a device and times them; ``nas.runtimes`` has those there are.
+
+    To write one: a file in ``nas/runtimes`` with a class of these members, and its name in ``__init__.py``.
 
     A frozen dataclass, ``@checked`` (``nas.checks``), whose fields are its settings, each with a range and a default;
     ``threads``, ``batch`` and ``precision`` are called so where it has them. ``nas.runtimes.named`` finds it, and with it
@@ -56,6 +61,21 @@ class Runtime(Protocol):
         """Milliseconds per run of the whole batch, ``(repeats,)``. Called many times, in turns with other networks."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class OnCPU:
+    """Base of the runtimes that time a whole network on this machine's CPU in fp32 or int8."""
+
+    precisions: ClassVar[tuple[str, ...]] = get_args(Fp32OrInt8)
+
+    precision: Fp32OrInt8 = "fp32"
+    threads: Threads = 1
+    batch: Batch = 1
+
+    def time(self, prepared: Loaded, repeats: int) -> NDArray[np.float64]:
+        """Milliseconds per run, ``(repeats,)``, each the mean over the runs of one short sample."""
+        return np.array(timed(prepared, repeats))
+
+
 def cpu_device(runtime: Any, called: str, version: str) -> Device:
     """This machine's CPU under ``runtime``, which tables know as ``called``."""
     chip = cpu_name()
@@ -65,7 +85,10 @@ def cpu_device(runtime: Any, called: str, version: str) -> Device:
 
 @contextlib.contextmanager
 def blaming(network: object) -> Iterator[None]:
-    """An error while loading a file of the user's is one line about that file."""
+    """An error while loading a file of the user's raises BadInput, one line about that file.
+
+    ``network``: the file's path, or a module, whose error is raised as it is.
+    """
     try:
         yield
     except NasError:

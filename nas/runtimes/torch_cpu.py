@@ -77,8 +77,6 @@ class TorchCompiled(TorchCPU):
     name: ClassVar[str] = "torch-compiled"
 
     compiled: bool = True
-    threads: Threads = 1
-    batch: Batch = 1
 
 
 def as_module(network: nn.Module | Path) -> nn.Module:

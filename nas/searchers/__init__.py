@@ -5,13 +5,12 @@ A new searcher is a new file with one class (see ``searcher.Searcher``), and not
 
 from __future__ import annotations
 
-import importlib
 import inspect
-import pkgutil
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from nas.discovery import Files
 from nas.errors import BadInput
 
 if TYPE_CHECKING:
@@ -19,19 +18,18 @@ if TYPE_CHECKING:
     from nas.searchers.searcher import Searcher
     from nas.space import SearchSpace
 
-_NO_SEARCHERS = ("searcher", "seen", "acquisition", "exact")  # what searchers are made of, and what needs no search
+_PARTS = ("searcher", "seen", "acquisition", "exact")  # what searchers are made of, and what needs no search
+_SEARCHERS = Files(package=__name__, kind="searcher", between="_", parts=_PARTS)
 
 
 def names() -> tuple[str, ...]:
     """The names of all searchers. Imports none of them (some need torch)."""
-    return tuple(sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NO_SEARCHERS))
+    return _SEARCHERS.names()
 
 
 def named(name: str) -> Callable[..., Searcher]:
     """The searcher called ``name``: its constructor, whose signature says what can be set. Raises BadInput for another."""
-    if name not in names():
-        raise BadInput(f"there is no searcher {name!r}; there are {', '.join(names())}")
-    module = importlib.import_module(f"{__name__}.{name}")
+    module = _SEARCHERS.named(name)
     found = [v for k, v in vars(module).items() if not k.startswith("_") and _is_searcher_of(module, v)]
     if len(found) != 1:
         raise TypeError(f"{module.__name__} holds {len(found)} searchers; a file holds one class with ask and tell")

@@ -12,12 +12,11 @@ from nas.checks import Seed, checked
 from nas.errors import BadInput
 from nas.pareto import crowding_by_front
 from nas.searchers.nsga2 import constrained_rank
-from nas.searchers.searcher import text_of
-from nas.searchers.seen import LAST, Seen
+from nas.searchers.seen import LAST, NeverTwice, Results
 from nas.space import Archs, SearchSpace
 
 
-class RegularizedEvolution:
+class RegularizedEvolution(NeverTwice):
     """The best of a random sample becomes a parent, its child is a mutation, and the oldest member dies.
 
     ``population``: members alive; ``sample``: contestants of each tournament. The best is the one of lowest rank, then
@@ -41,26 +40,16 @@ class RegularizedEvolution:
 
     def reset(self, seed: int) -> None:
         """Forget everything and start from ``seed``."""
-        self.seed = seed
-        self._rng = np.random.default_rng(seed)
-        self._seen = Seen()
-        self._archs = np.empty((0, self.space.genes), dtype=np.uint8)
-        self._costs = np.empty((0, 1))
-        self._violation = np.empty(0)
+        super().reset(seed)
+        self._alive = Results.none(self.space)
         self._asked = 0
-
-    __repr__ = text_of
-
-    @property
-    def known(self) -> int:
-        return len(self._seen)
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures: random ones until a population has been asked for, children from then on."""
 
         def propose(attempt: int, missing: int) -> Archs:
             asked = self._asked + n - missing
-            at_random = asked < self.population or len(self._archs) < 2 or attempt == LAST
+            at_random = asked < self.population or len(self._alive) < 2 or attempt == LAST
             return self.space.sample(n, self._rng) if at_random else self._children(n, 1 + attempt)
 
         chosen = self._seen.fill(n, propose)
@@ -71,16 +60,15 @@ class RegularizedEvolution:
         """Take in results; the oldest members make room. Failed rows (NaN without a violation) do not live."""
         archs = self.space.canonical(archs)
         self._seen.add(archs)
-        fine = np.isfinite(costs).all(axis=1) | (violation > 0)
-        self._archs = np.vstack([self._archs, archs[fine]])[-self.population :]
-        self._costs = np.vstack([self._costs.reshape(-1, costs.shape[1]), costs[fine]])[-self.population :]
-        self._violation = np.concatenate([self._violation, violation[fine]])[-self.population :]
+        told = Results(archs=archs, costs=costs, violation=violation).usable()
+        self._alive = self._alive.plus(told).take(slice(-self.population, None))
 
     def _children(self, n: int, strength: int) -> Archs:
-        ranks = constrained_rank(self._costs, self._violation)
-        finite = np.where(np.isfinite(self._costs), self._costs, 0.0)
+        costs = self._alive.costs
+        ranks = constrained_rank(costs, self._alive.violation)
+        finite = np.where(np.isfinite(costs), costs, 0.0)
         crowding = crowding_by_front(finite, ranks)
         place = np.lexsort((-crowding, ranks)).argsort()  # 0: the best of all
         contestants = self._rng.integers(0, len(ranks), size=(n, self.sample))
         winners = contestants[np.arange(n), place[contestants].argmin(axis=1)]
-        return self.space.mutate(self._archs[winners], self._rng, min(0.5, strength / self.space.genes))
+        return self.space.mutate(self._alive.archs[winners], self._rng, min(0.5, strength / self.space.genes))

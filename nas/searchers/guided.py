@@ -78,7 +78,10 @@ class Guided:
         return len(self._completed)
 
     def tell(self, archs: Archs, costs: Costs, violation: NDArray[np.float64]) -> None:
-        """Take in results ``costs (n, k)``, ``violation (n,)``. Failed rows (NaN) are not proposed again."""
+        """Take in results ``costs (n, k)``, ``violation (n,)``. Failed rows (NaN) are not proposed again.
+
+        Raises BadInput for another number of costs than ``objectives``.
+        """
         if self.objectives is not None and costs.shape[1] != len(self.objectives):
             raise BadInput(f"Guided was made for {len(self.objectives)} objectives, the search has {costs.shape[1]}")
         for arch, cost, missed in zip(self.space.canonical(archs), costs, violation, strict=True):

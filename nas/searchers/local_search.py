@@ -7,12 +7,11 @@ from numpy.typing import NDArray
 
 from nas.checks import Count, Seed, checked
 from nas.searchers.nsga2 import constrained_rank
-from nas.searchers.searcher import text_of
-from nas.searchers.seen import Seen
+from nas.searchers.seen import NeverTwice, Results
 from nas.space import Archs, SearchSpace
 
 
-class LocalSearch:
+class LocalSearch(NeverTwice):
     """Proposes all networks that differ from one of the front in a single gene, front member by front member.
 
     ``initial``: random architectures to start with. When every neighbour of the front is known, it goes on at random.
@@ -26,53 +25,40 @@ class LocalSearch:
 
     def reset(self, seed: int) -> None:
         """Forget everything and start from ``seed``."""
-        self.seed = seed
-        self._rng = np.random.default_rng(seed)
-        self._seen = Seen()
+        super().reset(seed)
         self._explored: set[bytes] = set()
-        self._archs = np.empty((0, self.space.genes), dtype=np.uint8)
-        self._costs = np.empty((0, 1))
-        self._violation = np.empty(0)
+        self._front = Results.none(self.space)
         self._asked = 0
-
-    __repr__ = text_of
-
-    @property
-    def known(self) -> int:
-        return len(self._seen)
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures."""
-        near = self._near(n) if self._asked >= self.initial else self._archs[:0]
+        near = self._near(n) if self._asked >= self.initial else self._front.archs[:0]
         more = self._seen.fill(n - len(near), lambda attempt, missing: self.space.sample(missing, self._rng))
         self._asked += len(near) + len(more)
         return np.concatenate([near, more])
 
     def _near(self, n: int) -> Archs:
         """Up to ``n`` new neighbours of the front's members, in random order."""
-        chosen = [self._archs[:0]]
+        front = self._front.archs
+        chosen = [front[:0]]
         missing = n
-        for i in self._rng.permutation(len(self._archs)):
-            if missing and self._archs[i].tobytes() not in self._explored:
-                around = self._rng.permutation(neighbours(self.space, self._archs[i]))
+        for i in self._rng.permutation(len(front)):
+            if missing and front[i].tobytes() not in self._explored:
+                around = self._rng.permutation(neighbours(self.space, front[i]))
                 chosen.append(around[self._seen.take(around, missing)])
                 missing -= len(chosen[-1])
                 if missing:
-                    self._explored.add(self._archs[i].tobytes())
+                    self._explored.add(front[i].tobytes())
         return np.concatenate(chosen)
 
     def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
         """Take in results and keep the front: the feasible non-dominated, or else the smallest violation."""
         archs = self.space.canonical(archs)
         self._seen.add(archs)
-        fine = np.isfinite(costs).all(axis=1) | (violation > 0)
-        if not fine.any():
-            return
-        everything = np.vstack([self._archs, archs[fine]])
-        every_cost = np.vstack([self._costs.reshape(-1, costs.shape[1]), costs[fine]])
-        every_violation = np.concatenate([self._violation, violation[fine]])
-        front = constrained_rank(every_cost, every_violation) == 0
-        self._archs, self._costs, self._violation = everything[front], every_cost[front], every_violation[front]
+        told = Results(archs=archs, costs=costs, violation=violation).usable()
+        if len(told):
+            everything = self._front.plus(told)
+            self._front = everything.take(constrained_rank(everything.costs, everything.violation) == 0)
 
 
 def neighbours(space: SearchSpace, arch: Archs) -> Archs:

@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 
 from nas.checks import Probability, Seed, checked
 from nas.pareto import crowding_by_front, rank
-from nas.searchers.searcher import text_of
-from nas.searchers.seen import LAST, Seen
-from nas.space import Archs, SearchSpace, is_ordered, keys
+from nas.searchers.seen import LAST, NeverTwice, Results, Seen
+from nas.space import Archs, SearchSpace, is_ordered
 
 _GENTLE = 5  # rounds of proposals with the usual mutation; what still finds nothing new mutates harder and harder
 _SPARE = 4  # proposals more than wanted: some will be known, and another round costs more
@@ -20,7 +19,7 @@ _AMPLE = 1.2
 _STEPS = 0.8  # share of a numeric gene's mutations that step up or down instead of jumping anywhere
 
 
-class NSGA2:
+class NSGA2(NeverTwice):
     """Non-dominated sorting, crowding distance, constrained domination; uniform crossover and mutation.
 
     ``crossover``: share of children with two parents. Uniform crossover alone gives new networks, so a share
@@ -48,30 +47,20 @@ class NSGA2:
 
     def reset(self, seed: int) -> None:
         """Forget everything and start from ``seed``."""
-        self.seed = seed
-        self._rng = np.random.default_rng(seed)
-        self._seen = Seen()
-        self._completed: set[bytes] = set()
-        self._archs = np.empty((0, self.space.genes), dtype=np.uint8)
-        self._costs = np.empty((0, 0))
-        self._violation = np.empty(0)
+        super().reset(seed)
+        self._completed = Seen()
+        self._alive = Results.none(self.space)
         self._rank = np.empty(0, dtype=np.int64)
         self._crowding = np.empty(0)
         self._asked = 0
         self._fresh = 1.0  # share of the last proposals that were new
-
-    __repr__ = text_of
-
-    @property
-    def known(self) -> int:
-        return len(self._seen)
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures: random ones until a population has been asked for, children from then on."""
         chosen: list[Archs] = []
         missing = n
         for attempt in range(LAST + 1):
-            first_generation = self._asked < self.population or len(self._archs) < 2
+            first_generation = self._asked < self.population or len(self._alive) < 2
             # the last round draws at random: a converged population must not end a search with networks left
             at_random = first_generation or attempt == LAST
             wanted = missing if at_random else int(_AMPLE * missing / self._fresh) + _SPARE
@@ -94,25 +83,16 @@ class NSGA2:
         Rows whose costs are not finite survive only if they violate a constraint (then costs do not count).
         """
         archs = self.space.canonical(archs)
-        fine = np.isfinite(costs).all(axis=1) | (violation > 0)
         self._seen.add(archs)
-        for i, (key, usable) in enumerate(zip(keys(archs), fine.tolist(), strict=True)):
-            if key in self._completed:
-                fine[i] = False
-            elif usable:
-                self._completed.add(key)
-        if not fine.any():
-            return
-        self._archs = np.vstack([self._archs, archs[fine]])
-        self._costs = np.vstack([self._costs.reshape(-1, costs.shape[1]), costs[fine]])
-        self._violation = np.concatenate([self._violation, violation[fine]])
-        self._survive()
+        told = Results(archs=archs, costs=costs, violation=violation).usable()
+        if new := self._completed.take(told.archs, len(told)):
+            self._survive(self._alive.plus(told.take(new)))
 
-    def _survive(self) -> None:
-        ranks = constrained_rank(self._costs, self._violation)
-        isolation = self._isolation(self._costs, ranks)
+    def _survive(self, everyone: Results) -> None:
+        ranks = constrained_rank(everyone.costs, everyone.violation)
+        isolation = self._isolation(everyone.costs, ranks)
         keep = np.lexsort((-isolation, ranks))[: self.population]
-        self._archs, self._costs, self._violation = self._archs[keep], self._costs[keep], self._violation[keep]
+        self._alive = everyone.take(keep)
         self._rank, self._crowding = ranks[keep], isolation[keep]
 
     def _isolation(self, costs: NDArray[np.float64], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -155,14 +135,17 @@ class NSGA2:
         return self.space.canonical(moved)
 
     def _tournament(self, n: int) -> Archs:
-        pairs = self._rng.integers(0, len(self._archs), size=(n, 2))
+        pairs = self._rng.integers(0, len(self._alive), size=(n, 2))
         ranks, crowding = self._rank[pairs], self._crowding[pairs]
         second = (ranks[:, 1] < ranks[:, 0]) | ((ranks[:, 1] == ranks[:, 0]) & (crowding[:, 1] > crowding[:, 0]))
-        return self._archs[np.where(second, pairs[:, 1], pairs[:, 0])]
+        return self._alive.archs[np.where(second, pairs[:, 1], pairs[:, 0])]
 
 
 def constrained_rank(costs: NDArray[np.float64], violation: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Fronts under constrained domination: feasible rows by their costs, the others after them by violation."""
+    """The front ``(n,)`` of each row, 0 the best, under constrained domination.
+
+    Feasible rows by their ``costs (n, k)``, the others after them by ``violation (n,)``.
+    """
     feasible = violation <= 0
     if feasible.all():
         return rank(costs)

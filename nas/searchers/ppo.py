@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from nas.checks import Count, Finite, Positive, Seed, checked, shown
 from nas.errors import BadInput
-from nas.searchers.searcher import text_of
-from nas.searchers.seen import LAST, Seen
+from nas.searchers.seen import LAST, NeverTwice
 from nas.space import Archs, SearchSpace
 
 Floats = NDArray[np.float64]
@@ -32,7 +31,7 @@ _EPOCHS = 8
 _BASELINE = 0.9
 
 
-class PolicySearch:
+class PolicySearch(NeverTwice):
     """Learns where good networks are by trial and reward; a baseline for the other searchers.
 
     ``algorithm``: "ppo" (Schulman et al. 2017) or "reinforce" (Williams 1992). ``reward``: "tunas", quality less the
@@ -64,21 +63,13 @@ class PolicySearch:
 
     def reset(self, seed: int) -> None:
         """Forget everything and start from ``seed``."""
-        self.seed = seed
-        self._rng = np.random.default_rng(seed)
-        self._seen = Seen()
+        super().reset(seed)
         self._aims: dict[bytes, Floats] = {}
         self._costs: list[Floats] = []
         self._waiting: list[_Rollout] = []
         self._policy: _Policy | None = None
         self._baseline: float | None = None
         self._results = 0
-
-    __repr__ = text_of
-
-    @property
-    def known(self) -> int:
-        return len(self._seen)
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures: uniform ones before the first result, rollouts of the policy from then on."""
@@ -101,7 +92,8 @@ class PolicySearch:
     def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results ``costs (n, k)``; every ``rollout`` of them the policy is updated.
 
-        A failed row (NaN) gets the worst reward, one that violates a constraint loses by how much it does.
+        A failed row (NaN) gets the worst reward, one that violates a constraint loses by how much it does. Raises
+        BadInput for another number of resources than ``targets``.
         """
         resources = costs.shape[1] - 1
         if self.targets is not None and len(self.targets) != resources:

@@ -6,30 +6,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.checks import Seed, checked
-from nas.searchers.searcher import text_of
-from nas.searchers.seen import Seen
+from nas.searchers.seen import NeverTwice
 from nas.space import Archs, SearchSpace
 
 
-class RandomSearch:
+class RandomSearch(NeverTwice):
     """Uniform over the genes, never the same network twice (as far as ``20 n`` draws find new ones)."""
 
     @checked
     def __init__(self, space: SearchSpace, *, seed: Seed = 0) -> None:
         self.space = space
         self.reset(seed)
-
-    def reset(self, seed: int) -> None:
-        """Forget everything and start from ``seed``."""
-        self.seed = seed
-        self._rng = np.random.default_rng(seed)
-        self._seen = Seen()
-
-    __repr__ = text_of
-
-    @property
-    def known(self) -> int:
-        return len(self._seen)
 
     def ask(self, n: int) -> Archs:
         """Up to ``n`` new architectures."""

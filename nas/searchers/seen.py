@@ -1,12 +1,16 @@
-"""What a searcher has proposed or was told of: nothing is proposed twice."""
+"""What searchers have in common: they propose nothing twice, and keep results."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from nas.space import Archs, keys
+from nas.searchers.searcher import text_of
+from nas.space import Archs, SearchSpace, keys
 
 LAST = 19
 """The last round of ``fill``, counted from 0: the moment to draw at random."""
@@ -22,6 +26,7 @@ class Seen:
         return len(self._keys)
 
     def add(self, archs: Archs) -> None:
+        """Count ``archs (n, genes)`` as seen."""
         self._keys.update(keys(archs))
 
     def take(self, archs: Archs, most: int) -> list[int]:
@@ -48,3 +53,51 @@ class Seen:
             if missing <= 0:
                 break
         return np.concatenate(found)
+
+
+class NeverTwice:
+    """Base of the searchers that remember in ``_seen`` what they have come across."""
+
+    space: SearchSpace
+
+    def reset(self, seed: int) -> None:
+        """Forget everything and start from ``seed``."""
+        self.seed = seed
+        self._rng = np.random.default_rng(seed)
+        self._seen = Seen()
+
+    __repr__ = text_of
+
+    @property
+    def known(self) -> int:
+        return len(self._seen)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Results:
+    """Networks with their results: ``archs (n, genes)``, ``costs (n, k)``, ``violation (n,)``."""
+
+    archs: Archs
+    costs: NDArray[np.float64]
+    violation: NDArray[np.float64]
+
+    @classmethod
+    def none(cls, space: SearchSpace) -> Results:
+        return cls(archs=np.empty((0, space.genes), np.uint8), costs=np.empty((0, 0)), violation=np.empty(0))
+
+    def __len__(self) -> int:
+        return len(self.archs)
+
+    def take(self, rows: Any) -> Results:
+        """Those of ``rows``: indices, a mask or a slice."""
+        return Results(archs=self.archs[rows], costs=self.costs[rows], violation=self.violation[rows])
+
+    def usable(self) -> Results:
+        """Without failed ones. Costs that are not finite are no failure where a constraint is violated: none count there."""
+        return self.take(np.isfinite(self.costs).all(axis=1) | (self.violation > 0))
+
+    def plus(self, more: Results) -> Results:
+        """These, then ``more``."""
+        costs = np.vstack([self.costs.reshape(-1, more.costs.shape[1]), more.costs])
+        archs, violation = np.vstack([self.archs, more.archs]), np.concatenate([self.violation, more.violation])
+        return Results(archs=archs, costs=costs, violation=violation)

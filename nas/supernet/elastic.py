@@ -25,11 +25,14 @@ class Elastic(Protocol):
         """Run as ``part`` from now on."""
 
     def sliced(self, part: Part) -> dict[str, Tensor]:
-        """The state dict of the plain layer that equals this one running as ``part``."""
+        """The state dict of the plain layer that equals this one running as ``part``.
+
+        Tensors shaped as that layer's, such as a weight ``(out_ch, in_ch)``.
+        """
 
 
 class ElasticConv2d(nn.Conv2d):
-    """Convolution with elastic input and output channels and an elastic kernel.
+    """Convolution with elastic input and output channels and an elastic kernel: ``(n, c, h, w)`` to the same.
 
     A grouped convolution is the diagonal blocks of the dense one that it shares weights with.
     """
@@ -92,7 +95,7 @@ class ElasticConv2d(nn.Conv2d):
 
 
 class ElasticBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the first channels. Its running statistics are shared, so recalibrate before use."""
+    """Batch norm of ``(n, channels, h, w)`` by the first channels' statistics, which are shared: recalibrate before use."""
 
     def __init__(self, options: Sequence[Norm]) -> None:
         super().__init__(max(o.channels for o in options))
@@ -117,7 +120,7 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
 
 class ElasticLinear(nn.Linear):
-    """Linear layer over the first inputs and outputs."""
+    """Linear layer over the first inputs and outputs: ``(n, in_ch)`` to ``(n, out_ch)``."""
 
     def __init__(self, options: Sequence[Linear]) -> None:
         super().__init__(max(o.in_ch for o in options), max(o.out_ch for o in options))

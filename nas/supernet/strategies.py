@@ -17,7 +17,10 @@ from nas.training.recipe import Recipe
 
 
 class Strategy(Protocol):
-    """A frozen dataclass of its own settings: its repr becomes part of the checkpoint, so that no other resumes it."""
+    """Which subnets each batch of a supernet's training updates, and on what targets.
+
+    A frozen dataclass of its own settings: its repr becomes part of the checkpoint, so that no other resumes it.
+    """
 
     def step(
         self, supernet: Supernet, images: Tensor, labels: Tensor, rng: np.random.Generator, recipe: Recipe

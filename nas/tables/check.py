@@ -248,8 +248,9 @@ def _limits(table: LatencyTable, kind: str) -> tuple[float, float, float]:
     return slowest, fastest, shortest
 
 
-def _among_neighbours(at: Array, values: Array, k: int = 8) -> Array:
-    """``(n,)``: the median of ``values`` among the ``k`` nearest other rows of ``at (n, d)``."""
+def _among_neighbours(at: Array, values: Array) -> Array:
+    """``(n,)``: the median of ``values`` among the 8 nearest other rows of ``at (n, d)``."""
+    k = 8
     if len(at) <= k:
         return np.full(len(at), np.median(values))
     from scipy.spatial import cKDTree

@@ -11,7 +11,7 @@ import pandas as pd
 from msgspec import Meta
 from numpy.typing import ArrayLike, NDArray
 
-from nas.checks import Seed, checked
+from nas.checks import checked
 from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
 from nas.tables.table import LatencyTable
@@ -56,7 +56,6 @@ def compare(
     space: SearchSpace | None = None,
     *,
     networks: Networks = NETWORKS,
-    seed: Seed = 0,
 ) -> Comparison:
     """Compare what blocks, and random networks of ``space``, cost on two devices (milliseconds inside a network).
 
@@ -73,7 +72,7 @@ def compare(
     rows = rows.iloc[np.argsort(-np.abs(np.log(rows["apart"].to_numpy())), kind="stable")].reset_index(drop=True)
     whole = None
     if space is not None and not first.missing(space.blocks) and not second.missing(space.blocks):
-        archs = distinct_archs(space, networks, seed)
+        archs = distinct_archs(space, networks, 0)
         whole = _agreement(network_ms(first, space, archs), network_ms(second, space, archs))
     return Comparison(blocks=_agreement(rows["first_ms"], rows["second_ms"]), networks=whole, rows=rows)
 

@@ -89,7 +89,7 @@ def convolutions(block: Block) -> list[Conv]:
 
 
 def block_counts(space: SearchSpace, archs: Archs) -> Array:
-    """``(n, blocks + 1)``: how often each network has each block of the space; the last column, for what is fixed, is 1."""
+    """How often each of ``archs (n, genes)`` has each block of the space, ``(n, blocks)`` and a last column of 1 for the rest."""
     ids = space.block_ids(archs)
     counts = np.zeros((len(ids), len(space.blocks) + 1))
     for slot in ids.T:

@@ -61,7 +61,7 @@ def distinct_archs(space: SearchSpace, n: Sampled, seed: Seed, exclude: Archs | 
 
 
 def positive(what: str, values: ArrayLike) -> NDArray[np.float64]:
-    """``values`` as an array. Raises BadInput when one is not a positive number."""
+    """``values`` as an array ``(n,)``. Raises BadInput when one is not a positive number."""
     try:
         found = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):

@@ -16,10 +16,10 @@ VALIDATION_PREDICTIONS = 1500
 
 
 @torch.no_grad()
-def predict(model: nn.Module, split: Split, data: ImageData, *, batch_size: int = 512) -> Tensor:
+def predict(model: nn.Module, split: Split, data: ImageData) -> Tensor:
     """Logits ``(n, classes)`` of ``model`` in eval mode for all images of ``split``."""
     model.eval()
-    return torch.cat([model(x) for x in batches(split, data, input_size(model), batch_size, device_of(model))])
+    return torch.cat([model(x) for x in batches(split, data, input_size(model), device=device_of(model))])
 
 
 def accuracy(model: nn.Module, split: Split, data: ImageData) -> float:

@@ -12,7 +12,6 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -296,5 +295,5 @@ def _with_table() -> list[str]:
 
 
 @cache
-def _file(path: Path = FILE) -> Timings:
-    return read_json(path, Timings)
+def _file() -> Timings:
+    return read_json(FILE, Timings)

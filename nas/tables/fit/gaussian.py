@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 _REWEIGHTINGS = 3
+_PIVOTS = 100  # rounds at most
 _HUBER = 1.345  # in robust standard deviations; 95% efficient where the noise is normal after all
 
 
@@ -33,7 +34,7 @@ def solve(
     return w, weights
 
 
-def non_negative(hessian: Array, gradient: Array, start: Array, *, rounds: int = 100) -> Array:
+def non_negative(hessian: Array, gradient: Array, start: Array) -> Array:
     """The ``x >= 0`` that minimises ``x @ hessian @ x / 2 - gradient @ x``; ``hessian (q, q)`` positive definite.
 
     Block principal pivoting (Portugal, Judice and Vicente, 1994): exact, and a few solves where few bounds bind.
@@ -43,7 +44,7 @@ def non_negative(hessian: Array, gradient: Array, start: Array, *, rounds: int =
     free = start > 0
     fewest, patience = len(start) + 1, 3
     x = np.zeros(len(start))
-    for _ in range(rounds):
+    for _ in range(_PIVOTS):
         x[:] = 0.0
         if free.any():
             x[free] = np.linalg.solve(hessian[np.ix_(free, free)], gradient[free])
