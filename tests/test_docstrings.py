@@ -57,7 +57,6 @@ NO_SHAPE = frozenset(
 NO_RAISES = frozenset(
     [
         "nas.deploy.litert_file.interpreter",
-        "nas.engine.problem.ObjectiveRecord.objective",
         "nas.engine.ray_workers.start_ray",
         "nas.engine.result.SearchResult.plot",
         "nas.objectives.combine.penalized",

@@ -99,7 +99,7 @@ class TabularBenchmark:
 
     def accuracy(self) -> Objective:
         """The column ``accuracy``, to be maximised."""
-        return self.objective("accuracy", maximize=True)
+        return self.objective("accuracy", unit="fraction", maximize=True)
 
     def latency(self, device: str, *, cheap: bool = False) -> Objective:
         """The latency on ``device``, in ms. Raises BadInput, naming the devices there are, for another."""

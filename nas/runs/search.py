@@ -20,7 +20,6 @@ from nas.runs.artefacts import (
     PARETO,
     SEARCH,
     SUPERNET,
-    ObjectiveRecord,
     Search,
     read_frame,
     write_record,
@@ -109,6 +108,6 @@ def write_search(folder: Path, result: SearchResult, budget: int | None = None) 
     write_text(folder / PARETO, frame[frame["on_front"]].to_csv(index=False))
     history = {"evaluations": np.arange(1, len(result) + 1), "hypervolume": result.hypervolume_history()}
     write_text(folder / HYPERVOLUME, pd.DataFrame(history).to_csv(index=False))
-    described = tuple(ObjectiveRecord(name=o.name, unit=o.unit, maximize=o.maximize) for o in result.objectives)
-    record = Search(objectives=described, budget=budget or len(result), evaluations=len(result), stopped=result.stopped)
+    records = tuple(o.record for o in result.objectives)
+    record = Search(objectives=records, budget=budget or len(result), evaluations=len(result), stopped=result.stopped)
     write_record(folder / SEARCH, record)
