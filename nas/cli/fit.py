@@ -17,6 +17,7 @@ from nas.cli.table_files import timings
 from nas.errors import BadInput
 from nas.files import file_name, folder_of, write_bytes, write_text
 from nas.tables.fit.whole_network import Chosen
+from nas.tables.names import table_stem
 from nas.tables.table import LatencyTable
 
 if TYPE_CHECKING:
@@ -149,7 +150,8 @@ def _fitted(what: Fit, timed: Timed, space: SearchSpace, known: list[LatencyTabl
 
 
 def _save(what: Fit, table: LatencyTable) -> None:
-    stem = folder_of(what.run_dir) / (what.name or f"table_{table.name}")
+    folder = folder_of(what.run_dir)
+    stem = folder / what.name if what.name else table_stem(folder, table.name)
     if stem.with_name(stem.name + ".json").exists():
         raise BadInput(f"{stem}.json is there already; choose another --name or --run-dir")
     table.save(stem)

@@ -34,14 +34,13 @@ from nas.objectives.objective import ObjectiveRecord
 from nas.runs.settings import Settings
 from nas.tables.names import networks_path, tables_in
 from nas.tables.table import LatencyTable
+from nas.training.names import TRAINING
 
 VERSION: Literal[2] = 2
 """Of the format of a run folder."""
 
 CONFIG = "config.json"
 SECONDS = "stages.json"
-SUPERNET = "supernet.safetensors"
-TRAINING = "training.csv"
 SEARCH = "search.json"
 EVALUATIONS = "evaluations.csv"
 PARETO = "pareto.csv"

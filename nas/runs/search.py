@@ -19,7 +19,6 @@ from nas.runs.artefacts import (
     HYPERVOLUME,
     PARETO,
     SEARCH,
-    SUPERNET,
     Search,
     read_frame,
     write_record,
@@ -30,6 +29,7 @@ from nas.runs.tables import constraints_of, predicted_latency
 from nas.space import Archs
 from nas.supernet import Supernet, train_supernet
 from nas.supernet.training import load_supernet
+from nas.training.names import SUPERNET
 from nas.training.recipe import Recipe
 
 

@@ -63,9 +63,7 @@ def adapt(
     Raises BadInput without tables; for fewer than 6 different networks; and when the error may exceed ``max_error``: such
     timings do not support a table.
     """
-    if not tables:
-        raise BadInput("nothing to adapt from: no table of a known device was given")
-    names = ", ".join(t.name for t in tables)
+    names = _names(tables)
     try:
         archs, ms = check_timings(space, archs, ms, FEWEST)
     except BadInput as error:
@@ -73,8 +71,8 @@ def adapt(
     counts = block_counts(space, archs)
     _, each = np.unique(archs, axis=0, return_inverse=True)
     factor, typical = cost_prior(space, counts, tables, own=BEYOND)
-    costs, width, held_out = solve_blocks(counts, ms, factor, typical, each.reshape(-1))
-    validation, bound = validated(held_out, ms), error_bound(held_out, ms)
+    solved = solve_blocks(counts, ms, factor, typical, each.reshape(-1))
+    validation, bound = validated(solved.held_out, ms), error_bound(solved.held_out, ms)
     if bound > max_error:
         raise BadInput(
             f"the {len(ms)} timings do not support a table of {device.name}: predicted one from the others, they are off by "
@@ -83,8 +81,7 @@ def adapt(
     return as_table(
         space,
         counts,
-        costs,
-        width,
+        solved,
         device=device,
         validation=validation,
         date=date,
@@ -105,8 +102,7 @@ def choose_to_adapt(space: SearchSpace, tables: Sequence[LatencyTable], n: Chose
 
     Raises BadInput without tables, and where ``space`` has fewer than ``n`` networks.
     """
-    if not tables:
-        raise BadInput("nothing to adapt from: no table of a known device was given")
+    _names(tables)
     return choose_networks(space, n, seed=seed, prior=tables, own=BEYOND)
 
 
@@ -183,6 +179,13 @@ def rehearse(known_ms: Array, families: Sequence[Hashable], n: Chosen = 10, *, s
                     scores[k, d] += np.corrcoef(predicted, ranks[:, d])[0, 1] / _REHEARSALS
     means = scores.mean(axis=1)
     return NOISES[int(np.argmax(means))], float(means.max())
+
+
+def _names(tables: Sequence[LatencyTable]) -> str:
+    """Of the known devices. Raises BadInput where there are none."""
+    if not tables:
+        raise BadInput("nothing to adapt from: no table of a known device was given")
+    return ", ".join(t.name for t in tables)
 
 
 def _factor(known_ms: Array) -> Array:
