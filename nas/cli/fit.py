@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,10 +142,10 @@ def _fitted(what: Fit, timed: Timed, space: SearchSpace, known: list[LatencyTabl
         threads=timed.threads,
     )
     texts, ms = timings(str(what.timings))
-    archs, today = space.parse(texts), datetime.date.today().isoformat()
+    archs = space.parse(texts)
     if known:
-        return adapt(space, known, archs, ms, device=device, date=today)  # type: ignore[arg-type]
-    return fit_blocks(space, archs, ms, device=device, date=today)  # type: ignore[arg-type]
+        return adapt(space, known, archs, ms, device=device)  # type: ignore[arg-type]
+    return fit_blocks(space, archs, ms, device=device)  # type: ignore[arg-type]
 
 
 def _save(what: Fit, table: LatencyTable) -> None:
