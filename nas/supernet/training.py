@@ -25,7 +25,7 @@ from nas.training.evaluate import device_of, input_size, validation_accuracy
 from nas.training.loop import Hook, fit
 from nas.training.names import CHECKPOINT, SUPERNET, TRAINING
 from nas.training.recipe import Recipe, precision_of, torch_device
-from nas.training.weights import Identity, load_weights, save_weights
+from nas.training.weights import Checkpoint, Identity, load_weights, save_weights
 
 RECALIBRATION_IMAGES = 512
 """Training images that batch-norm recalibration of a subnet looks at."""
@@ -79,9 +79,7 @@ def train_supernet(
             augment=augment,
             seed=seed,
             device=place,
-            checkpoint=checkpoint,
-            identity=identity,
-            resume=bool(resume),
+            checkpoint=Checkpoint(path=checkpoint, identity=identity, resume=bool(resume)),
             evaluate=_evaluation(supernet, data, recipe.epochs),
             on_epoch=on_epoch,
             on_step=on_step,

@@ -69,9 +69,8 @@ def adapt(
     except BadInput as error:
         raise BadInput(f"cannot adapt to {device.name}: {error}") from None
     counts = block_counts(space, archs)
-    _, each = np.unique(archs, axis=0, return_inverse=True)
-    factor, typical = cost_prior(space, counts, tables, own=BEYOND)
-    solved = solve_blocks(counts, ms, factor, typical, each.reshape(-1))
+    each = np.unique(archs, axis=0, return_inverse=True)[1].reshape(-1)
+    solved = solve_blocks(counts, ms, *cost_prior(space, counts, tables, own=BEYOND), each)
     validation, bound = validated(solved.held_out, ms), error_bound(solved.held_out, ms)
     if bound > max_error:
         raise BadInput(
