@@ -13,12 +13,14 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from nas.checks import Count, Seed, checked
 from nas.data.images import ImageData
@@ -77,12 +79,7 @@ def fit(
     rows = [] if checkpoint is None else checkpoint.load(model, optimizer)
     steps = recipe.epochs * per_epoch
     with bar(progress, desc="train", unit="step", total=steps, initial=len(rows) * per_epoch) as shown:
-
-        def tell(done: dict[str, float]) -> None:
-            shown.update()
-            if on_step is not None:
-                on_step(done)
-
+        tell = _teller(shown, on_step)
         for epoch in range(len(rows), recipe.epochs):
             batches = _epoch(images, labels, data, recipe, augment, size, seed, epoch)
             row = _trained_epoch(
@@ -180,6 +177,15 @@ def _trained_epoch(
     if not math.isfinite(mean):
         raise NasError(f"the loss is no longer finite in epoch {epoch}; try a lower learning rate than {recipe.lr}")
     return {"epoch": epoch, "loss": mean, "learning_rate": lr, "seconds": time.perf_counter() - started}
+
+
+def _teller(shown: tqdm[Any], on_step: Hook | None) -> Callable[[dict[str, float]], None]:
+    def tell(done: dict[str, float]) -> None:
+        shown.update()
+        if on_step is not None:
+            on_step(done)
+
+    return tell
 
 
 def _log_epoch(row: Mapping[str, float], epochs: int) -> None:
