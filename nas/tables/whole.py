@@ -14,8 +14,8 @@ WHOLE = ".csv.gz"
 class About:
     """The .json beside a table of whole networks. ``columns``: what each holds, in words."""
 
-    kind: str
-    space: str
+    kind: str = ""
+    space: str = ""
     columns: dict[str, str] = field(default_factory=dict)
     source: str = ""
     licence: str = ""
