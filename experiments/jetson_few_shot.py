@@ -44,7 +44,7 @@ def judged(
     """One row per network."""
     counts = block_counts(space, archs)
     factor, typical = cost_prior(space, counts, tables, own=BEYOND if tables else 1.0)
-    _, _, held_out = solve_blocks(counts, ms, factor, typical, np.arange(len(ms)), NOISE)
+    held_out = solve_blocks(counts, ms, factor, typical, np.arange(len(ms)), NOISE).held_out
     try:
         if tables:
             adapt(space, tables, archs, ms, device=device)

@@ -91,14 +91,13 @@ def main() -> None:
 
 def write_note10() -> None:
     """Once-for-all's MobileNetV3 of width 1.2 on a Samsung Note10."""
-    table = LatencyTable(
-        device=_device("note10", "Samsung Note10 CPU", "unknown"),
-        rows=_rows(OnceForAll.mobilenet_v3(), _published("samsung_note10_latency.csv"), NOTE10),
-        kind="published",
-        space=_identity(OnceForAll.mobilenet_v3()),
+    table = _once_for_all(
+        OnceForAll.mobilenet_v3(),
+        _device("note10", "Samsung Note10 CPU", "unknown"),
+        "samsung_note10_latency.csv",
+        NOTE10,
         date="2020-05-01",
-        notes=NOTES | {"image_sizes": "a block that the source timed at several image sizes has their mean"},
-        **OFA,
+        notes={"image_sizes": "a block that the source timed at several image sizes has their mean"},
     )
     table = replace(table, notes={**table.notes, "published_networks": _check_note10(table)})
     print(table.save(TABLES / "note10_ofa_b1"))
@@ -106,15 +105,9 @@ def write_note10() -> None:
 
 def write_pixel1() -> None:
     """ProxylessNAS at 224 px on a Google Pixel 1."""
-    table = LatencyTable(
-        device=_device("pixel1", "Google Pixel 1 CPU", "TFLite"),
-        rows=_rows(OnceForAll.proxyless_nas(), _published("google_pixel1_latency_proxylessnas.csv"), PIXEL1),
-        kind="published",
-        space=_identity(OnceForAll.proxyless_nas()),
-        date="2018-12-01",
-        notes=NOTES,
-        **OFA,
-    )
+    device = _device("pixel1", "Google Pixel 1 CPU", "TFLite")
+    space = OnceForAll.proxyless_nas()
+    table = _once_for_all(space, device, "google_pixel1_latency_proxylessnas.csv", PIXEL1, date="2018-12-01")
     print(table.save(TABLES / "pixel1_proxyless_b1"))
 
 
@@ -210,6 +203,20 @@ def write_xeon_6130() -> None:
         },
     )
     print(table.save(TABLES / "xeon-gold-6130_tfnas_b1"))
+
+
+def _once_for_all(
+    space: SearchSpace, device: Device, file: str, names: Names, *, date: str, notes: Mapping[str, str] | None = None
+) -> LatencyTable:
+    return LatencyTable(
+        device=device,
+        rows=_rows(space, _published(file), names),
+        kind="published",
+        space=_identity(space),
+        date=date,
+        notes=NOTES | dict(notes or {}),
+        **OFA,
+    )
 
 
 def knots(rows: pd.DataFrame) -> NDArray[np.bool_]:

@@ -31,7 +31,7 @@ class MissingBlocks(NasError, LookupError):
         first = ", ".join(self.keys[:3]) + (", ..." if len(self.keys) > 3 else "")
         super().__init__(
             f"table {table} lacks {len(self.keys)} of the blocks asked for ({first}); "
-            "measure a table for this space (nas measure), or call nas.tables.interpolate for an estimate"
+            "measure a table for this space (nas measure), or call nas.estimate for an estimate"
         )
 
 

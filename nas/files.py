@@ -16,6 +16,7 @@ from typing import TypeVar
 import msgspec
 
 from nas.errors import BadInput, Busy
+from nas.on_device.results import append
 
 T = TypeVar("T")
 
@@ -89,10 +90,7 @@ def writable(path: str | os.PathLike[str], what: str = "file") -> Path:
 def append_text(path: Path, text: str) -> None:
     """Add to a file so that it survives a power cut. Raises BadInput when it cannot be written."""
     try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+        append(str(path), text)
     except OSError as error:
         raise BadInput(
             f"cannot write {_short(path)}: {error.strerror}; what is finished is kept, go on with --resume"

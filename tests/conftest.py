@@ -50,6 +50,11 @@ def tiny() -> SearchSpace:
 
 
 @pytest.fixture(scope="session")
+def fbnet() -> SearchSpace:
+    return search_spaces.FBNet.cifar100()
+
+
+@pytest.fixture(scope="session")
 def digits() -> ImageData:
     return load_digits()
 

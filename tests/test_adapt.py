@@ -17,7 +17,6 @@ from nas.tables.fit.calibration import Calibration
 from nas.tables.fit.few_shot import adapt, choose_timed, choose_to_adapt, error_bound, rehearse, transfer
 from nas.tables.table import LatencyTable
 from nas.tables.validation import distinct_archs
-from search_spaces import FBNet
 
 BOARD = Device(name="board", chip="made up", runtime="none", version="", precision="fp32")
 
@@ -28,11 +27,6 @@ def a_table(space, ms, fixed, name):
     )
     device = Device(name=name, chip="x", runtime="none", version="", precision="fp32")
     return LatencyTable(device=device, rows=rows, calibration=Calibration(fixed_ms=fixed))
-
-
-@pytest.fixture(scope="module")
-def fbnet():
-    return FBNet.cifar100()
 
 
 @pytest.fixture(scope="module")

@@ -625,7 +625,8 @@ def ready(tmp_path_factory) -> Path:
     """What the base arguments name: a run folder that could be searched, a table, timings of networks; and what is
     hostile in ``place``."""
     from nas.cli.app import main
-    from nas.runs.artefacts import CANDIDATES, SEARCH, SUMMARY, SUPERNET, Search, write_record
+    from nas.runs.artefacts import CANDIDATES, SEARCH, SUMMARY, Search, write_record
+    from nas.training.names import SUPERNET
 
     folder = tmp_path_factory.mktemp("ready")
     (folder / "file").write_text("content")

@@ -22,14 +22,9 @@ from nas.tables.fit.gaussian import i_optimal, non_negative, solve
 from nas.tables.fit.whole_network import choose_among, choose_networks, fit_blocks
 from nas.tables.table import LatencyTable
 from nas.tables.validation import distinct_archs
-from search_spaces import FBNet, OnceForAll
+from search_spaces import OnceForAll
 
 DEVICE = Device(name="bench", chip="made up", runtime="none", version="", precision="fp32")
-
-
-@pytest.fixture(scope="module")
-def fbnet():
-    return FBNet.cifar100()
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from types import SimpleNamespace
 import numpy as np
 import onnx
 import pytest
+from fake_ort import FAKE_ORT
 
 from nas.errors import BadInput
 from nas.measuring.kit import RUN, export_kit, import_kit
@@ -222,14 +223,10 @@ def test_stopped_run_goes_on(kit, tiny):
     assert import_kit(kit).validation.networks == 2
 
 
-FAKE_ORT = """
-import os, signal, sys, time
-__version__ = "9.9"
-class SessionOptions: pass
-class OrtValue: ortvalue_from_numpy = staticmethod(lambda x: x)
-class Io:
-    name, shape = "x", [1]
-class InferenceSession:
+CRASHING_ORT = (
+    FAKE_ORT
+    + """
+class InferenceSession(Session):
     def __init__(self, path, options, providers):
         name = os.path.basename(path)
         print("a library's chatter", flush=True)
@@ -237,20 +234,17 @@ class InferenceSession:
         if name == "00005.onnx": time.sleep(100)
         if name == "00007.onnx": raise RuntimeError("no kernel\\nfor this")
         self.name = name
-    def io_binding(self): return self
-    def bind_ortvalue_input(self, name, value): pass
-    bind_ortvalue_output = bind_ortvalue_input
-    get_inputs = get_outputs = lambda self: [Io]
     def run_with_iobinding(self, binding):
         if self.name == "00009.onnx" and not os.path.exists(os.environ["MARK"]):
             open(os.environ["MARK"], "w"); os.abort()
         time.sleep(0.0002)
 """
+)
 
 
 def test_blocks_that_crash_or_hang_do_not_stop_the_others(kit, tmp_path):
     (tmp_path / "modules").mkdir()
-    (tmp_path / "modules/onnxruntime.py").write_text(FAKE_ORT)
+    (tmp_path / "modules/onnxruntime.py").write_text(CRASHING_ORT)
     env = {"PYTHONPATH": str(tmp_path / "modules"), "MARK": str(tmp_path / "mark")}
     remade(kit, 12)
     done = run(kit, "--timeout", "6", env=env)
@@ -265,7 +259,7 @@ def test_blocks_that_crash_or_hang_do_not_stop_the_others(kit, tmp_path):
     assert len([line for line in lines(kit) if "file" in line]) == 12
     with pytest.raises(BadInput, match=r"3 of 12 models failed on the device: \[.*SIGSEGV.*--retry-failed"):
         import_kit(kit)
-    (tmp_path / "modules/onnxruntime.py").write_text(FAKE_ORT.replace("00003", "none").replace("00005", "none"))
+    (tmp_path / "modules/onnxruntime.py").write_text(CRASHING_ORT.replace("00003", "none").replace("00005", "none"))
     assert run(kit, "--retry-failed", env=env).returncode == 0
     with pytest.raises(BadInput, match=r"1 of 12 models failed on the device: .*no kernel for this"):
         import_kit(kit)

@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from fake_ort import FAKE_ORT
 
 from nas.errors import BadInput
 from nas.measuring import ssh as remote
@@ -28,23 +29,16 @@ from nas.measuring.ssh import measure_remote
 SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 FEW = {"calibrate": 8, "validate": 2}
 
-FAKE_ORT = """
-import os, signal, time
-__version__ = "9.9"
-class SessionOptions: pass
-class OrtValue: ortvalue_from_numpy = staticmethod(lambda x: x)
-class Io:
-    name, shape = "x", [1]
-class InferenceSession:
+CRASHING_ORT = (
+    FAKE_ORT
+    + """
+class InferenceSession(Session):
     def __init__(self, path, options, providers):
         if path.endswith("CRASHES"): os.kill(os.getpid(), signal.SIGSEGV)
         self.seconds = os.path.getsize(path) / 1e8
-    def io_binding(self): return self
-    def bind_ortvalue_input(self, name, value): pass
-    bind_ortvalue_output = bind_ortvalue_input
-    get_inputs = get_outputs = lambda self: [Io]
     def run_with_iobinding(self, binding): time.sleep(self.seconds)
 """
+)
 
 
 def keygen(path):
@@ -165,7 +159,7 @@ def device(exported, tmp_path):
     used = {block for model in models for block in model.get("blocks", [])}
     crashes = next(m["file"] for i, m in enumerate(models) if m["role"] == "block" and i not in used)
     (tmp_path / "modules").mkdir()
-    (tmp_path / "modules/onnxruntime.py").write_text(FAKE_ORT.replace("CRASHES", crashes))
+    (tmp_path / "modules/onnxruntime.py").write_text(CRASHING_ORT.replace("CRASHES", crashes))
 
     def make(first=""):
         path = tmp_path / "device python"

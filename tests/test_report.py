@@ -18,6 +18,7 @@ import nas.report
 from nas.blocks import Stem
 from nas.device import Device
 from nas.errors import BadInput
+from nas.objectives.objective import ObjectiveRecord
 from nas.pareto import non_dominated
 from nas.report import write_report
 from nas.report.chart import Area, Chart, Line, Points, ticks
@@ -25,7 +26,7 @@ from nas.report.explain import Importance
 from nas.report.sweep_page import write_sweep_report
 from nas.report.tradeoff import wrapped
 from nas.report.units import scale, shown
-from nas.runs.artefacts import Candidate, Config, ObjectiveRecord, Search, read_run
+from nas.runs.artefacts import Candidate, Config, Search, read_run
 from nas.tables.table import LatencyTable, Validation
 
 EVIL = "<script>alert('x')</script> & \"quoted\" </title></style>"
@@ -117,7 +118,10 @@ def corners(path: Node) -> list[tuple[float, float]]:
 
 # ---- folders, written through the schemas ----------------------------------------------------------------------
 
-OBJECTIVES = (ObjectiveRecord(name="accuracy", maximize=True), ObjectiveRecord(name="latency_ms", unit="ms"))
+OBJECTIVES = (
+    ObjectiveRecord(name="accuracy", unit="fraction", maximize=True),
+    ObjectiveRecord(name="latency_ms", unit="ms"),
+)
 
 
 def write_search(folder, objectives=OBJECTIVES, n=36, seed=0, text=""):

@@ -598,6 +598,22 @@ def test_a_run_of_objects_says_what_python_call_goes_on(finished, tmp_path, caps
     assert error.count("\n") == 1
 
 
+def test_export_makes_again_only_what_the_format_needs(copy, tmp_path, capsys):
+    def export(kind, *by_python):
+        config = json.loads((copy / CONFIG).read_text())
+        for part in by_python:
+            config[part]["made_by"] = None
+        (copy / CONFIG).write_text(json.dumps(config))
+        target = str(tmp_path / f"{kind}{len(by_python)}.out")
+        return main(["export", "--run-dir", str(copy), "--candidate", "c01", "--format", kind, "--output", target])
+
+    assert export("bundle", "space") == 0
+    assert export("onnx", "space", "data") == 0
+    assert (tmp_path / "onnx2.out").exists()
+    assert export("bundle", "space", "data") == 2
+    assert "a data that only Python can make again" in capsys.readouterr().err
+
+
 def test_another_space_or_other_data_are_refused(copy, digits):
     before = listing(copy)
     with pytest.raises(nas.BadInput, match=r"holds a run on space small .* this is efficientnet_digits"):

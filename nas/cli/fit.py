@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import datetime
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from nas.cli.table_files import timings
 from nas.errors import BadInput
 from nas.files import file_name, folder_of, write_bytes, write_text
 from nas.tables.fit.whole_network import Chosen
+from nas.tables.names import table_stem
 from nas.tables.table import LatencyTable
 
 if TYPE_CHECKING:
@@ -142,14 +142,15 @@ def _fitted(what: Fit, timed: Timed, space: SearchSpace, known: list[LatencyTabl
         threads=timed.threads,
     )
     texts, ms = timings(str(what.timings))
-    archs, today = space.parse(texts), datetime.date.today().isoformat()
+    archs = space.parse(texts)
     if known:
-        return adapt(space, known, archs, ms, device=device, date=today)  # type: ignore[arg-type]
-    return fit_blocks(space, archs, ms, device=device, date=today)  # type: ignore[arg-type]
+        return adapt(space, known, archs, ms, device=device)  # type: ignore[arg-type]
+    return fit_blocks(space, archs, ms, device=device)  # type: ignore[arg-type]
 
 
 def _save(what: Fit, table: LatencyTable) -> None:
-    stem = folder_of(what.run_dir) / (what.name or f"table_{table.name}")
+    folder = folder_of(what.run_dir)
+    stem = folder / what.name if what.name else table_stem(folder, table.name)
     if stem.with_name(stem.name + ".json").exists():
         raise BadInput(f"{stem}.json is there already; choose another --name or --run-dir")
     table.save(stem)

@@ -12,7 +12,7 @@ from nas.cli.flags import add_flag, add_flags, given, parameters
 from nas.cli.names import Resume, RunDir
 from nas.cli.printing import print_final
 from nas.files import folder_of, writable
-from nas.runs.artefacts import CONFIG, Call
+from nas.runs.artefacts import CONFIG, Call, read_config
 from nas.runs.settings import SETTINGS_OF, Settings
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
 def run_train(args: argparse.Namespace) -> None:
     """The supernet; makes the folder when it is new."""
-    from nas.runs.artefacts import SUPERNET
     from nas.runs.stages import run_stage
+    from nas.training.names import SUPERNET
 
     run = _run(args)
     run_stage(run, "supernet")
@@ -129,13 +129,18 @@ def run_compress(args: argparse.Namespace) -> None:
 
 def run_export(args: argparse.Namespace) -> None:
     """One network of the run, in one form."""
+    from nas.data.images import ImageData
     from nas.deploy import named
     from nas.runs.candidates import candidate_folder, load_candidate
+    from nas.runs.made_by import make
 
     exporter = named(getattr(args, "format", "onnx"))
     (writable if exporter.suffix else folder_of)(args.output, "output")
-    network = load_candidate(candidate_folder(folder_of(args.run_dir), args.candidate))
-    print(exporter.export(network, args.output, _reopened(args).data if exporter.needs_data else None))
+    folder = folder_of(args.run_dir)
+    network = load_candidate(candidate_folder(folder, args.candidate))
+    # the images alone: the space may be one that only Python can make
+    images = make(read_config(folder).data.made_by, ImageData, "data", folder) if exporter.needs_data else None
+    print(exporter.export(network, args.output, images))
 
 
 def run_report(args: argparse.Namespace) -> None:

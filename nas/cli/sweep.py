@@ -104,8 +104,9 @@ def _devices(run: str | None) -> list[str]:
     """Those of a run folder (its tables), or of the tabular space."""
     if run is None:
         return list(_benchmark().devices)
-    from nas.runs.artefacts import SUPERNET, read_config
+    from nas.runs.artefacts import read_config
     from nas.tables.names import tables_in
+    from nas.training.names import SUPERNET
 
     read_config(run)
     tables = list(tables_in(Path(run)))

@@ -5,28 +5,19 @@ from __future__ import annotations
 import gzip
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from nas.errors import BadInput
-from nas.files import first_line, read_json, read_text
+from nas.files import first_line, read_text
 from nas.space import SearchSpace
 from nas.tables.shipped import SHIPPED, stem_of, without_ending
 from nas.tables.table import LatencyTable
+from nas.tables.whole import WHOLE, About, about_path, read_about
 
 PLACES = (SHIPPED, Path("runs"))
 """Where tables are looked for when no path is given."""
 
 Found = list[tuple[Path, LatencyTable]]
-_WHOLE = ".csv.gz"  # tables of whole networks, such as NAS-Bench-201's
-
-
-@dataclass(frozen=True, kw_only=True)
-class About:
-    """The .json beside a table of whole networks."""
-
-    kind: str
-    space: str
 
 
 def space_of(table: LatencyTable) -> tuple[SearchSpace | None, str]:
@@ -48,11 +39,11 @@ def stems(paths: Sequence[str]) -> list[Path]:
     if any(not str(p).strip() for p in paths):
         raise BadInput("a path is not empty; name a table or a folder of them")
     for given in paths or [str(p) for p in PLACES if p.is_dir()]:
-        if Path(given).name.endswith(_WHOLE) and Path(given).is_file():
+        if Path(given).name.endswith(WHOLE) and Path(given).is_file():
             found.append(Path(given))
         elif Path(given).is_dir():
             found += sorted({without_ending(p) for p in Path(given).rglob("*.json") if is_table(p)})
-            found += sorted(p for p in Path(given).rglob(f"*{_WHOLE}") if is_whole(p))
+            found += sorted(p for p in Path(given).rglob(f"*{WHOLE}") if is_whole(p))
         else:
             found.append(stem_of(given))
     if not found:
@@ -71,7 +62,7 @@ def is_table(path: Path) -> bool:
 
 def is_whole(path: Path) -> bool:
     """Whether it is a table of whole networks."""
-    return path.name.endswith(_WHOLE) and _about(path).exists()
+    return path.name.endswith(WHOLE) and about_path(path).exists()
 
 
 def whole(path: Path) -> tuple[About, int]:
@@ -81,7 +72,7 @@ def whole(path: Path) -> tuple[About, int]:
             columns = file.readline().split(",")
     except (OSError, EOFError, UnicodeError) as error:
         raise BadInput(f"{path} is damaged: {first_line(error)}") from None
-    return read_json(_about(path), About), sum(name.startswith("latency_ms") for name in columns)
+    return read_about(path), sum(name.startswith("latency_ms") for name in columns)
 
 
 def load(paths: Sequence[str]) -> Found:
@@ -146,7 +137,3 @@ def timings(path: str) -> tuple[list[str], list[float]]:
         raise
     except (ValueError, KeyError, csv.Error) as error:
         raise BadInput(f"{path} is not a list with the columns architecture and ms: {first_line(error)}") from None
-
-
-def _about(path: Path) -> Path:
-    return path.with_name(path.name.removesuffix(_WHOLE) + ".json")

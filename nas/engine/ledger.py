@@ -15,9 +15,10 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from nas.engine.problem import ObjectiveRecord, space_text
+from nas.engine.problem import space_text
 from nas.errors import BadInput
 from nas.files import first_line
+from nas.objectives.objective import ObjectiveRecord
 from nas.space import Archs, SearchSpace
 
 LEDGER = "evaluations.db"

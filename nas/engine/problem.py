@@ -16,41 +16,6 @@ from nas.space import Archs, SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveRecord:
-    """An objective as a ledger knows it: all but its function."""
-
-    name: str
-    identity: str
-    unit: str
-    maximize: bool
-    cheap: bool
-    within: tuple[float, float] | None
-
-    @staticmethod
-    def of(objective: Objective) -> ObjectiveRecord:
-        o = objective
-        return ObjectiveRecord(
-            name=o.name, identity=o.identity, unit=o.unit, maximize=o.maximize, cheap=o.cheap, within=o.within
-        )
-
-    def objective(self) -> Objective:
-        """The objective of a search that is only read; evaluating it raises BadInput."""
-
-        def fn(archs: Archs) -> ArrayLike:
-            raise BadInput(f"{self.name} was read back from a ledger; pass the objective itself to evaluate more")
-
-        return Objective(
-            name=self.name,
-            fn=fn,
-            unit=self.unit,
-            maximize=self.maximize,
-            cheap=self.cheap,
-            identity=self.identity,
-            within=self.within,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
 class Problem:
     """``objectives``: what is optimised; ``constraints``: on these and on other objectives."""
 
@@ -97,7 +62,7 @@ class Problem:
         """What decides the values of a search, for its ledger."""
         return {
             "space": space_text(self.space),
-            "objectives": tuple(ObjectiveRecord.of(o) for o in self.objectives),
+            "objectives": tuple(o.record for o in self.objectives),
             "constraints": tuple((c.objective.name, c.sense, c.bound, c.objective.identity) for c in self.constraints),
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,9 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from nas.checks import FilePath, checked
 from nas.engine.ledger import LEDGER, columns, read
-from nas.engine.problem import ObjectiveRecord
 from nas.errors import BadInput, Infeasible
-from nas.objectives.objective import Constraint, Objective
+from nas.objectives.objective import Constraint, Objective, ObjectiveRecord
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.space import Archs, SearchSpace
 
@@ -51,8 +50,8 @@ class SearchResult:
         """
         path = Path(run_dir) / LEDGER
         identity, stopped, entries = read(path, space)
-        made = tuple(o.objective() for o in identity.objectives) if objectives is None else tuple(objectives)
-        if identity.objectives != (given := tuple(ObjectiveRecord.of(o) for o in made)):
+        made = tuple(map(_only_read, identity.objectives)) if objectives is None else tuple(objectives)
+        if identity.objectives != (given := tuple(o.record for o in made)):
             there, now = (", ".join(f"{o.name} ({o.identity})" for o in side) for side in (identity.objectives, given))
             raise BadInput(f"{path} is a search for {there}; got {now}")
         stopped = stopped or f"not finished: {len(entries)} evaluations so far"
@@ -195,3 +194,12 @@ class SearchResult:
         axes.legend()
         figure.savefig(path, dpi=150)
         return Path(path)
+
+
+def _only_read(record: ObjectiveRecord) -> Objective:
+    """An objective of a search that is only read: it cannot be evaluated."""
+
+    def fn(archs: Archs) -> ArrayLike:
+        raise BadInput(f"{record.name} was read back from a ledger; pass the objective itself to evaluate more")
+
+    return Objective(fn=fn, **asdict(record))

@@ -28,7 +28,6 @@ def assemble(
     *,
     kind: str = "measured",
     source: str = "",
-    licence: str = "",
     notes: Mapping[str, Any] | None = None,
 ) -> tuple[LatencyTable, pd.DataFrame]:
     """The table of a finished campaign, and its networks (role, architecture, predicted_ms, measured_ms).
@@ -44,7 +43,6 @@ def assemble(
         space={"name": plan.space.name, "fingerprint": plan.space.fingerprint},
         date=datetime.date.today().isoformat(),
         source=source,
-        licence=licence,
         notes=dict(notes or {}),
     )
     networks = plan.space.networks(plan.archs)

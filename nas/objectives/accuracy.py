@@ -28,6 +28,7 @@ def accuracy(supernet: Supernet, data: ImageData, *, identity: str = "") -> Obje
     return Objective(
         name="accuracy",
         fn=evaluate,
+        unit="fraction",
         maximize=True,
         cheap=False,
         within=(0.0, 1.0),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from statistics import NormalDist
 from typing import Annotated, Protocol
 
@@ -21,28 +21,44 @@ Bytes = Annotated[int, Meta(ge=1, le=16)]
 """Of one number."""
 
 
-@checked
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Objective:
-    """A quantity of architectures that a search minimises, or maximises. ``fn``: ``archs (n, genes) -> (n,)`` in ``unit``.
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveRecord:
+    """What files and pages know of an objective: all but its functions.
 
     ``cheap`` ones are evaluated in batches and at will; the others one candidate at a time, and count as evaluations.
-    ``extremes``: the exact reachable range where it is known. ``identity``: a text that changes whenever what ``fn``
-    computes does; a ledger is only reused under the same one. ``per_block``: of an additive quantity, what each block of
-    the space adds. ``parts``: additive quantities that this one rises with. ``within``: the values that can be; others
-    are failures. ``objective <= 5.0`` makes a Constraint.
+    ``identity``: a text that changes whenever what is computed does; a ledger is only reused under the same one.
+    ``within``: the values that can be; others are failures.
     """
 
     name: str
-    fn: Callable[[Archs], ArrayLike] = field(repr=False)
     unit: str = ""
     maximize: bool = False
     cheap: bool = True
-    extremes: Extremes | None = field(default=None, compare=False)  # arrays: no hash, no plain equality
     identity: str = ""
+    within: tuple[float, float] | None = None
+
+    def cost(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+        """``values (n,)``, or of any shape, in the direction in which smaller is better; its own inverse.
+
+        The sign of an objective is flipped here and nowhere else.
+        """
+        return -values if self.maximize else values
+
+
+@checked
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Objective(ObjectiveRecord):
+    """A quantity of architectures that a search minimises, or maximises. ``fn``: ``archs (n, genes) -> (n,)`` in ``unit``.
+
+    ``extremes``: the exact reachable range where it is known. ``per_block``: of an additive quantity, what each block of
+    the space adds. ``parts``: additive quantities that this one rises with. The other fields as of ``ObjectiveRecord``.
+    ``objective <= 5.0`` makes a Constraint.
+    """
+
+    fn: Callable[[Archs], ArrayLike] = field(repr=False)
+    extremes: Extremes | None = field(default=None, compare=False)  # arrays: no hash, no plain equality
     per_block: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
     parts: tuple[Objective, ...] = field(default=(), repr=False, compare=False)
-    within: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name or not callable(self.fn):
@@ -89,12 +105,10 @@ class Objective:
             )
         return values
 
-    def cost(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
-        """``values`` in the direction in which smaller is better, whatever their shape; its own inverse.
-
-        The sign of an objective is flipped here and nowhere else.
-        """
-        return -values if self.maximize else values
+    @property
+    def record(self) -> ObjectiveRecord:
+        """What is stored of it."""
+        return ObjectiveRecord(**{f.name: getattr(self, f.name) for f in fields(ObjectiveRecord)})
 
     def __le__(self, bound: float) -> Constraint:
         return Constraint(objective=self, sense="<=", bound=float(bound))

@@ -47,7 +47,8 @@ def ofa_predictor(space: SearchSpace, path: str | os.PathLike[str]) -> Objective
             out[start : start + _CHUNK] = values[:, 0]
         return out
 
-    return Objective(name="accuracy", fn=predict, maximize=True, identity=f"predictor {digest} {space.fingerprint}")
+    identity = f"predictor {digest} {space.fingerprint}"
+    return Objective(name="accuracy", fn=predict, unit="fraction", maximize=True, identity=identity)
 
 
 def _read(path: Path) -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float32]]], str]:

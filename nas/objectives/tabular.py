@@ -5,9 +5,8 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ from nas.checks import FilePath, checked
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.space import Archs, SearchSpace
+from nas.tables.shipped import SHIPPED
+from nas.tables.whole import read_about
 
-NASBENCH201 = Path(__file__).parents[2] / "latency_tables" / "nasbench201.csv.gz"
+NASBENCH201 = SHIPPED / "nasbench201.csv.gz"
 """The table that comes with this project's sources: CIFAR-100 accuracy and latencies on 21 devices."""
 
 
@@ -50,7 +51,6 @@ class TabularBenchmark:
         try:
             raw = path.read_bytes()
             frame = pd.read_csv(io.BytesIO(gzip.decompress(raw)), keep_default_na=False)
-            about = json.loads(path.with_name(path.name.removesuffix(".csv.gz") + ".json").read_text())
         except OSError as error:
             raise BadInput(f"cannot read the table {error.filename or path}: {error.strerror or error}") from None
         except (ValueError, EOFError) as error:
@@ -72,7 +72,10 @@ class TabularBenchmark:
             raise BadInput(f"{path}: the column {texts[0]} is not all numbers; a metric is, every architecture has one")
         columns = {str(c): metrics[c].to_numpy(dtype=np.float64)[order] for c in metrics}
         return TabularBenchmark(
-            space=space, columns=columns, about=about, fingerprint=hashlib.sha256(raw).hexdigest()[:16]
+            space=space,
+            columns=columns,
+            about=asdict(read_about(path)),
+            fingerprint=hashlib.sha256(raw).hexdigest()[:16],
         )
 
     @property
@@ -101,7 +104,7 @@ class TabularBenchmark:
 
     def accuracy(self) -> Objective:
         """The column ``accuracy``, to be maximised."""
-        return self.objective("accuracy", maximize=True)
+        return self.objective("accuracy", unit="fraction", maximize=True)
 
     def latency(self, device: str, *, cheap: bool = False) -> Objective:
         """The latency on ``device``, in ms. Raises BadInput, naming the devices there are, for another."""

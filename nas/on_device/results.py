@@ -243,14 +243,19 @@ class Log(Results):
         for line in dated:
             self.take(line, "a new line")
         try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in dated))
-                file.flush()
-                os.fsync(file.fileno())
+            append(self.path, "".join(json.dumps(line) + "\n" for line in dated))
         except OSError as error:
             raise Problem(
                 f"cannot write {self.path}: {error.strerror}; what is finished is kept, {self.go_on}"
             ) from None
+
+
+def append(path: str, text: str) -> None:
+    """Add to a file so that it survives a power cut."""
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def cut_to_lines(path: str) -> list[Json]:

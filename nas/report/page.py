@@ -15,7 +15,7 @@ from nas.report import tradeoff
 from nas.report.chart import Area, Chart, Line, Points
 from nas.report.document import Cell, Section, Table, write_page
 from nas.report.explain import FEWEST_ROWS, diversity, importance
-from nas.report.units import Scale, scale, shown, title_of, unit_of
+from nas.report.units import Scale, scale, shown, title_of
 from nas.runs.artefacts import (
     CANDIDATES,
     CONFIG,
@@ -123,7 +123,7 @@ def _front(c: Contents) -> Section:
     found = tradeoff.tradeoffs(c)
     charts = [tradeoff.chart(t, c.search.objectives, alone=len(found) == 1) for t in found]
     front = c.evaluations[c.evaluations["on_front"].astype(bool)]
-    scales = {o.name: scale(unit_of(o), front[o.name]) for o in c.search.objectives}
+    scales = {o.name: scale(o.unit, front[o.name]) for o in c.search.objectives}
     rows: list[list[Cell | str]] = [
         [
             f"{row['evaluation']:.0f}",

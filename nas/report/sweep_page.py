@@ -12,12 +12,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from nas.objectives.objective import ObjectiveRecord
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.report.chart import Area, Chart, Line, Points
 from nas.report.document import Cell, Section, Table, write_page
 from nas.report.tradeoff import label, pairs, staircase
-from nas.report.units import scale, title_of, unit_of
-from nas.runs.artefacts import EVALUATIONS, ObjectiveRecord, read_run
+from nas.report.units import scale, title_of
+from nas.runs.artefacts import EVALUATIONS, read_run
 from nas.sweeps.folder import read_sweep
 
 _COLOURS = 8  # that the style sheet has
@@ -82,7 +83,7 @@ class _Sweep:
         """The staircase of several searches in two objectives, ``(n, 2)``, in their own direction and unit."""
         columns = [self.objectives.index(o) for o in (x, y)]
         costs = np.vstack([np.empty((0, 2)), *(s.costs[:, columns] for s in searches)])
-        return costs[staircase(costs)] * _signs((x, y))
+        return _turned(costs[staircase(costs)], (x, y))
 
 
 def _searches(folder: Path, trials: pd.DataFrame) -> list[_Search]:
@@ -96,7 +97,7 @@ def _searches(folder: Path, trials: pd.DataFrame) -> list[_Search]:
         if frame is None or contents.search is None or len(contents.search.objectives) < 2:
             continue
         objectives = contents.search.objectives
-        if found and objectives != found[0].objectives:
+        if found and _quantities(objectives) != _quantities(found[0].objectives):
             continue
         good = ((frame["violation"] <= 0) & frame["error"].isna()).to_numpy()
         values = frame[[o.name for o in objectives]].to_numpy(float)
@@ -107,7 +108,7 @@ def _searches(folder: Path, trials: pd.DataFrame) -> list[_Search]:
                 searcher=str(row.get("searcher", "all")),
                 objectives=objectives,
                 architectures=tuple(frame["architecture"]),
-                costs=np.where(good[:, None], values * _signs(objectives), np.nan),
+                costs=np.where(good[:, None], _turned(values, objectives), np.nan),
             )
         )
     return found
@@ -148,7 +149,7 @@ def _front_chart(
     if not fronts:
         return []
     everything = np.vstack(list(fronts.values()))
-    x_scale, y_scale = scale(unit_of(x), everything[:, 0]), scale(unit_of(y), everything[:, 1])
+    x_scale, y_scale = scale(x.unit, everything[:, 0]), scale(y.unit, everything[:, 1])
     layers: list[Line | Points] = []
     for name, front in fronts.items():
         xs, ys = list(front[:, 0] * x_scale.factor), list(front[:, 1] * y_scale.factor)
@@ -264,5 +265,11 @@ def _normalised_histories(searches: list[_Search]) -> dict[str, Floats]:
     return {s.trial: hypervolume_history((s.costs - low) / span, reference) / whole for s in searches}
 
 
-def _signs(objectives: tuple[ObjectiveRecord, ...]) -> Floats:
-    return np.array([-1.0 if o.maximize else 1.0 for o in objectives])
+def _quantities(objectives: tuple[ObjectiveRecord, ...]) -> list[tuple[str, str, bool]]:
+    """What is compared across devices: each has a table of its own."""
+    return [(o.name, o.unit, o.maximize) for o in objectives]
+
+
+def _turned(values: Floats, objectives: tuple[ObjectiveRecord, ...]) -> Floats:
+    """``values (n, objectives)`` as costs, or such costs as values."""
+    return np.column_stack([o.cost(column) for o, column in zip(objectives, values.T, strict=True)])

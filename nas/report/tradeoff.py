@@ -12,10 +12,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from nas.files import replacing
+from nas.objectives.objective import ObjectiveRecord
 from nas.pareto import non_dominated
 from nas.report.chart import Chart, Line, Points
-from nas.report.units import Scale, scale, shown, title_of, unit_of
-from nas.runs.artefacts import TARGET, Contents, ObjectiveRecord
+from nas.report.units import Scale, scale, shown, title_of
+from nas.runs.artefacts import TARGET, Contents
 
 _MOST_POINTS = 2000  # that are drawn, besides the front's; a page must open on a phone
 _OUTLIERS = 0.02  # share of networks so bad that showing them would flatten the front
@@ -39,8 +40,8 @@ class Tradeoff:
     @property
     def stairs(self) -> pd.DataFrame:
         """The front in these two objectives alone, from the best x on."""
-        signs = [-1.0 if o.maximize else 1.0 for o in (self.x, self.y)]
-        return self.front.iloc[staircase(self.front[[self.x.name, self.y.name]].to_numpy(float) * signs)]
+        costs = [o.cost(self.front[o.name].to_numpy(float)) for o in (self.x, self.y)]
+        return self.front.iloc[staircase(np.column_stack(costs))]
 
 
 def tradeoffs(contents: Contents) -> list[Tradeoff]:
@@ -160,8 +161,8 @@ def _places(t: Tradeoff, frame: pd.DataFrame) -> tuple[list[float], list[float]]
 
 def _scales(t: Tradeoff) -> tuple[Scale, Scale]:
     return (
-        scale(unit_of(t.x), [*t.evaluated[t.x.name], *t.deployed[t.x.name]]),
-        scale(unit_of(t.y), t.evaluated[t.y.name]),
+        scale(t.x.unit, [*t.evaluated[t.x.name], *t.deployed[t.x.name]]),
+        scale(t.y.unit, t.evaluated[t.y.name]),
     )
 
 
@@ -181,5 +182,5 @@ def label(objective: ObjectiveRecord, unit: str) -> str:
 
 
 def _tip(row: Mapping[Hashable, Any], objectives: Sequence[ObjectiveRecord]) -> str:
-    values = ", ".join(f"{title_of(o.name)} {shown(row[o.name], unit_of(o))}" for o in objectives)
+    values = ", ".join(f"{title_of(o.name)} {shown(row[o.name], o.unit)}" for o in objectives)
     return f"#{row['evaluation']:.0f}: {values}\n{wrapped(str(row['architecture']))}"

@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from nas.runs.artefacts import ObjectiveRecord
-
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
@@ -52,11 +50,6 @@ def shown(value: Any, unit: str) -> str:
     if value is None or value != value:
         return "-"
     return scale(unit, value).text(float(value))
-
-
-def unit_of(objective: ObjectiveRecord) -> str:
-    """The unit of an objective; accuracies are fractions, whether they say so or not."""
-    return objective.unit or ("fraction" if objective.name == "accuracy" else "")
 
 
 def title_of(name: str) -> str:

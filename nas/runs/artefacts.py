@@ -30,17 +30,17 @@ from msgspec import Meta
 from nas.checks import Probability
 from nas.errors import BadInput
 from nas.files import file_name, first_line, folder_of, read_json, read_text, write_bytes
+from nas.objectives.objective import ObjectiveRecord
 from nas.runs.settings import Settings
 from nas.tables.names import networks_path, tables_in
 from nas.tables.table import LatencyTable
+from nas.training.names import TRAINING
 
 VERSION: Literal[2] = 2
 """Of the format of a run folder."""
 
 CONFIG = "config.json"
 SECONDS = "stages.json"
-SUPERNET = "supernet.safetensors"
-TRAINING = "training.csv"
 SEARCH = "search.json"
 EVALUATIONS = "evaluations.csv"
 PARETO = "pareto.csv"
@@ -117,17 +117,8 @@ class Config:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ObjectiveRecord:
-    """An objective of a search; its values are the column ``name`` of evaluations.csv, in ``unit``."""
-
-    name: str
-    unit: str = ""
-    maximize: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
 class Search:
-    """``search.json``. ``budget``: that it was allowed; ``stopped``: why it ended."""
+    """``search.json``. ``objectives``: columns of evaluations.csv, by name. ``budget``: that it was allowed; ``stopped``: why it ended."""
 
     objectives: tuple[ObjectiveRecord, ...]
     budget: Amount

@@ -26,7 +26,6 @@ from nas.runs.artefacts import (
     CANDIDATES,
     CONFIG,
     SECONDS,
-    SUPERNET,
     VERSION,
     Call,
     Candidate,
@@ -44,10 +43,10 @@ from nas.runs.settings import SETTINGS_OF, Settings
 from nas.space import SearchSpace
 from nas.supernet.training import check_fit
 from nas.tables.names import table_stem
+from nas.training.names import CHECKPOINT, SUPERNET
 
 log = logging.getLogger("nas")
 
-_CHECKPOINT = "supernet.checkpoint.pt"
 _ANY_TIME = ("candidates", "device")
 _GROWS = {"budget": None, "epochs": "search"}
 """Settings that may grow after their stage has begun, until another one has."""
@@ -183,7 +182,7 @@ def has_begun(run: Run, stage: str) -> bool:
     names = {
         "run": [CONFIG],
         "tables": [f"{table_stem(run.folder, p).name}.*" for p in PRECISIONS],
-        "supernet": [SUPERNET, _CHECKPOINT],
+        "supernet": [SUPERNET, CHECKPOINT],
         "search": [LEDGER],
         "candidates": [f"{CANDIDATES}/*"],
     }[stage]
@@ -253,4 +252,4 @@ def _set_aside_training(folder: Path, epochs: int) -> None:
         old = folder / SUPERNET.replace(".", f"_{epochs}_epochs.", 1)
         (folder / SUPERNET).replace(old)
         log.info("the supernet is trained anew for more epochs; that of %d epochs is kept as %s", epochs, old.name)
-    (folder / _CHECKPOINT).unlink(missing_ok=True)
+    (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -19,8 +19,6 @@ from nas.runs.artefacts import (
     HYPERVOLUME,
     PARETO,
     SEARCH,
-    SUPERNET,
-    ObjectiveRecord,
     Search,
     read_frame,
     write_record,
@@ -31,6 +29,7 @@ from nas.runs.tables import constraints_of, predicted_latency
 from nas.space import Archs
 from nas.supernet import Supernet, train_supernet
 from nas.supernet.training import load_supernet
+from nas.training.names import SUPERNET
 from nas.training.recipe import Recipe
 
 
@@ -109,6 +108,6 @@ def write_search(folder: Path, result: SearchResult, budget: int | None = None) 
     write_text(folder / PARETO, frame[frame["on_front"]].to_csv(index=False))
     history = {"evaluations": np.arange(1, len(result) + 1), "hypervolume": result.hypervolume_history()}
     write_text(folder / HYPERVOLUME, pd.DataFrame(history).to_csv(index=False))
-    described = tuple(ObjectiveRecord(name=o.name, unit=o.unit, maximize=o.maximize) for o in result.objectives)
-    record = Search(objectives=described, budget=budget or len(result), evaluations=len(result), stopped=result.stopped)
+    records = tuple(o.record for o in result.objectives)
+    record = Search(objectives=records, budget=budget or len(result), evaluations=len(result), stopped=result.stopped)
     write_record(folder / SEARCH, record)

@@ -18,7 +18,7 @@ import pandas as pd
 from nas.checks import checked
 from nas.data.images import ImageData
 from nas.errors import BadInput
-from nas.runs.artefacts import SUPERNET, read_final
+from nas.runs.artefacts import read_final
 from nas.runs.candidates import compress_stage, missing_candidates
 from nas.runs.final import final_is_done, final_stage
 from nas.runs.folder import Run, check_run, has_begun, log, new_run, opened, timed
@@ -26,6 +26,7 @@ from nas.runs.search import search_is_done, search_stage, train_stage
 from nas.runs.settings import Settings
 from nas.runs.tables import check_limits, tables_are_there, tables_stage
 from nas.space import SearchSpace
+from nas.training.names import SUPERNET
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,47 +41,19 @@ class Stage:
     run: Callable[[Run], Any]
 
 
-STAGES: tuple[Stage, ...] = (
-    Stage(
-        name="tables",
-        what="latency tables",
-        command="nas measure",
-        needs=(),
-        done=tables_are_there,
-        run=tables_stage,
-    ),
-    Stage(
-        name="supernet",
-        what="a supernet",
-        command="nas train",
-        needs=(),
-        done=lambda run: (run.folder / SUPERNET).exists(),
-        run=train_stage,
-    ),
-    Stage(
-        name="search",
-        what="a search",
-        command="nas search",
-        needs=("supernet",),
-        done=search_is_done,
-        run=search_stage,
-    ),
-    Stage(
-        name="candidates",
-        what="candidates",
-        command="nas compress",
-        needs=("supernet", "search"),
-        done=lambda run: search_is_done(run) and not missing_candidates(run),
-        run=compress_stage,
-    ),
-    Stage(
-        name="final",
-        what="a final table",
-        command="nas compress",
-        needs=("candidates",),
-        done=final_is_done,
-        run=final_stage,
-    ),
+def _candidates_are_done(run: Run) -> bool:
+    return search_is_done(run) and not missing_candidates(run)
+
+
+STAGES: tuple[Stage, ...] = tuple(
+    Stage(name=name, what=what, command=command, needs=needs, done=done, run=run)
+    for name, what, command, needs, done, run in (
+        ("tables", "latency tables", "nas measure", (), tables_are_there, tables_stage),
+        ("supernet", "a supernet", "nas train", (), lambda run: (run.folder / SUPERNET).exists(), train_stage),
+        ("search", "a search", "nas search", ("supernet",), search_is_done, search_stage),
+        ("candidates", "candidates", "nas compress", ("supernet", "search"), _candidates_are_done, compress_stage),
+        ("final", "a final table", "nas compress", ("candidates",), final_is_done, final_stage),
+    )
 )
 """All stages, in order."""
 

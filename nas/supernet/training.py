@@ -23,8 +23,9 @@ from nas.supernet.supernet import Supernet
 from nas.training.augment import Augment
 from nas.training.evaluate import device_of, input_size, validation_accuracy
 from nas.training.loop import Hook, fit
+from nas.training.names import CHECKPOINT, SUPERNET, TRAINING
 from nas.training.recipe import Recipe, precision_of, torch_device
-from nas.training.weights import Identity, load_weights, save_weights
+from nas.training.weights import Checkpoint, Identity, load_weights, save_weights
 
 RECALIBRATION_IMAGES = 512
 """Training images that batch-norm recalibration of a subnet looks at."""
@@ -60,7 +61,7 @@ def train_supernet(
     check_fit(space, data)
     recipe, augment, strategy = recipe_of(epochs, recipe), augment or Augment.suited_to(data), strategy or Sandwich()
     place = torch_device(device)
-    weights, checkpoint = folder / "supernet.safetensors", folder / "supernet.checkpoint.pt"
+    weights, checkpoint = folder / SUPERNET, folder / CHECKPOINT
     if not resume:
         _check_fresh(weights, checkpoint)
     identity = _identity(space, data, recipe, augment, strategy, seed, place)
@@ -78,15 +79,13 @@ def train_supernet(
             augment=augment,
             seed=seed,
             device=place,
-            checkpoint=checkpoint,
-            identity=identity,
-            resume=bool(resume),
+            checkpoint=Checkpoint(path=checkpoint, identity=identity, resume=bool(resume)),
             evaluate=_evaluation(supernet, data, recipe.epochs),
             on_epoch=on_epoch,
             on_step=on_step,
             progress=progress,
         )
-        write_text(folder / "training.csv", history.to_csv(index=False))
+        write_text(folder / TRAINING, history.to_csv(index=False))
         save_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
         checkpoint.unlink(missing_ok=True)
     return supernet

@@ -86,7 +86,7 @@ def _metrics(result: SearchResult | Mapping[str, float] | None, folder: Path) ->
     write_search(folder, result)
     good = result[result.good]
     best = {
-        f"best_{o.name}": float(column.max() if o.maximize else column.min())
+        f"best_{o.name}": float(o.cost(o.cost(column).min()))
         for o, column in zip(result.objectives, good.values.T, strict=True)
         if len(good)
     }

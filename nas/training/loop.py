@@ -13,7 +13,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from nas.checks import Count, Seed, checked
 from nas.data.images import ImageData
@@ -30,7 +30,7 @@ from nas.progress import bar
 from nas.training.augment import Augment, augmented
 from nas.training.evaluate import input_size
 from nas.training.recipe import Recipe, precision_of, torch_device
-from nas.training.weights import Identity, load_checkpoint, save_checkpoint
+from nas.training.weights import Checkpoint
 
 TrainingStep = Callable[[nn.Module, Tensor, Tensor, np.random.Generator], Tensor]
 """``step(model, images, labels, rng) -> loss``: forward and backward on one batch; the loop steps the optimizer.
@@ -54,9 +54,7 @@ def fit(
     augment: Augment | None = None,
     seed: Seed = 0,
     device: str | torch.device = "cpu",
-    checkpoint: Path | None = None,
-    identity: Identity | None = None,
-    resume: bool = False,
+    checkpoint: Checkpoint | None = None,
     evaluate: Callable[[int], dict[str, float]] | None = None,
     on_epoch: Hook | None = None,
     on_step: Hook | None = None,
@@ -65,8 +63,8 @@ def fit(
     """Train ``model`` in place and return one row per epoch: epoch, loss, learning_rate, seconds, and ``evaluate``'s.
 
     ``size``: pixels of the images given to ``step``. ``augment``: None trains on the images as they are.
-    ``checkpoint``: file rewritten after every epoch; with ``resume`` training goes on from it. ``identity`` is
-    stored in it. ``on_epoch`` gets each row, ``on_step`` epoch, step, loss and learning_rate of each batch.
+    ``checkpoint``: rewritten after every epoch, and where the training goes on from. ``on_epoch`` gets each row,
+    ``on_step`` epoch, step, loss and learning_rate of each batch.
     ``progress``: whether a bar is shown; None: on a terminal or in a notebook.
     Raises NasError when the loss is no longer finite; BadInput for a device that is not there, a checkpoint with
     another identity, or one that cannot be read.
@@ -74,23 +72,14 @@ def fit(
     device = torch_device(device)
     keep_freed_memory()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer = torch.optim.SGD(
-        _decay_groups(model, recipe.weight_decay), lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0
-    )
+    optimizer = _optimizer(model, recipe)
     images = torch.from_numpy(data.train.images).to(device)
     labels = torch.from_numpy(data.train.labels).to(device)
     per_epoch = math.ceil(len(labels) / recipe.batch_size)
-    rows: list[dict[str, float]] = []
-    if resume and checkpoint is not None and checkpoint.exists():
-        rows = load_checkpoint(checkpoint, model, optimizer, identity or {})
+    rows = [] if checkpoint is None else checkpoint.load(model, optimizer)
     steps = recipe.epochs * per_epoch
     with bar(progress, desc="train", unit="step", total=steps, initial=len(rows) * per_epoch) as shown:
-
-        def tell(done: dict[str, float]) -> None:
-            shown.update()
-            if on_step is not None:
-                on_step(done)
-
+        tell = _teller(shown, on_step)
         for epoch in range(len(rows), recipe.epochs):
             batches = _epoch(images, labels, data, recipe, augment, size, seed, epoch)
             row = _trained_epoch(
@@ -98,7 +87,7 @@ def fit(
             )
             rows.append(row | (evaluate(epoch + 1) if evaluate is not None else {}))
             if checkpoint is not None:
-                save_checkpoint(checkpoint, model, optimizer, identity or {}, rows)
+                checkpoint.save(model, optimizer, rows)
             _log_epoch(rows[-1], recipe.epochs)
             if on_epoch is not None:
                 on_epoch(dict(rows[-1]))
@@ -190,6 +179,15 @@ def _trained_epoch(
     return {"epoch": epoch, "loss": mean, "learning_rate": lr, "seconds": time.perf_counter() - started}
 
 
+def _teller(shown: tqdm[Any], on_step: Hook | None) -> Callable[[dict[str, float]], None]:
+    def tell(done: dict[str, float]) -> None:
+        shown.update()
+        if on_step is not None:
+            on_step(done)
+
+    return tell
+
+
 def _log_epoch(row: Mapping[str, float], epochs: int) -> None:
     """A line where the epoch was evaluated; without, only for who listens closely."""
     evaluated = {k.replace("_", " "): v for k, v in row.items() if k.startswith("accuracy") and np.isfinite(v)}
@@ -198,10 +196,11 @@ def _log_epoch(row: Mapping[str, float], epochs: int) -> None:
     _log.log(level, "epoch %d/%d: loss %.3f%s", row["epoch"], epochs, row["loss"], told)
 
 
-def _decay_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     # norms, biases and kernel transforms (which start as the identity) are not pulled towards zero
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         (free if parameter.ndim < 2 or ".transforms." in name else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,36 +54,46 @@ def load_weights(path: Path, model: nn.Module, expected: Mapping[str, str | Iden
         raise BadInput(f"{path} is not a readable weights file for this space: {first_line(error)}") from None
 
 
-def save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: Identity, rows: list[dict[str, float]]
-) -> None:
-    """Write the state of a training after an epoch, atomically. Raises BadInput when it cannot be written."""
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "identity": json.dumps(identity)}
-    buffer = io.BytesIO()  # torch reports a full disk as an error of its own
-    torch.save(state | {"rows": json.dumps(rows)}, buffer)
-    write_bytes(path, buffer.getvalue())
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """The file ``path`` of a training under way, and what decides that training. ``resume``: go on from it."""
 
+    path: Path
+    identity: Identity
+    resume: bool = False
 
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: Identity
-) -> list[dict[str, float]]:
-    """Load what ``save_checkpoint`` wrote into model and optimizer; returns the finished epochs' rows.
+    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> None:
+        """Write the state of a training after an epoch, atomically. Raises BadInput when it cannot be written."""
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "identity": json.dumps(self.identity),
+            "rows": json.dumps(rows),
+        }
+        buffer = io.BytesIO()  # torch reports a full disk as an error of its own
+        torch.save(state, buffer)
+        write_bytes(self.path, buffer.getvalue())
 
-    Raises BadInput when the file is damaged, or was made by a training with another identity.
-    """
-    try:
-        state: dict[str, Any] = torch.load(path, weights_only=True, map_location=device_of(model))
-        check_identity(path, json.loads(state["identity"]), identity)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        rows: list[dict[str, float]] = json.loads(state["rows"])
-    except BadInput:
-        raise
-    except Exception as error:  # a damaged file fails in many ways inside torch and zipfile
-        raise BadInput(
-            f"{path} is not a readable checkpoint ({first_line(error)}); delete it to start this training again"
-        ) from None
-    return rows
+    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+        """What ``save`` wrote, into model and optimizer; returns the finished epochs' rows, none without a file.
+
+        Raises BadInput when the file is damaged, or was made by a training with another identity.
+        """
+        if not (self.resume and self.path.exists()):
+            return []
+        try:
+            state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location=device_of(model))
+            check_identity(self.path, json.loads(state["identity"]), self.identity)
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+            rows: list[dict[str, float]] = json.loads(state["rows"])
+        except BadInput:
+            raise
+        except Exception as error:  # a damaged file fails in many ways inside torch and zipfile
+            raise BadInput(
+                f"{self.path} is not a readable checkpoint ({first_line(error)}); delete it to start this training again"
+            ) from None
+        return rows
 
 
 def check_identity(path: Path, there: Identity, here: Identity) -> None:

@@ -62,18 +62,15 @@ def adapt(
     Raises BadInput without tables; for fewer than 6 different networks; and when the error may exceed ``max_error``: such
     timings do not support a table.
     """
-    if not tables:
-        raise BadInput("nothing to adapt from: no table of a known device was given")
-    names = ", ".join(t.name for t in tables)
+    names = _names(tables)
     try:
         archs, ms = check_timings(space, archs, ms, FEWEST)
     except BadInput as error:
         raise BadInput(f"cannot adapt to {device.name}: {error}") from None
     counts = block_counts(space, archs)
-    _, each = np.unique(archs, axis=0, return_inverse=True)
-    factor, typical = cost_prior(space, counts, tables, own=BEYOND)
-    costs, width, held_out = solve_blocks(counts, ms, factor, typical, each.reshape(-1))
-    validation, bound = validated(held_out, ms), error_bound(held_out, ms)
+    each = np.unique(archs, axis=0, return_inverse=True)[1].reshape(-1)
+    solved = solve_blocks(counts, ms, *cost_prior(space, counts, tables, own=BEYOND), each)
+    validation, bound = validated(solved.held_out, ms), error_bound(solved.held_out, ms)
     if bound > max_error:
         raise BadInput(
             f"the {len(ms)} timings do not support a table of {device.name}: predicted one from the others, they are off by "
@@ -82,8 +79,7 @@ def adapt(
     return as_table(
         space,
         counts,
-        costs,
-        width,
+        solved,
         device=device,
         validation=validation,
         date=date,
@@ -104,8 +100,7 @@ def choose_to_adapt(space: SearchSpace, tables: Sequence[LatencyTable], n: Chose
 
     Raises BadInput without tables, and where ``space`` has fewer than ``n`` networks.
     """
-    if not tables:
-        raise BadInput("nothing to adapt from: no table of a known device was given")
+    _names(tables)
     return choose_networks(space, n, seed=seed, prior=tables, own=BEYOND)
 
 
@@ -182,6 +177,13 @@ def rehearse(known_ms: Array, families: Sequence[Hashable], n: Chosen = 10) -> t
                     scores[k, d] += np.corrcoef(predicted, ranks[:, d])[0, 1] / _REHEARSALS
     means = scores.mean(axis=1)
     return NOISES[int(np.argmax(means))], float(means.max())
+
+
+def _names(tables: Sequence[LatencyTable]) -> str:
+    """Of the known devices. Raises BadInput where there are none."""
+    if not tables:
+        raise BadInput("nothing to adapt from: no table of a known device was given")
+    return ", ".join(t.name for t in tables)
 
 
 def _factor(known_ms: Array) -> Array:

@@ -42,8 +42,8 @@ def refined(table: LatencyTable, space: SearchSpace, networks: Sequence[Sequence
     plain = _mape(_calibrated(table, networks, ms, fold), ms)
     fits = []
     for own in BEYOND:
-        costs, _, held_out = solve_blocks(counts, ms, *cost_prior(space, counts, [table], own=own), fold)
-        fits.append((_mape(held_out, ms), costs))
+        solved = solve_blocks(counts, ms, *cost_prior(space, counts, [table], own=own), fold)
+        fits.append((_mape(solved.held_out, ms), solved.costs))
     error, costs = min(fits, key=lambda fit: fit[0])
     if error >= GAIN * plain:
         return table

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
@@ -71,14 +72,13 @@ def fit_blocks(
     priors = _priors(prior)
     archs, ms = check_timings(space, archs, ms, FEWEST // 2 if priors else FEWEST)
     counts = block_counts(space, archs)
-    costs, width, held_out = solve_blocks(counts, ms, *cost_prior(space, counts, priors), _folds(archs, _FOLDS))
+    solved = solve_blocks(counts, ms, *cost_prior(space, counts, priors), _folds(archs, _FOLDS))
     return as_table(
         space,
         counts,
-        costs,
-        width,
+        solved,
         device=device,
-        validation=validated(held_out, ms),
+        validation=validated(solved.held_out, ms),
         date=date,
         source=source,
         licence=licence,
@@ -90,12 +90,24 @@ def fit_blocks(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Solved:
+    """All in ms: ``costs (q,)``, half the ``width (q,)`` of their 80% interval, ``held_out (n,)``.
+
+    ``held_out``: each network as predicted by a fit without its fold.
+    """
+
+    costs: Array
+    width: Array
+    held_out: Array
+
+
 def solve_blocks(
     counts: Array, ms: Array, factor: Array, typical: Array, fold: Any, noises: Sequence[float] = NOISES
-) -> tuple[Array, Array, Array]:
-    """``(costs (q,), half width of their 80% interval (q,), ms of each network by a fit without its fold (n,))``.
+) -> Solved:
+    """What blocks cost, by regression of the networks' ``ms (n,)`` on their blocks.
 
-    All in ms; ``counts (n, q)`` as of ``block_counts``, ``factor`` and ``typical`` as of ``cost_prior``, ``fold (n,)``.
+    ``counts (n, q)`` as of ``block_counts``, ``factor`` and ``typical`` as of ``cost_prior``, ``fold (n,)``.
     """
     root = _root(factor)
     unit = float(np.median(ms))
@@ -109,14 +121,13 @@ def solve_blocks(
         held_out[fold == k] = counts[fold == k] @ costs * unit
     costs, weights = _costs(relative, design, root, noise, floor)
     width = 1.2816 * _deviation(relative, design, root, noise, costs, weights)
-    return unit * costs, unit * width, held_out
+    return Solved(costs=unit * costs, width=unit * width, held_out=held_out)
 
 
 def as_table(
     space: SearchSpace,
     counts: Array,
-    costs: Array,
-    width: Array,
+    solved: Solved,
     *,
     device: Device,
     validation: Validation,
@@ -126,21 +137,21 @@ def as_table(
     notes: Mapping[str, Any],
 ) -> LatencyTable:
     """The fitted costs as a table of the blocks of ``space``."""
-    latency = costs[:-1]
+    latency = solved.costs[:-1]
     runs = (counts[:, :-1] > 0).sum(axis=0)
     rows = pd.DataFrame(
         {
             "block": [b.key for b in space.blocks],
             "latency_ms": latency,
-            "p10_ms": np.maximum(latency - width[:-1], 0.0),
-            "p90_ms": latency + width[:-1],
+            "p10_ms": np.maximum(latency - solved.width[:-1], 0.0),
+            "p90_ms": latency + solved.width[:-1],
             "runs": runs,
         }
     )
     return LatencyTable(
         device=device,
         rows=rows,
-        calibration=Calibration(fixed_ms=float(costs[-1])),
+        calibration=Calibration(fixed_ms=float(solved.costs[-1])),
         validation=validation,
         kind="fitted",
         space={"name": space.name, "fingerprint": space.fingerprint},
