@@ -142,6 +142,7 @@ class SearchSpace:
 
     @property
     def genes(self) -> int:
+        """How many choices an architecture makes: the length of its row."""
         return len(self.choices)
 
     @cached_property
@@ -179,11 +180,13 @@ class SearchSpace:
 
     @property
     def in_channels(self) -> int:
+        """Channels of the images that its networks take."""
         self._check_slots()
         return self.slot_options(0)[0].in_ch
 
     @property
     def classes(self) -> int:
+        """Logits that its networks give."""
         self._check_slots()
         return self.slot_options(len(self.slots) - 1)[0].out_ch
 

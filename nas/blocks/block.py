@@ -112,6 +112,7 @@ class Block:
 
     @property
     def out_size(self) -> int:
+        """Height and width of the output in pixels."""
         return self.trace.output.size
 
     @property

@@ -79,6 +79,7 @@ class ImageData:
 
     @property
     def channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
         return self.train.images.shape[1]
 
     @property
@@ -88,10 +89,12 @@ class ImageData:
 
     @cached_property
     def mean(self) -> NDArray[np.float32]:
+        """``(c,)``: of the training pixels in [0, 1]."""
         return (_pixel_mean(self.train.images) / 255).astype(np.float32)
 
     @cached_property
     def std(self) -> NDArray[np.float32]:
+        """``(c,)``: standard deviation of the training pixels in [0, 1]."""
         squares = _pixel_mean(self.train.images, power=2) / 255**2
         return np.sqrt(np.maximum(squares - self.mean.astype(np.float64) ** 2, 1e-6)).astype(np.float32)
 

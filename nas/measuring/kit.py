@@ -32,7 +32,8 @@ from nas.measuring.results import Finished, beside, finished, problems_are_bad_i
 from nas.modules import Network, build
 from nas.on_device import device as on_device, runner
 from nas.on_device.results import HEADER, Results, kit_id, load_manifest, parse_lines, wrong
-from nas.runtimes.timing_model import onnx_bytes, randomised
+from nas.runtimes.litert import timing_tflite
+from nas.runtimes.timing_model import onnx_bytes
 from nas.space import Archs, SearchSpace
 from nas.tables.table import LatencyTable
 
@@ -164,29 +165,14 @@ def _model(network: Sequence[Block], settings: dict[str, Any], runtime: Tool) ->
     return model_bytes(module, shape, tool=runtime, precision=precision, batch=batch)
 
 
-def _onnx(network: nn.Module, shape: tuple[int, int, int], precision: str, batch: int, runtime: str) -> bytes:
-    # fp16 is the tool's own conversion
-    form = "int8" if precision == "int8" else "fp32"
-    return onnx_bytes(network, shape, precision=form, batch=batch, symmetric_activations=runtime == "trtexec")
-
-
-def _litert(network: nn.Module, shape: tuple[int, int, int], precision: str, batch: int, runtime: str) -> bytes:
-    from nas.deploy import to_litert  # needs packages of the extra 'litert'
-    from nas.deploy.litert_file import quantized
-
-    model = to_litert.litert_model(randomised(network), shape, batch=batch)
-    if precision == "int8":
-        noise = np.random.default_rng(0).standard_normal((2 * batch, *shape), dtype=np.float32)
-        model = quantized(model, to_litert.channels_last(noise))
-    return model
-
-
 def model_bytes(
     network: nn.Module, shape: tuple[int, int, int], *, tool: str, precision: str = "fp32", batch: int = 1
 ) -> bytes:
     """The file that ``tool`` times: ONNX, or .tflite for benchmark_model. fp16 is made from fp32 by the tool."""
-    convert = _litert if tool == "benchmark_model" else _onnx
-    return convert(network, shape, precision, batch, tool)
+    form = "int8" if precision == "int8" else "fp32"
+    if tool == "benchmark_model":
+        return timing_tflite(network, shape, precision=form, batch=batch)
+    return onnx_bytes(network, shape, precision=form, batch=batch, symmetric_activations=tool == "trtexec")
 
 
 @checked

@@ -97,6 +97,7 @@ class LatencyTable:
 
     @property
     def name(self) -> str:
+        """The device's key, such as ``epyc-7763_onnxruntime_int8_b1_t1``."""
         return self.device.key
 
     @property
