@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import signal
@@ -20,9 +21,11 @@ import small_run
 import torch
 
 import nas
+from nas.cli import app
 from nas.cli.app import main
 from nas.compression.int8_network import OnnxNetwork
 from nas.data.splits import Split
+from nas.deploy.to_onnx import quiet
 from nas.objectives.memory import flash_size, peak_sram
 from nas.runs import artefacts, candidates, final, folder as run_folder, made_by, names, search, stages, tables
 from nas.runs.artefacts import CANDIDATES, CONFIG, FINAL, Call, read_config
@@ -906,6 +909,24 @@ def test_a_limit_nothing_meets_and_tables_of_another_space_are_refused(copy, cap
     dataclasses.replace(table, rows=table.rows.head(10)).save(folder / "table_int8")
     assert main(["search", "--run-dir", str(folder)]) == 2
     assert "lacks" in capsys.readouterr().err
+
+
+def test_what_is_logged_is_printed_once(caplog, capsys):
+    """Whatever handlers libraries have installed; pytest's own is one."""
+    logger = logging.getLogger("nas")
+    with app._logged(app.COMMANDS["report"]):
+        logger.info("measured")
+    assert capsys.readouterr().out == "measured\n"
+    assert not caplog.text
+    assert logger.propagate
+
+
+def test_the_exporters_install_no_logging(monkeypatch):
+    """As logging.warning() of a library does where nothing is configured."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with quiet():
+        logging.warning("deprecated")
+    assert not logging.root.handlers
 
 
 def test_help_shows_examples(capsys):

@@ -178,11 +178,13 @@ def _logged(command: Command) -> Iterator[None]:
             stream.flush()
 
     logger, handler = logging.getLogger("nas"), Printed()
-    before = logger.level
+    before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    logger.propagate = False  # to what libraries install at the root: every line would be printed twice
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.setLevel(before)
+        level, logger.propagate = before
+        logger.setLevel(level)
