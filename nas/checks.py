@@ -284,8 +284,8 @@ def _range(meta: Meta) -> str:
 
 def _described_container(base: Any) -> str:
     options = [o for o in typing.get_args(base) if o is not Ellipsis]
-    of = f" of {', '.join(dict.fromkeys(described(o) for o in options))}" if options else ""
-    return {collections.abc.Mapping: "a mapping", tuple: "a tuple"}.get(typing.get_origin(base), "a list") + of
+    each = f", each {', '.join(dict.fromkeys(described(o) for o in options))}" if options else ""
+    return {collections.abc.Mapping: "a mapping", tuple: "a tuple"}.get(typing.get_origin(base), "a list") + each
 
 
 # ---- functions ---------------------------------------------------------------------------------------------------

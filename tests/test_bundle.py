@@ -256,8 +256,8 @@ def test_networks_that_cannot_be_written_are_refused(tmp_path, forward, message)
             r"images of shape \(3, 24, 24\), but the network takes \(3, 20",
         ),
         ({"preprocessing": preprocessing((3, 20, 20)) | {"std": [0.3]}}, r"1 values of std for 3 channel\(s\)"),
-        ({"path": "file/bundle"}, "cannot write"),
-        ({"path": "file"}, "exists and is not a bundle"),
+        ({"path": "file/bundle"}, "lies below a file"),
+        ({"path": "file"}, "is a file; name a folder"),
         ({"path": "mine"}, "exists and is not a bundle"),
     ],
 )

@@ -104,7 +104,7 @@ class Interrupts(Breaks):
 def test_a_runtime_that_runs_nothing_ends_at_once(tiny, tmp_path):
     with pytest.raises(BadInput, match="cannot run even the reference block"):
         measure(tiny, Breaks(raises="size"), run_dir=tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_hang_is_named_and_the_others_are_timed(tiny):
@@ -147,7 +147,7 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_measured(tiny, tmp_path, mon
         calls = [0, 0, 0]  # at once
         with pytest.raises(BadInput, match="No space left on device"):
             measure(tiny, Breaks(), run_dir=tmp_path)
-        assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+        assert not list(tmp_path.iterdir())
         calls = []
         with pytest.raises(BadInput, match=r"No space left on device; what is finished is kept, go on with --resume"):
             measure(tiny, Breaks(), run_dir=tmp_path)
@@ -202,7 +202,7 @@ def test_repeatability_of_two_tables(tiny, tmp_path):
         ({"name": "../x"}, "the name of a table becomes a file name"),
         ({"name": ""}, "the name of a table becomes a file name"),
         ({"name": "x" * 300}, "the name of a table becomes a file name"),
-        ({"run_dir": ""}, "the run folder is a path"),
+        ({"run_dir": ""}, "run_dir is a text or a path that is not empty"),
         ({"run_dir": "/dev/null"}, "is a file; name a folder"),
         ({"run_dir": "/proc/nowhere"}, "cannot write"),
         ({"calibrate": 7}, "calibrate at least 8 networks"),

@@ -29,6 +29,7 @@ from nas.measuring.timing import time_networks
 from nas.on_device import device, outputs, power, results, runner
 from nas.on_device.outputs import Broken
 from nas.runtimes import OnnxRuntime
+from nas.space import SearchSpace
 
 FEW = {"calibrate": 8, "validate": 2}
 
@@ -586,7 +587,7 @@ def test_import_of_what_is_not_a_kit(ran, tmp_path, tiny):
     (ran / "results.jsonl").unlink()
     with pytest.raises(BadInput, match=r"run 'python3 run\.py' on the device"):
         import_kit(ran)
-    other = SimpleNamespace(name="other", fingerprint="0")
+    other = SearchSpace("other", tiny.choices, tiny.slots)
     (ran / "results.jsonl").write_text("{}\n")
     with pytest.raises(BadInput, match="is a kit of tiny, not of other"):
         import_kit(ran, space=other)
@@ -703,7 +704,7 @@ def test_a_kit_that_is_being_written_is_not_written_twice(tiny, tmp_path):
     ("call", "text"),
     [
         (lambda kit: import_kit(kit, name="../x"), "the name of a table becomes a file name"),
-        (lambda kit: import_kit(kit, run_dir=""), "the run folder is a path"),
+        (lambda kit: import_kit(kit, run_dir=""), "a path"),
         (lambda kit: import_kit(""), "the folder of the kit is a path"),
         (lambda kit: import_kit(kit / "run.py"), "is a file"),
         (lambda kit: import_kit(kit, allow_failed=3), "allow_failed is True or False"),
@@ -727,4 +728,4 @@ def test_a_read_only_folder_is_one_line_and_no_leftovers(tiny, tmp_path, monkeyp
     monkeypatch.setattr(files.os, "replace", full)
     with pytest.raises(BadInput, match=r"cannot write .*: No space left on device$"):
         export_kit(tiny, tmp_path / "kit", **FEW)
-    assert [p.name for p in (tmp_path / "kit").rglob("*")] == [".lock"]
+    assert not (tmp_path / "kit").exists() or not list((tmp_path / "kit").rglob("*"))

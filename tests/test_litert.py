@@ -250,9 +250,9 @@ def test_the_runtime_times_blocks_networks_and_files(precision, batch, tmp_path,
 
 
 def test_the_runtime_refuses_what_it_cannot_time(tmp_path):
-    with pytest.raises(BadInput, match="precision of LiteRT is fp32 or int8"):
+    with pytest.raises(BadInput, match="precision is one of fp32, int8, got 'fp16'"):
         LiteRT(precision="fp16")
-    with pytest.raises(BadInput, match="at least 1"):
+    with pytest.raises(BadInput, match="batch is a whole number from 1 to 65,536, got 0"):
         LiteRT(batch=0)
     with pytest.raises(BadInput, match="cannot read"):
         LiteRT().prepare(tmp_path / "absent.tflite", (3, 8, 8))

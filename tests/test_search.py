@@ -355,7 +355,7 @@ def test_a_run_folder_that_cannot_be_written_is_refused(tmp_path):
     for folder, says in (
         (tmp_path / "file", "is a file; name a folder"),
         (tmp_path / "file" / "below", "lies below a file"),
-        ("", "is a path"),
+        ("", "a path that is not empty"),
         (tmp_path / ("x" * 300), "too long"),
         (Path("/proc/nowhere"), "cannot "),
     ):
@@ -387,12 +387,12 @@ def test_a_damaged_ledger_is_refused_in_one_line(tmp_path):
         ({"seed": -1}, "seed is a whole number"),
         ({"timeout_s": float("nan")}, "timeout_s is a number"),
         ({"resume": "yes"}, "resume is"),
-        ({"objectives": ["accuracy"]}, "objectives are written like"),
-        ({"objectives": COST}, "a list of at least one objective"),
+        ({"objectives": ["accuracy"]}, "objectives is a list, each an? Objective or a function"),
+        ({"objectives": COST}, "objectives is a list, each"),
         ({"constraints": [Objective(name="cost", fn=quality) <= 1.0]}, "another objective than the one called cost"),
         ({"objectives": []}, "at least one objective"),
         ({"objectives": [COST, COST]}, "same name"),
-        ({"constraints": [True]}, "written like"),
+        ({"constraints": [True]}, "constraints is a list, each a Constraint, got .True."),
         ({"objectives": [Objective(name="x", fn=lambda a: np.zeros(1 + len(a))), COST]}, "returned shape"),
     ],
 )

@@ -207,11 +207,11 @@ def test_resuming_after_any_interruption_gives_the_unbroken_result(make, tmp_pat
         (lambda: Guided(SPACE, candidates=3), "candidates is a whole number from 100"),
         (lambda: PolicySearch(SPACE, algorithm="a2c"), "one of ppo, reinforce"),
         (lambda: PolicySearch(SPACE, targets=-1), "targets are positive"),
-        (lambda: PolicySearch(SPACE, targets="fast"), "targets are positive numbers, .* got 'fast'"),
+        (lambda: PolicySearch(SPACE, targets="fast"), "targets is a list, each a number.* got 'fast'"),
         (lambda: PolicySearch(SPACE, learning_rate=float("nan")), "learning_rate is a number above 0"),
         (lambda: RandomSearch(SPACE, seed=-1), "seed is a whole number from 0"),
         (lambda: NSGA3(SPACE, crossover=1.5), "crossover is a number from 0 to 1"),
-        (lambda: OptunaSearch(SPACE, optuna.samplers.RandomSampler()), "a function from a seed to a sampler"),
+        (lambda: OptunaSearch(SPACE, optuna.samplers.RandomSampler()), "sampler is a function or None"),
     ],
 )
 def test_settings_that_make_no_sense(wrong, says):
