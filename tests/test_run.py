@@ -251,6 +251,25 @@ def test_a_finished_run_does_nothing_again(copy, monkeypatch):
         small_run.run(copy)
 
 
+def test_what_a_killed_process_had_half_written_goes(copy, monkeypatch):
+    """Under the very names of atomic files and bundles, which are caught here before they get their own."""
+    before = {p.relative_to(copy) for p in copy.rglob("*")}
+    place = copy / CANDIDATES / "c01"
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda *a, **k: None)
+        killed.setattr(shutil, "rmtree", lambda *a, **k: None)
+        killed.setattr("nas.files.os.replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            artefacts.write_record(place / "summary.json", {})
+        with pytest.raises(KeyboardInterrupt):
+            candidates.bundle_candidate(reopen(copy), "c01")
+    left = {p.relative_to(copy) for p in copy.rglob("*")} - before
+    assert {str(p.name)[:8] for p in left if p.name.startswith(".")} == {".summary", ".bundle-"}
+    with run_folder.opened(reopen(copy, resume=True)):
+        pass
+    assert {p.relative_to(copy) for p in copy.rglob("*")} == before
+
+
 def test_hooks_hear_of_every_epoch_network_and_candidate(finished, tmp_path):
     heard = {name: [] for name in ("on_epoch", "on_result", "on_candidate")}
     folder = with_tables(finished, tmp_path / "heard")
