@@ -16,6 +16,10 @@ class BadInput(NasError, ValueError):
     """A value from outside is wrong. The message says what was wrong, what was seen, what would be right."""
 
 
+class Unwritable(BadInput):
+    """The system refuses to write: a full or read-only disk, a folder without permission."""
+
+
 class Busy(BadInput):
     """Another process is at work in a folder; the message has its number."""
 

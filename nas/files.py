@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import msgspec
 
-from nas.errors import BadInput, Busy
+from nas.errors import BadInput, Busy, Unwritable
 from nas.on_device.results import append
 
 T = TypeVar("T")
@@ -61,7 +61,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            raise BadInput(f"cannot write {_short(path)}: {error.strerror or first_line(error)}") from None
+            raise Unwritable(f"cannot write {_short(path)}: {error.strerror or first_line(error)}") from None
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
@@ -83,7 +83,7 @@ def writable(path: str | os.PathLike[str], what: str = "file") -> Path:
             raise BadInput(f"cannot write {_short(text)}: it is not a file")
         _check_parent(target)
     except OSError as error:
-        raise BadInput(f"cannot write {_short(text)}: {error.strerror}") from None
+        raise Unwritable(f"cannot write {_short(text)}: {error.strerror}") from None
     return target
 
 
@@ -92,7 +92,7 @@ def append_text(path: Path, text: str) -> None:
     try:
         append(str(path), text)
     except OSError as error:
-        raise BadInput(
+        raise Unwritable(
             f"cannot write {_short(path)}: {error.strerror}; what is finished is kept, go on with --resume"
         ) from None
 
@@ -255,7 +255,7 @@ def _folders(folder: Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise BadInput(f"cannot write {_short(folder)}: {error.strerror}") from None
+            raise Unwritable(f"cannot write {_short(folder)}: {error.strerror}") from None
         yield
     finally:
         with contextlib.suppress(OSError):  # not empty: something came of it

@@ -626,7 +626,7 @@ def ready(tmp_path_factory) -> Path:
     """What the base arguments name: a run folder that could be searched, a table, timings of networks; and what is
     hostile in ``place``."""
     from nas.cli.app import main
-    from nas.runs.artefacts import CANDIDATES, SEARCH, SUMMARY, Search, write_record
+    from nas.runs.artefacts import CANDIDATES, FAILURE, SEARCH, SUMMARY, Failure, Search, write_record
     from nas.training.names import SUPERNET
 
     folder = tmp_path_factory.mktemp("ready")
@@ -644,7 +644,10 @@ def ready(tmp_path_factory) -> Path:
     space = search_spaces.named("mobilenet_v2.digits")
     sampled = space.sample(20, np.random.default_rng(0))
     archs = space.describe(sampled)
-    write_record(folder / "run" / CANDIDATES / "c00" / SUMMARY, _candidate(archs[0], space.networks(sampled[:1])[0]))
+    made = _candidate(archs[0], space.networks(sampled[:1])[0])
+    write_record(folder / "run" / CANDIDATES / "c00" / SUMMARY, made)
+    failure = Failure(id="c08", architecture=archs[1], made_from=made.made_from, error="broken")
+    write_record(folder / "run" / CANDIDATES / "c08" / FAILURE, failure)
     rows = "".join(f'"{arch}",1.0\n' for arch in archs)
     (folder / "timings.csv").write_text(f"architecture,ms\n{rows}")
     for ending in (".json", ".csv"):
@@ -739,6 +742,7 @@ def _readers() -> dict[str, Any]:
         "run/stages.json": lambda root: artefacts.read_seconds(root / "run"),
         "run/search.json": lambda root: read_json(root / "run" / "search.json", artefacts.Search),
         "run/candidates/c00/summary.json": lambda root: artefacts.read_candidate(root / "run" / "candidates" / "c00"),
+        "run/candidates/c08/failure.json": lambda root: artefacts.read_failures(root / "run"),
         "table.json": lambda root: nas.LatencyTable.load(root / "table"),
         "sweep/sweep.json": lambda root: sweeps.read_settings(root / "sweep"),
         "sweep/trials/seed=1/settings.json": lambda root: sweeps.read_sweep(root / "sweep"),

@@ -26,7 +26,7 @@ from nas.report.explain import Importance
 from nas.report.sweep_page import write_sweep_report
 from nas.report.tradeoff import wrapped
 from nas.report.units import scale, shown
-from nas.runs.artefacts import Candidate, Config, Search, read_run
+from nas.runs.artefacts import Candidate, Config, Failure, MadeFrom, Search, read_run, write_record
 from nas.tables.table import LatencyTable, Validation
 
 EVIL = "<script>alert('x')</script> & \"quoted\" </title></style>"
@@ -204,6 +204,8 @@ def write_deployed(folder, text=""):
         place = folder / "candidates" / name
         place.mkdir(parents=True)
         (place / "summary.json").write_bytes(msgspec.json.encode(msgspec.convert(record, Candidate)))
+    failure = Failure(id="c04", architecture="a=2", made_from=msgspec.convert(made, MadeFrom), error=f"broken{text}")
+    write_record(folder / "candidates" / "c04" / "failure.json", failure)
     return final
 
 
@@ -291,6 +293,7 @@ def test_nothing_that_a_folder_holds_becomes_markup(tmp_path):
     assert EVIL in section(page, "Latency tables").text
     assert EVIL in section(page, "Compression, step by step").text
     assert EVIL in section(page, "Deployed networks").text
+    assert any(f"c04 could not be deployed: broken{EVIL}" in n.text for n in page.all("p", "note"))
     charts = ("The Pareto front", "Predicted and measured latency")
     for title in charts:
         assert all(word in tip for tip in section(page, title).tips("front") for word in EVIL.split())

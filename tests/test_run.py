@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import shutil
 import signal
@@ -20,9 +21,11 @@ import small_run
 import torch
 
 import nas
+from nas.cli import app
 from nas.cli.app import main
 from nas.compression.int8_network import OnnxNetwork
 from nas.data.splits import Split
+from nas.deploy.to_onnx import quiet
 from nas.objectives.memory import flash_size, peak_sram
 from nas.runs import artefacts, candidates, final, folder as run_folder, made_by, names, search, stages, tables
 from nas.runs.artefacts import CANDIDATES, CONFIG, FINAL, Call, read_config
@@ -160,10 +163,10 @@ def test_a_variant_starts_from_the_network_that_it_follows(copy, monkeypatch):
 
     def compress(network, steps, *_, **__):
         seen.append((network, [s.name for s in steps]))
-        raise RuntimeError
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(candidates, "compress", compress)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(KeyboardInterrupt):
         candidates.compress_stage(reopen(copy))
     network, steps = seen[0]
     assert steps == ["prune", "recover", "quantize"]
@@ -246,6 +249,25 @@ def test_a_finished_run_does_nothing_again(copy, monkeypatch):
     assert len(table) == 4
     with pytest.raises(nas.BadInput, match=r"already holds a run; pass resume \(--resume\)"):
         small_run.run(copy)
+
+
+def test_what_a_killed_process_had_half_written_goes(copy, monkeypatch):
+    """Under the very names of atomic files and bundles, which are caught here before they get their own."""
+    before = {p.relative_to(copy) for p in copy.rglob("*")}
+    place = copy / CANDIDATES / "c01"
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "unlink", lambda *a, **k: None)
+        killed.setattr(shutil, "rmtree", lambda *a, **k: None)
+        killed.setattr("nas.files.os.replace", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            artefacts.write_record(place / "summary.json", {})
+        with pytest.raises(KeyboardInterrupt):
+            candidates.bundle_candidate(reopen(copy), "c01")
+    left = {p.relative_to(copy) for p in copy.rglob("*")} - before
+    assert {str(p.name)[:8] for p in left if p.name.startswith(".")} == {".summary", ".bundle-"}
+    with run_folder.opened(reopen(copy, resume=True)):
+        pass
+    assert {p.relative_to(copy) for p in copy.rglob("*")} == before
 
 
 def test_hooks_hear_of_every_epoch_network_and_candidate(finished, tmp_path):
@@ -347,10 +369,167 @@ def test_results_of_something_else_do_not_stay(copy, monkeypatch):
     assert not search.search_is_done(reopen(copy))
     shutil.rmtree(copy / CANDIDATES / "c02p")
     monkeypatch.setattr(search, "search_is_done", lambda run: True)
-    monkeypatch.setattr(candidates, "_deploy", lambda *a: (_ for _ in ()).throw(RuntimeError("stopped here")))
-    with pytest.raises(RuntimeError, match="stopped here"):
+    monkeypatch.setattr(candidates, "_deploy", lambda *a: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
         candidates.compress_stage(reopen(copy))
     assert not (copy / "final.csv").exists()
+
+
+# ---- candidates that fail ----------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Failing:
+    """A compression step that cannot deal with one network, known by its blocks."""
+
+    blocks: tuple[str, ...]
+    error: BaseException
+    name: str = "failing"
+
+    def apply(self, network, context):
+        if tuple(b.key for b in network.describe()) == self.blocks:
+            raise self.error
+        return network
+
+
+def fail(monkeypatch, folder: Path, which: str, ending: str, error: BaseException) -> None:
+    """From now on, variant ``ending`` of network ``which`` of a finished run fails."""
+    step = Failing(blocks=artefacts.read_candidate(folder / CANDIDATES / which).blocks, error=error)
+    plain = candidates.variants
+
+    def variants(settings):
+        return {
+            k: dataclasses.replace(v, steps=(step, *v.steps) if k == ending else v.steps)
+            for k, v in plain(settings).items()
+        }
+
+    monkeypatch.setattr(candidates, "variants", variants)
+
+
+BROKEN = "quantization failed: int8 outputs and torch's have cosine 0.873, at least 0.9 is needed"
+
+
+@pytest.mark.parametrize(
+    ("error", "written"),
+    [(nas.NasError(BROKEN), BROKEN), (RuntimeError("no converter\nfor this"), "RuntimeError: no converter")],
+)
+def test_a_network_that_cannot_be_deployed_costs_no_other(copy, monkeypatch, caplog, error, written):
+    """Recorded, named wherever the others are, not tried again; what starts from it is left out."""
+    fail(monkeypatch, copy, "c01", "", error)
+    kept = (copy / CANDIDATES / "c02" / "summary.json").stat().st_mtime_ns
+    shutil.rmtree(copy / CANDIDATES / "c01p")
+    (copy / CANDIDATES / "c01" / "summary.json").unlink()  # its other files are of no use alone
+    heard = []
+    table = small_run.run(copy, resume=True, on_candidate=heard.append)
+    assert set(table["id"]) == {"c02", "c02p"}
+    assert table["on_final_front"].any()
+    assert not heard
+    assert (copy / CANDIDATES / "c02" / "summary.json").stat().st_mtime_ns == kept
+    assert list(listing(copy / CANDIDATES / "c01")) == ["failure.json"]
+    assert not (copy / CANDIDATES / "c01p").exists()
+    (failure,) = artefacts.read_failures(copy)
+    assert (failure.id, failure.error) == ("c01", written)
+    assert f"c01 failed and is left out: {written} (delete {copy / CANDIDATES / 'c01'} to try it again)" in caplog.text
+    assert ("Traceback" in caplog.text) == isinstance(error, RuntimeError)  # ours say all in their line
+    assert f"c01 could not be deployed: {written}".encode() in html_of(copy)
+    with pytest.raises(nas.BadInput, match=f"not a finished candidate .*{written[:20]}.*; there are c02, c02p"):
+        candidates.candidate_folder(copy, "c01")
+
+
+def html_of(folder: Path) -> bytes:
+    return nas.write_report(folder).read_bytes().replace(b"&#39;", b"'")
+
+
+def test_a_failed_network_is_tried_again_when_its_folder_is_deleted_only(copy, monkeypatch):
+    fail(monkeypatch, copy, "c02", "", nas.NasError(BROKEN))
+    for name in ("c02", "c02p"):
+        shutil.rmtree(copy / CANDIDATES / name)
+    small_run.run(copy, resume=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(candidates, "compress", lambda *a, **k: pytest.fail("tried again"))
+        assert set(small_run.run(copy, resume=True)["id"]) == {"c01", "c01p"}
+        assert not missing_candidates(reopen(copy))
+    shutil.rmtree(copy / CANDIDATES / "c02")
+    assert [f"{t.name}{t.ending}" for t in missing_candidates(reopen(copy))] == ["c02", "c02p"]
+    monkeypatch.undo()
+    assert set(small_run.run(copy, resume=True)["id"]) == {"c01", "c01p", "c02", "c02p"}
+
+
+def test_a_variant_that_fails_costs_no_other_variant(copy, monkeypatch, capsys):
+    """On the command line, which names it below the table."""
+    fail(monkeypatch, copy, "c01", "p", nas.NasError(BROKEN))
+    shutil.rmtree(copy / CANDIDATES / "c01p")
+    assert main(["compress", "--run-dir", str(copy), "--resume"]) == 0
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == f"c01p failed: {BROKEN}"
+    assert set(pd.read_csv(copy / "final.csv")["id"]) == {"c01", "c02", "c02p"}
+    assert "Traceback" not in said.out + said.err
+
+
+def test_when_all_networks_fail_one_line_says_so(copy, monkeypatch, capsys):
+    shutil.rmtree(copy / CANDIDATES)
+    calls = []
+
+    def compress(*_, **__):
+        calls.append(1)
+        raise nas.NasError(BROKEN)
+
+    monkeypatch.setattr(candidates, "compress", compress)
+    for command in ("compress", "quickstart"):
+        assert main([command, "--run-dir", str(copy), "--resume"]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"none of 2 networks could be deployed, c01 for one: {BROKEN}; delete {copy / CANDIDATES}" in error
+    assert len(calls) == 2  # each once
+    assert not (copy / "final.csv").exists()
+    assert b"c02 could not be deployed" in html_of(copy)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        nas.errors.Unwritable("no room"),
+        OSError(28, "No space left"),
+        MemoryError(),
+        nas.errors.MissingPackage("onnx", "x"),
+    ],
+)
+def test_what_is_not_a_networks_fault_stops_the_run_and_is_not_held_against_it(copy, monkeypatch, error):
+    fail(monkeypatch, copy, "c01", "", error)
+    shutil.rmtree(copy / CANDIDATES / "c01")
+    with pytest.raises(type(error)):
+        candidates.compress_stage(reopen(copy))
+    assert not artefacts.read_failures(copy)
+    assert [f"{t.name}{t.ending}" for t in missing_candidates(reopen(copy))] == ["c01"]
+
+
+def test_a_full_disk_is_unwritable(copy, monkeypatch):
+    """By the one function that writes records, so that it is never taken for a network's failure."""
+    monkeypatch.setattr("nas.files.os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(nas.errors.Unwritable, match="No space left"):
+        artefacts.write_record(copy / "x.json", {})
+
+
+def test_a_network_that_cannot_be_timed_or_bundled_costs_no_other_either(copy, monkeypatch, caplog, capsys):
+    without(copy, "final")
+    shutil.rmtree(next(copy.glob("candidates/*/bundle")))
+    plain = nas.runtimes.OnnxRuntime.prepare
+
+    def prepare(self, network, input_shape):
+        if network.parent.name == "c02" and network.name == "int8.onnx":
+            raise nas.BadInput("an operator is missing")
+        return plain(self, network, input_shape)
+
+    monkeypatch.setattr(nas.runtimes.OnnxRuntime, "prepare", prepare)
+    monkeypatch.setattr(final, "bundle_candidate", lambda *a: (_ for _ in ()).throw(nas.NasError("unknown operation")))
+    table = stages.run_all(reopen(copy, resume=True)).set_index("id")
+    assert table["measured_int8_ms"].isna().to_dict() == {"c01": False, "c01p": False, "c02p": False, "c02": True}
+    assert not table.loc["c02", "on_final_front"]
+    assert table["measured_fp32_ms"].notna().all()
+    assert "c02 is not timed: onnxruntime refuses it: an operator is missing" in caplog.text
+    assert ": unknown operation" in caplog.text
+    assert main(["quickstart", "--run-dir", str(copy), "--resume"]) == 0
+    assert "nan" not in capsys.readouterr().out
 
 
 # ---- settings that decide ----------------------------------------------------------------------------------------
@@ -765,6 +944,24 @@ def test_a_limit_nothing_meets_and_tables_of_another_space_are_refused(copy, cap
     dataclasses.replace(table, rows=table.rows.head(10)).save(folder / "table_int8")
     assert main(["search", "--run-dir", str(folder)]) == 2
     assert "lacks" in capsys.readouterr().err
+
+
+def test_what_is_logged_is_printed_once(caplog, capsys):
+    """Whatever handlers libraries have installed; pytest's own is one."""
+    logger = logging.getLogger("nas")
+    with app._logged(app.COMMANDS["report"]):
+        logger.info("measured")
+    assert capsys.readouterr().out == "measured\n"
+    assert not caplog.text
+    assert logger.propagate
+
+
+def test_the_exporters_install_no_logging(monkeypatch):
+    """As logging.warning() of a library does where nothing is configured."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with quiet():
+        logging.warning("deprecated")
+    assert not logging.root.handlers
 
 
 def test_help_shows_examples(capsys):

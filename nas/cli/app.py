@@ -181,11 +181,10 @@ def _logged(command: Command) -> Iterator[None]:
     before = logger.level, logger.propagate
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    logger.propagate = (
-        False  # libraries give the root logger a handler (onnxruntime's quantizer does): every line twice
-    )
+    logger.propagate = False  # to what libraries install at the root: every line would be printed twice
     try:
         yield
     finally:
         logger.removeHandler(handler)
-        logger.level, logger.propagate = before
+        level, logger.propagate = before
+        logger.setLevel(level)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from nas.runs.artefacts import Failure
     from nas.tables.table import LatencyTable
 
 
@@ -26,16 +27,18 @@ def print_table(stem: Path, table: LatencyTable) -> None:
     print(f"  {len(table.rows)} blocks of {table.space.get('name', '-')}; {checked}")
 
 
-def print_final(final: pd.DataFrame) -> None:
-    """The final table of a run, with the columns that are for the command line."""
+def print_final(final: pd.DataFrame, failures: Sequence[Failure]) -> None:
+    """The final table of a run, with the columns that are for the command line, and what is not in it, and why."""
     from nas.runs.artefacts import FINAL
 
     written: dict[str, Callable[[Any], str]] = {
         "text": str,
         "share": lambda v: f"{100 * v:.1f}",
         "ms": lambda v: "-" if v != v else f"{1000 * v:.1f}",
-        "ratio": lambda v: f"{v:.2f}",
+        "ratio": lambda v: "-" if v != v else f"{v:.2f}",
         "flag": lambda v: "*" if v else "",
     }
     columns = {c.brief: final[c.name].map(written.get(c.kind, str)) for c in FINAL if c.brief and c.name in final}
     print(final.assign(**columns)[list(columns)].to_string(index=False))
+    for failure in failures:
+        print(f"{failure.id} failed: {failure.error}")

@@ -12,7 +12,7 @@ from nas.cli.flags import add_flag, add_flags, given, parameters
 from nas.cli.names import Resume, RunDir
 from nas.cli.printing import print_final
 from nas.files import folder_of, writable
-from nas.runs.artefacts import CONFIG, Call, read_config
+from nas.runs.artefacts import CONFIG, Call, read_config, read_failures
 from nas.runs.settings import SETTINGS_OF, Settings
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
     run = _run(args)
     final = run_all(run)
-    print_final(final)
+    print_final(final, read_failures(run.folder))
     print(f"\nreport: {write_report(run.folder)}")
 
 
@@ -124,7 +124,7 @@ def run_compress(args: argparse.Namespace) -> None:
 
     run = _reopened(args)
     run_stage(run, "candidates")
-    print_final(run_stage(run, "final"))
+    print_final(run_stage(run, "final"), read_failures(run.folder))
 
 
 def run_export(args: argparse.Namespace) -> None:

@@ -167,7 +167,7 @@ def run_onnx(model: bytes, x: NDArray[np.float32], batch: int = 1) -> NDArray[np
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep the exporter's and the quantizer's deprecation notices and advice out of the user's terminal."""
-    previous = logging.root.manager.disable
+    previous, handlers = logging.root.manager.disable, list(logging.root.handlers)
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -175,6 +175,7 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+        logging.root.handlers[:] = handlers  # their calls of logging.warning() install one
 
 
 def _unshare_initializers(model: Any) -> None:

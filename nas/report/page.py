@@ -103,8 +103,9 @@ def _column(kind: str, values: pd.Series) -> list[Cell]:
 
 def _deployed(c: Contents) -> Section:
     title = "Deployed networks"
+    failed = [f"{f.id} could not be deployed: {f.error}" for f in c.failures]
     if c.final is None:
-        return Section(title=title, missing=(FINAL_TABLE, "nas compress"))
+        return Section(title=title, missing=(FINAL_TABLE, "nas compress"), notes=failed)
     final = c.final
     there = [column for column in FINAL if column.name in final]
     rows = list(zip(*(_column(column.kind, final[column.name]) for column in there), strict=True))
@@ -113,7 +114,9 @@ def _deployed(c: Contents) -> Section:
         "taken side by side in the end; validation accuracy chose the networks, the test images were used for this table "
         "only. Click a heading to sort."
     )
-    return Section(title=title, tables=[Table(head=[column.title for column in there], rows=rows)], notes=[note])
+    return Section(
+        title=title, tables=[Table(head=[column.title for column in there], rows=rows)], notes=[*failed, note]
+    )
 
 
 def _front(c: Contents) -> Section:

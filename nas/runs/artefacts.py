@@ -7,7 +7,7 @@
     evaluations.db         the search as it goes (nas.engine)
     search.json            the search as it ended                   Search
     evaluations.csv, pareto.csv, hypervolume.csv
-    candidates/<id>/       summary.json (Candidate) and the network's files
+    candidates/<id>/       summary.json (Candidate) and the network's files, or failure.json (Failure) alone
     final.csv              columns: FINAL
     report.html, pareto.png
 
@@ -21,7 +21,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import pandas as pd
@@ -46,7 +46,7 @@ EVALUATIONS = "evaluations.csv"
 PARETO = "pareto.csv"
 HYPERVOLUME = "hypervolume.csv"
 CANDIDATES = "candidates"
-SUMMARY = "summary.json"
+SUMMARY, FAILURE = "summary.json", "failure.json"
 FP32, INT8, WEIGHTS = "fp32.onnx", "int8.onnx", "weights.safetensors"
 FINAL_TABLE = "final.csv"
 TARGET = "target"
@@ -180,6 +180,22 @@ class Candidate:
         return next(s for s in self.steps if s.step == self.fp32_step)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """``candidates/<id>/failure.json``: a network of the front that could not be deployed, and why (``error``, one line).
+
+    It is not tried again, and nothing that starts from it, until its folder is deleted.
+    """
+
+    id: str
+    architecture: str
+    made_from: MadeFrom
+    error: str
+
+    def __post_init__(self) -> None:
+        file_name(self.id, "the id of a candidate")
+
+
 # ---- the final table -------------------------------------------------------------------------------------------
 
 
@@ -232,6 +248,8 @@ def best_of(final: pd.DataFrame) -> str:
 
 # ---- writing and reading ---------------------------------------------------------------------------------------
 
+Record = TypeVar("Record", Candidate, Failure)
+
 
 def write_record(path: Path, record: Any) -> None:
     """Write a record as JSON, atomically."""
@@ -251,16 +269,27 @@ def read_candidate(folder: Path) -> Candidate:
     path = folder / SUMMARY
     if not path.exists():
         there = ", ".join(c.id for c in read_candidates(folder.parent.parent))
-        raise BadInput(f"{folder} is not a finished candidate; there are {there or 'none'}")
-    candidate = read_json(path, Candidate)
-    if candidate.id != folder.name:
-        raise BadInput(f"{path} is damaged: it is of {candidate.id}")
-    return candidate
+        failed = f" ({_own(folder / FAILURE, Failure).error})" if (folder / FAILURE).exists() else ""
+        raise BadInput(f"{folder} is not a finished candidate{failed}; there are {there or 'none'}")
+    return _own(path, Candidate)
 
 
 def read_candidates(folder: Path) -> list[Candidate]:
     """All finished candidates of a run folder, by id."""
     return [read_candidate(p.parent) for p in sorted((folder / CANDIDATES).glob(f"*/{SUMMARY}"))]
+
+
+def read_failures(folder: Path) -> list[Failure]:
+    """All candidates of a run folder that could not be deployed, by id. Raises BadInput when a record is damaged."""
+    return [_own(p, Failure) for p in sorted((folder / CANDIDATES).glob(f"*/{FAILURE}"))]
+
+
+def _own(path: Path, schema: type[Record]) -> Record:
+    """The record of a candidate's folder, which has the folder's name."""
+    record = read_json(path, schema)
+    if record.id != path.parent.name:
+        raise BadInput(f"{path} is damaged: it is of {record.id}")
+    return record
 
 
 def read_final(folder: Path) -> pd.DataFrame:
@@ -309,6 +338,7 @@ class Contents:
     evaluations: pd.DataFrame | None
     hypervolume: pd.DataFrame | None
     candidates: list[Candidate]
+    failures: list[Failure]
     final: pd.DataFrame | None
 
 
@@ -336,6 +366,7 @@ def read_run(folder: str | os.PathLike[str]) -> Contents:
         evaluations=read_frame(root / EVALUATIONS, ("violation", "on_front", *values), ("architecture", "error")),
         hypervolume=read_frame(root / HYPERVOLUME, ("evaluations", "hypervolume")),
         candidates=read_candidates(root),
+        failures=read_failures(root),
         final=read_final(root) if (root / FINAL_TABLE).exists() else None,
     )
     parts = (contents.tables, contents.training, contents.evaluations, contents.candidates, contents.final)

@@ -1,12 +1,17 @@
-"""Candidates: networks of the front that are cut out, compressed and exported, each in ``candidates/<id>/``."""
+"""Candidates: networks of the front that are cut out, compressed and exported, each in ``candidates/<id>/``.
+
+One that cannot be deployed (its int8 form is broken, a converter refuses it) is a recorded failure, and costs no other.
+"""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import nn
 
 from nas.blocks import from_key
@@ -18,20 +23,24 @@ from nas.compression.steps.prune import Prune
 from nas.compression.steps.quantize import Quantize
 from nas.deploy.bundle import export_bundle
 from nas.deploy.to_onnx import export_onnx
-from nas.files import file_name
+from nas.errors import MissingPackage, NasError, Unwritable
+from nas.files import file_name, first_line
 from nas.modules import Network
 from nas.runs.artefacts import (
     CANDIDATES,
+    FAILURE,
     FINAL_TABLE,
     FP32,
     INT8,
     SUMMARY,
     WEIGHTS,
     Candidate,
+    Failure,
     MadeFrom,
     StepRecord,
     read_candidate,
     read_candidates,
+    read_failures,
     write_record,
 )
 from nas.runs.folder import Run, log
@@ -40,8 +49,12 @@ from nas.runs.search import front_of, load_trained
 from nas.runs.settings import Settings
 from nas.runs.tables import local_tables
 from nas.space import Archs
+from nas.supernet import Supernet
 from nas.supernet.training import calibrated
 from nas.training.weights import load_weights, save_weights
+
+NOT_ITS_OWN = (Unwritable, MissingPackage, OSError, MemoryError, torch.cuda.OutOfMemoryError)
+"""What no network is to blame for, and stops the run: the next one would meet it too, this one perhaps not again."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,43 +92,88 @@ class Todo:
 def missing_candidates(run: Run) -> list[Todo]:
     """The candidates that the run still lacks, those first that others start from.
 
-    A network that is there keeps its id, also when the front has changed around it.
+    A network that is there keeps its id, also when the front has changed around it. One that has failed is not missing,
+    nor is what starts from it.
     """
     chosen = spread_over_front(front_of(run), run.settings.candidates)
-    there = {c.id: c for c in read_candidates(run.folder)}
-    recipe = {c.id for c in there.values() if c.made_from == _made_from(run, c.made_from.genes)}
-    names = {there[i].made_from.genes: i for i in sorted(recipe, reverse=True) if not there[i].pruned}
+    failures = read_failures(run.folder)
+    tried: list[Candidate | Failure] = [*failures, *read_candidates(run.folder)]
+    there = {one.id: one for one in tried}
+    recipe = {i for i, one in there.items() if one.made_from == _made_from(run, one.made_from.genes)}
+    names = {there[i].made_from.genes: i.rstrip("p") for i in sorted(recipe, reverse=True)}
     taken = {i.rstrip("p") for i in there}
     free = (f"c{n:02d}" for n in range(1, 10**6) if f"c{n:02d}" not in taken)
-    todo = []
+    todo, lost = [], {one.id for one in failures}
     for arch in chosen:
         name = names.get(tuple(int(g) for g in arch)) or next(free)
-        todo += [
-            Todo(name=name, ending=ending, arch=arch)
-            for ending in variants(run.settings)
-            if f"{name}{ending}" not in recipe
-        ]
+        for ending, variant in variants(run.settings).items():
+            if variant.after is not None and f"{name}{variant.after}" in lost:
+                lost.add(f"{name}{ending}")
+            elif f"{name}{ending}" not in recipe:
+                todo.append(Todo(name=name, ending=ending, arch=arch))
     return todo
 
 
 def compress_stage(run: Run) -> list[Candidate]:
-    """Networks of the front cut out, fine-tuned, pruned, quantized and exported."""
-    todo = missing_candidates(run)
-    if todo:
+    """Networks of the front cut out, fine-tuned, pruned, quantized and exported; what fails on the way is recorded.
+
+    Raises NasError when no network could be deployed.
+    """
+    if missing_candidates(run):
         (run.folder / FINAL_TABLE).unlink(missing_ok=True)  # of other candidates
         supernet = load_trained(run)
         teacher = calibrated(supernet, supernet.largest, run.data).to("cpu")
-        for one in todo:
-            network = calibrated(supernet, one.arch, run.data).to("cpu")
-            candidate = _deploy(run, one, network, teacher)
-            last = candidate.steps[-1]
-            log.info(
-                "%s: %.2f MMACs, int8 validation accuracy %.1f%%, %s predicted, %s measured",
-                candidate.id, last.macs / 1e6, 100 * last.accuracy, _ms(last.predicted_ms), _ms(last.measured_ms),
-            )  # fmt: skip
-            if run.on_candidate is not None:
+        while todo := missing_candidates(run):  # a failure takes those that start from it off the list
+            candidate = _tried(run, todo[0], supernet, teacher)
+            if candidate is not None and run.on_candidate is not None:
                 run.on_candidate(candidate)
-    return read_candidates(run.folder)
+    return deployed(run)
+
+
+def deployed(run: Run) -> list[Candidate]:
+    """The finished candidates of a run. Raises NasError when all have failed."""
+    there, failures = read_candidates(run.folder), read_failures(run.folder)
+    if failures and not there:
+        raise NasError(
+            f"none of {len(failures)} networks could be deployed, {failures[0].id} for one: {failures[0].error}; "
+            f"delete {run.folder / CANDIDATES} to try again"
+        )
+    return there
+
+
+def _tried(run: Run, one: Todo, supernet: Supernet, teacher: nn.Module) -> Candidate | None:
+    """A candidate, or None and a record of why there is none."""
+    try:
+        candidate = _deploy(run, one, calibrated(supernet, one.arch, run.data).to("cpu"), teacher)
+    except NOT_ITS_OWN:
+        raise
+    except Exception as error:
+        _record(run, one, error)
+        return None
+    last = candidate.steps[-1]
+    log.info(
+        "%s: %.2f MMACs, int8 validation accuracy %.1f%%, %s predicted, %s measured",
+        candidate.id, last.macs / 1e6, 100 * last.accuracy, _ms(last.predicted_ms), _ms(last.measured_ms),
+    )  # fmt: skip
+    return candidate
+
+
+def _record(run: Run, one: Todo, error: Exception) -> None:
+    """Write ``failure.json``, alone in its folder. Of an error that is none of ours the log has the traceback, too."""
+    known = isinstance(error, NasError)
+    folder = run.folder / CANDIDATES / f"{one.name}{one.ending}"
+    failure = Failure(
+        id=folder.name,
+        architecture=run.space.describe(one.arch[None])[0],
+        made_from=_made_from(run, one.arch),
+        error=first_line(error) if known else f"{type(error).__name__}: {first_line(error)}",
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    write_record(folder / FAILURE, failure)
+    log.warning(
+        "%s failed and is left out: %s (delete %s to try it again)", failure.id, failure.error, folder,
+        exc_info=None if known else error,
+    )  # fmt: skip
 
 
 def spread_over_front(front: Archs, n: int) -> Archs:

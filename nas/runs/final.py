@@ -12,8 +12,8 @@ import pandas as pd
 from nas.blocks import from_key
 from nas.compression.int8_network import OnnxNetwork
 from nas.deploy.arena import FILE, MemoryModel
-from nas.errors import BadInput
-from nas.files import write_text
+from nas.errors import BadInput, NasError
+from nas.files import first_line, write_text
 from nas.measuring.timing import time_interleaved
 from nas.pareto import non_dominated
 from nas.runs.artefacts import (
@@ -28,9 +28,10 @@ from nas.runs.artefacts import (
     read_candidates,
     read_final,
 )
-from nas.runs.candidates import bundle_candidate, load_candidate
+from nas.runs.candidates import NOT_ITS_OWN, bundle_candidate, deployed, load_candidate
 from nas.runs.folder import Run, log
 from nas.runs.names import PRECISIONS, reads_onnx, runtimes_of
+from nas.runtimes import Runtime
 from nas.tables.interpolate import PRUNED, estimate
 from nas.tables.names import table_stem
 from nas.tables.table import LatencyTable
@@ -49,8 +50,11 @@ def final_is_done(run: Run) -> bool:
 
 
 def final_stage(run: Run) -> pd.DataFrame:
-    """``final.csv``: one row per candidate, fastest first, with the columns of ``artefacts.FINAL``."""
-    candidates = read_candidates(run.folder)
+    """``final.csv``: one row per candidate, fastest first, with the columns of ``artefacts.FINAL``; a bundle of the best.
+
+    Raises NasError when there is no candidate, since all have failed.
+    """
+    candidates = deployed(run)
     timed = _timed(run, candidates)
     rows = [_row(run, candidate, timed[candidate.id]) for candidate in candidates]
     if run.settings.table is not None:
@@ -61,7 +65,10 @@ def final_stage(run: Run) -> pd.DataFrame:
         for row, candidate in zip(rows, candidates, strict=True):
             row |= _on_microcontroller(candidate)
     final = with_front(pd.DataFrame(rows))
-    bundle_candidate(run, best_of(final))
+    try:
+        bundle_candidate(run, best_of(final))
+    except NasError as error:
+        log.warning("no bundle of %s: %s", best_of(final), error)
     write_text(run.folder / FINAL_TABLE, final.to_csv(index=False))
     return final
 
@@ -74,17 +81,15 @@ def with_front(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _timed(run: Run, candidates: Sequence[Candidate]) -> dict[str, dict[str, float]]:
-    """Median ms by candidate and precision, all networks in turns; NaN where the runtime lacks the precision."""
+    """Median ms by candidate and precision, all networks in turns; NaN where the runtime lacks the precision or refuses."""
     runtimes = runtimes_of(run.settings)
     if not all(reads_onnx(runtime) for runtime in runtimes.values()):
         log.info("%s times the deployed networks in a form of its own, with random weights", run.settings.runtime)
     prepared = {
-        (candidate.id, precision): runtime.prepare(
-            folder / _FILES[precision] if reads_onnx(runtime) else load_candidate(folder), candidate.input_shape
-        )
+        (candidate.id, precision): network
         for candidate in candidates
         for precision, runtime in runtimes.items()
-        for folder in [run.folder / CANDIDATES / candidate.id]
+        if (network := _prepared(run, candidate, precision, runtime)) is not None
     }
     fewest, most = _ROUNDS
     first = next(iter(runtimes.values()))  # a runtime times what any of its kind has prepared
@@ -93,6 +98,19 @@ def _timed(run: Run, candidates: Sequence[Candidate]) -> dict[str, dict[str, flo
     for (candidate_id, precision), ms in zip(prepared, samples, strict=True):
         timed[candidate_id][precision] = float(np.median(ms))
     return timed
+
+
+def _prepared(run: Run, candidate: Candidate, precision: str, runtime: Runtime) -> Any:
+    """A deployed network as its runtime takes it; None, and a line in the log, where it refuses this one."""
+    folder = run.folder / CANDIDATES / candidate.id
+    try:
+        network = folder / _FILES[precision] if reads_onnx(runtime) else load_candidate(folder)
+        return runtime.prepare(network, candidate.input_shape)
+    except NOT_ITS_OWN:
+        raise
+    except Exception as error:
+        log.warning("%s is not timed: %s refuses it: %s", candidate.id, runtime.name, first_line(error))
+        return None
 
 
 def _row(run: Run, candidate: Candidate, timed: dict[str, float]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import datetime
 import logging
 import os
 import platform
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -147,6 +148,7 @@ def opened(run: Run) -> Iterator[None]:
             _set_aside_training(run.folder, before.settings.epochs)
         if config != before:
             write_record(run.folder / CONFIG, config)
+        _clear(run.folder)
         yield
 
 
@@ -244,6 +246,15 @@ def _may_change(run: Run, stage: str, name: str, before: Settings) -> bool:
     until = _GROWS.get(name)
     grown = name in _GROWS and getattr(run.settings, name) > getattr(before, name)
     return grown and not (until and has_begun(run, until))
+
+
+def _clear(folder: Path) -> None:
+    """Take away what a killed process had half written, files and bundles; nobody else is at work in the folder."""
+    for left in [*folder.rglob(".*.tmp*"), *folder.glob(f"{CANDIDATES}/*/.bundle-*")]:
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _set_aside_training(folder: Path, epochs: int) -> None:
