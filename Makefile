@@ -10,7 +10,7 @@ quickstart: $(VENV)/.nas
 	$(BIN)/nas quickstart --run-dir $(RUN_DIR)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
