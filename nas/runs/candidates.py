@@ -93,7 +93,7 @@ def missing_candidates(run: Run) -> list[Todo]:
     """The candidates that the run still lacks, those first that others start from.
 
     A network that is there keeps its id, also when the front has changed around it. One that has failed is not missing,
-    nor is what starts from it.
+    nor is what starts from it. What starts from one that is missing is missing too.
     """
     chosen = spread_over_front(front_of(run), run.settings.candidates)
     failures = read_failures(run.folder)
@@ -109,7 +109,7 @@ def missing_candidates(run: Run) -> list[Todo]:
         for ending, variant in variants(run.settings).items():
             if variant.after is not None and f"{name}{variant.after}" in lost:
                 lost.add(f"{name}{ending}")
-            elif f"{name}{ending}" not in recipe:
+            elif f"{name}{ending}" not in recipe or any((t.name, t.ending) == (name, variant.after) for t in todo):
                 todo.append(Todo(name=name, ending=ending, arch=arch))
     return todo
 
@@ -124,6 +124,9 @@ def compress_stage(run: Run) -> list[Candidate]:
         supernet = load_trained(run)
         teacher = calibrated(supernet, supernet.largest, run.data).to("cpu")
         while todo := missing_candidates(run):  # a failure takes those that start from it off the list
+            for ending, variant in variants(run.settings).items():
+                if variant.after == todo[0].ending:  # made from what is about to be replaced
+                    shutil.rmtree(run.folder / CANDIDATES / f"{todo[0].name}{ending}", ignore_errors=True)
             candidate = _tried(run, todo[0], supernet, teacher)
             if candidate is not None and run.on_candidate is not None:
                 run.on_candidate(candidate)
