@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN_DIR ?= runs/quickstart
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint mutation clean
 
 quickstart: $(VENV)/.nas
 	$(BIN)/nas quickstart --run-dir $(RUN_DIR)
@@ -17,6 +17,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+mutation: $(VENV)/.dev  # an hour or two: do the tests notice faults?
+	$(BIN)/python experiments/mutation.py
 
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV)
