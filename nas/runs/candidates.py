@@ -103,7 +103,8 @@ def missing_candidates(run: Run) -> list[Todo]:
     names = {there[i].made_from.genes: i.rstrip("p") for i in sorted(recipe, reverse=True)}
     taken = {i.rstrip("p") for i in there}
     free = (f"c{n:02d}" for n in range(1, 10**6) if f"c{n:02d}" not in taken)
-    todo, lost = [], {one.id for one in failures}
+    todo: list[Todo] = []
+    lost = {one.id for one in failures}
     for arch in chosen:
         name = names.get(tuple(int(g) for g in arch)) or next(free)
         for ending, variant in variants(run.settings).items():
