@@ -500,7 +500,8 @@ def test_what_is_not_a_networks_fault_stops_the_run_and_is_not_held_against_it(c
     with pytest.raises(type(error)):
         candidates.compress_stage(reopen(copy))
     assert not artefacts.read_failures(copy)
-    assert [f"{t.name}{t.ending}" for t in missing_candidates(reopen(copy))] == ["c01"]
+    assert [f"{t.name}{t.ending}" for t in missing_candidates(reopen(copy))] == ["c01", "c01p"]
+    assert (copy / CANDIDATES / "c01p" / "summary.json").exists()  # until there is a c01 again
 
 
 def test_a_full_disk_is_unwritable(copy, monkeypatch):

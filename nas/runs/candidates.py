@@ -125,13 +125,19 @@ def compress_stage(run: Run) -> list[Candidate]:
         supernet = load_trained(run)
         teacher = calibrated(supernet, supernet.largest, run.data).to("cpu")
         while todo := missing_candidates(run):  # a failure takes those that start from it off the list
-            for ending, variant in variants(run.settings).items():
-                if variant.after == todo[0].ending:  # made from what is about to be replaced
-                    shutil.rmtree(run.folder / CANDIDATES / f"{todo[0].name}{ending}", ignore_errors=True)
             candidate = _tried(run, todo[0], supernet, teacher)
+            if candidate is not None:
+                _drop_what_started_from(run, todo[0])
             if candidate is not None and run.on_candidate is not None:
                 run.on_candidate(candidate)
     return deployed(run)
+
+
+def _drop_what_started_from(run: Run, one: Todo) -> None:
+    """Variants that were made from the network which ``one`` has just replaced."""
+    for ending, variant in variants(run.settings).items():
+        if variant.after == one.ending:
+            shutil.rmtree(run.folder / CANDIDATES / f"{one.name}{ending}", ignore_errors=True)
 
 
 def deployed(run: Run) -> list[Candidate]:
