@@ -369,3 +369,11 @@ def test_after_a_failure_the_other_objectives_are_spared():
     result = nas.search(SPACE, [fails, more], NSGA2(SPACE), budget=20)
     assert len(seen) == (result.archs[:, 0] > 0).sum() < 20
     assert 0 not in seen
+
+
+def test_the_ends_of_a_range_belong_to_it(tmp_path):
+    """An accuracy of exactly 1, or 0, is one."""
+    ends = quality(lambda a: (a[:, 0] > 0).astype(float))
+    result = once(tmp_path, [ends, SIZE])
+    assert set(result.values[:, 0]) == {0.0, 1.0}
+    assert np.array_equal(SearchResult.load(tmp_path, SPACE, [ends, SIZE]).values, result.values)

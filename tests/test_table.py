@@ -412,3 +412,19 @@ def test_a_table_prints_on_one_line():
         repr(a_table()) == f"LatencyTable(board_none_fp32_b1_t1, measured, {len(SPACE.blocks)} blocks of {SPACE.name})"
     )
     assert Path(SHIPPED / "README.md").exists()
+
+
+def test_the_figures_of_a_validation_at_their_borders():
+    made = validated(np.array([1.25, 2.0, 3.0, 4.6]), np.array([1.0, 2.0, 3.0, 4.0]))
+    assert (made.networks, made.within_10pct) == (4, 0.5)
+    assert made.mape == pytest.approx((0.25 + 0.15) / 4)
+    third = validated(np.array([1.05, 2.0, 6.0]), np.array([1.0, 2.0, 3.0]))
+    assert third.within_10pct == 0.6667
+    with pytest.raises(BadInput, match=r"but one is 0\.0"):
+        positive("timings", [1.0, 0.0])
+
+
+def test_distinct_networks_are_the_first_of_the_draw():
+    drawn = SPACE.sample(4 * 5 + 64, np.random.default_rng(3))
+    _, first = np.unique(drawn, axis=0, return_index=True)
+    assert np.array_equal(distinct_archs(SPACE, 5, 3), drawn[np.sort(first)[:5]])
