@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-from tqdm import tqdm
 
 from nas.blocks import Block
 from nas.checks import Count, FilePath, Seed, checked
@@ -26,6 +24,7 @@ from nas.measuring.timing import Direct, Isolated, Timer, end_if_started_again
 from nas.on_device.campaign import Campaign, Driver, Json
 from nas.on_device.device import conditions, texts_of
 from nas.on_device.results import Log
+from nas.progress import bar as progress_bar
 from nas.runtimes import Runtime
 from nas.space import SearchSpace
 from nas.tables.table import LatencyTable
@@ -147,8 +146,7 @@ def _log_of(path: Path, campaign: Plan, header: Json) -> Iterator[Log]:
 @contextlib.contextmanager
 def bar(total: int, what: str, unit: str, progress: bool | None) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr, told how much is done; it closes when the block ends, however it does."""
-    shown = sys.stderr.isatty() or "ipykernel" in sys.modules if progress is None else progress
-    with tqdm(total=total, desc=what, unit=unit, disable=not shown) as shown_bar:
+    with progress_bar(progress, total=total, desc=what, unit=unit) as shown_bar:
 
         def advance(done: int) -> None:
             shown_bar.update(done - shown_bar.n)

@@ -128,8 +128,8 @@ def compress_stage(run: Run) -> list[Candidate]:
             candidate = _tried(run, todo[0], supernet, teacher)
             if candidate is not None:
                 _drop_what_started_from(run, todo[0])
-            if candidate is not None and run.on_candidate is not None:
-                run.on_candidate(candidate)
+                if run.on_candidate is not None:
+                    run.on_candidate(candidate)
     return deployed(run)
 
 
