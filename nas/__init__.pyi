@@ -17,6 +17,7 @@ from .engine.loop import search as search
 from .engine.optuna_study import to_optuna as to_optuna
 from .engine.result import SearchResult as SearchResult
 from .errors import BadInput as BadInput, Infeasible as Infeasible, MissingBlocks as MissingBlocks, NasError as NasError
+from .layouts.pretrained import pretrained as pretrained
 from .measuring.campaign import measure as measure
 from .modules import Network as Network
 from .objectives.accuracy import accuracy as accuracy

@@ -121,7 +121,7 @@ def with_sorted_channels(network: Network) -> Network:
     blocks = network.describe()
     copied = Network(blocks).train(network.training)
     copied.load_state_dict(network.state_dict())
-    copied.normalise = getattr(network, "normalise", None)  # type: ignore[assignment]
+    copied.normalise = network.normalise
     groups = _Groups()
     x = _Map(group=groups.new(pinned=True))
     for i, block in enumerate(blocks):

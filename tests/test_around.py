@@ -213,9 +213,8 @@ def test_what_cannot_be_searched_around_is_said_in_one_line() -> None:
 
 def test_images_are_normalised_as_the_network_was_taught(few_digits: ImageData) -> None:
     network = Network([Stem(in_ch=1, out_ch=8, size=8), Head(in_ch=8, hidden=8, out_ch=2, size=4)])
-    network.normalise = None  # type: ignore[assignment]
     assert few_digits.normalised_as(network) is few_digits
-    network.normalise = ((0.5,), (0.25,))  # type: ignore[assignment]
+    network.normalise = ((0.5,), (0.25,))
     seen = few_digits.normalised_as(network)
     assert (seen.mean.tolist(), seen.std.tolist()) == ([0.5], [0.25])
     assert seen.fingerprint != few_digits.fingerprint

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -31,18 +31,14 @@ from nas.data.splits import Split, check_disjoint, divide
 from nas.errors import BadInput
 from nas.files import first_line
 
+if TYPE_CHECKING:
+    from nas.modules import Network
+
 __all__ = ["ImageData", "Split", "load_digits", "load_images", "read_image"]
 
 MAX_BYTES = 8 << 30
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # what entries of a zip raise
-
-
-class Normalised(Protocol):
-    """What says by which (mean, std) of pixels in [0, 1] it sees images, a number per channel each; None: by any."""
-
-    @property
-    def normalise(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None: ...
 
 
 @checked
@@ -126,7 +122,7 @@ class ImageData:
             digest.update(split.labels.tobytes())
         return digest.hexdigest()[:16]
 
-    def normalised_as(self, network: Normalised) -> ImageData:
+    def normalised_as(self, network: Network) -> ImageData:
         """These images as ``network`` was taught to see them: by its ``normalise``; as they are where that is None.
 
         Raises BadInput when the network takes images of other channels.

@@ -51,7 +51,6 @@ class ElasticConv2d(nn.Conv2d):
             out_ch,
             kernels[0],
             first.stride,
-            padding=kernels[0] // 2,
             groups=in_ch if first.depthwise else 1,
             bias=first.bias,
         )
@@ -74,7 +73,7 @@ class ElasticConv2d(nn.Conv2d):
         part = self.part
         weight, bias = self._slice(part)
         groups = part.in_ch if self.depthwise else part.groups
-        return F.conv2d(x, weight, bias, part.stride, part.kernel // 2, 1, groups)
+        return F.conv2d(x, weight, bias, part.stride, part.padding[0], 1, groups)
 
     def _slice(self, part: Conv) -> tuple[Tensor, Tensor | None]:
         weight: Tensor = self.weight
@@ -100,10 +99,11 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, options: Sequence[Norm]) -> None:
         super().__init__(max(o.channels for o in options))
-        self.part = options[0]
+        self.activate(options[0])
 
     def activate(self, part: Part) -> None:
         self.part = cast(Norm, part)
+        self.eps = self.part.eps
 
     def sliced(self, part: Part) -> dict[str, Tensor]:
         channels = cast(Norm, part).channels
