@@ -21,7 +21,8 @@ import small_run
 import torch
 
 import nas
-from nas.cli import app
+from nas.blocks import Head, Stem
+from nas.cli import app, names as cli_names
 from nas.cli.app import main
 from nas.compression.int8_network import OnnxNetwork
 from nas.data.splits import Split
@@ -995,3 +996,63 @@ def test_litert_export(finished, tmp_path):
         c, h, w = network.input_shape
         assert given["shape"].tolist() == [1, h, w, c]
         assert given["dtype"] == dtype
+
+
+# ---- from a network that is there already ---------------------------------------------------------------------------
+
+
+def test_a_run_goes_on_around_a_candidate_of_another(finished, tmp_path, capsys):
+    """Its images are normalised as that candidate's were, and another process makes all of it again."""
+    folder, source = tmp_path / "next", str(finished / "candidates" / "c01p")
+    assert main(["train", "--run-dir", str(folder), "--around", source, "--epochs", "1"]) == 0
+    run = reopen(folder)
+    network = load_candidate(Path(source))
+    assert network.normalise is not None
+    assert run.data.normalise == network.normalise
+    assert run.space.fingerprint == nas.around(network, name="around_c01p").fingerprint
+    largest = nas.Supernet(run.space).eval()
+    x = torch.randn(3, *network.input_shape)
+    with torch.no_grad():
+        torch.testing.assert_close(largest(x), network(x), atol=1e-4, rtol=1e-4)
+    capsys.readouterr()
+    assert main(["train", "--run-dir", str(folder), "--around", f"{source}2", "--resume"]) == 2
+    assert f"was made with around {source}, not {source}2" in capsys.readouterr().err
+    assert cli_names.space(around=source, classes=3).classes == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--space", "resnet.cifar", "--around", "x"], "space and around both say what is searched; give one of them"),
+        (["--pretrained", "x", "--around", "x"], "pretrained and around both say what is searched; give one of them"),
+        (["--around", "nowhere"], "nowhere"),
+        (
+            ["--pretrained", "nowhere"],
+            "there is no pretrained network and no file 'nowhere'; networks: efficientnet_lite0",
+        ),
+    ],
+)
+def test_a_start_that_is_not_there_is_one_line(tmp_path, capsys, flags, told):
+    folder = tmp_path / "run"
+    assert main(["train", "--run-dir", str(folder), *flags]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_a_run_around_a_pretrained_network_has_its_pixels_and_its_normalisation(tmp_path, monkeypatch):
+    """With a made-up network instead of the downloaded one."""
+
+    def taught(source, *, classes=None, size=None):
+        stem = Stem(in_ch=1, out_ch=16, size=size or 24)
+        network = nas.Network([stem, Head(in_ch=16, hidden=24, out_ch=classes or 1000, size=stem.out_size)])
+        network.normalise = ((0.25,), (0.5,))
+        return network
+
+    monkeypatch.setattr("nas.layouts.pretrained", taught)
+    assert main(["train", "--run-dir", str(tmp_path), "--pretrained", "made_up", "--epochs", "1"]) == 0
+    run = reopen(tmp_path)
+    assert (run.space.name, run.space.classes) == ("around_made_up", 10)
+    assert max(run.space.choices[0].values) == run.data.size == 8
+    assert run.data.mean.tolist() == [0.25]

@@ -18,6 +18,9 @@ from nas.runs.settings import SETTINGS_OF, Settings
 if TYPE_CHECKING:
     from nas.runs.folder import Run
 
+_OF_SPACE = ("space", "pretrained", "around")
+"""What a run's command line says of its space; the rest is said by its images."""
+
 
 # ---- flags -----------------------------------------------------------------------------------------------------
 
@@ -72,7 +75,7 @@ def _add_folder(sub: argparse.ArgumentParser, *default: str) -> None:
 
 def _add_inputs(sub: argparse.ArgumentParser) -> None:
     add_flags(sub, names.images, "data", "test_data", "size", "channels", "skip_bad")
-    add_flags(sub, names.space, "space")
+    add_flags(sub, names.space, *_OF_SPACE)
 
 
 # ---- commands --------------------------------------------------------------------------------------------------
@@ -165,10 +168,13 @@ def _new(args: argparse.Namespace) -> Run:
     from nas.runs.folder import new_run
 
     settings = Settings(**given(args, Settings))
-    names.space(**given(args, names.space, "space"))  # a wrong name is refused before images are read
+    names.space(**given(args, names.space, *_OF_SPACE))  # a wrong name is refused before images are read
     of_data = _all(args, names.images) | {"seed": settings.seed}
     images = names.images(**of_data)
-    of_space = _all(args, names.space) | {"classes": len(images.classes), "channels": images.channels}
+    sizes = {"classes": len(images.classes), "channels": images.channels}
+    of_space = _all(args, names.space) | sizes | {"size": images.size if "pretrained" in args else None}
+    if "pretrained" not in args and "around" not in args:
+        of_space["space"] = of_space["space"] or names.SPACE  # the run is of that one, whatever the default becomes
     return new_run(
         names.space(**of_space),
         images,
@@ -192,7 +198,7 @@ def _reopened(args: argparse.Namespace) -> Run:
     return reopen(
         args.run_dir,
         given(args, Settings),
-        space=given(args, names.space, "space"),
+        space=given(args, names.space, *_OF_SPACE),
         data=given(args, names.images),
         resume="resume" in args,
         command=args.command_line,

@@ -122,12 +122,13 @@ class ImageData:
             digest.update(split.labels.tobytes())
         return digest.hexdigest()[:16]
 
-    def normalised_as(self, network: Network) -> ImageData:
-        """These images as ``network`` was taught to see them: by its ``normalise``; as they are where that is None.
+    def normalised_as(self, network: Network | None) -> ImageData:
+        """These images as ``network`` was taught to see them, by its ``normalise``; as they are where it says nothing.
 
         Raises BadInput when the network takes images of other channels.
         """
-        return self if network.normalise is None else replace(self, normalise=network.normalise)
+        wanted = None if network is None else network.normalise
+        return self if wanted is None else replace(self, normalise=wanted)
 
     def preprocessing(self, size: int) -> dict[str, Any]:
         """What turns an image file into a network's input of ``size`` pixels, JSON-serialisable.

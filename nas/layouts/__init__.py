@@ -1,5 +1,5 @@
 """Layouts: how other projects name the tensors of mobile networks, and those tensors as networks of this one."""
 
-from nas.layouts.pretrained import names, pretrained
+from nas.layouts.pretrained import names, pretrained, with_classes
 
-__all__ = ["names", "pretrained"]
+__all__ = ["names", "pretrained", "with_classes"]

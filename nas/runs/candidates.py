@@ -193,8 +193,10 @@ def spread_over_front(front: Archs, n: int) -> Archs:
 
 def load_candidate(folder: Path) -> Network:
     """The float network of a candidate. Raises BadInput when the folder holds none."""
-    network = Network(from_key(key) for key in read_candidate(folder).blocks)
+    candidate = read_candidate(folder)
+    network = Network(from_key(key) for key in candidate.blocks)
     load_weights(folder / WEIGHTS, network, {})
+    network.normalise = candidate.normalise
     return network.eval()
 
 
@@ -254,6 +256,7 @@ def _write(run: Run, one: Todo, variant: Variant, result: Compressed, earlier: t
         fp32_step=float_step,
         blocks=tuple(b.key for b in network.describe()),
         steps=earlier + (records[1:] if earlier else records),
+        normalise=(tuple(map(float, run.data.mean)), tuple(map(float, run.data.std))),
     )
     write_record(folder / SUMMARY, candidate)
     return candidate
