@@ -15,21 +15,24 @@ import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.checks import FilePath, Seed, Text, checked, shown
+from nas.checks import FilePath, Finite, Positive, Seed, Text, checked, shown
 from nas.data.image_files import ImageFile, find_images, image_path, read_image
 from nas.data.splits import Split, check_disjoint, divide
 from nas.errors import BadInput
 from nas.files import first_line
+
+if TYPE_CHECKING:
+    from nas.modules import Network
 
 __all__ = ["ImageData", "Split", "load_digits", "load_images", "read_image"]
 
@@ -41,7 +44,7 @@ _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # what entries of a
 @checked
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ImageData:
-    """A data set in memory; ``nas.load_images`` reads one from a folder. ``mean`` and ``std (c,)``: of the *training* pixels in [0, 1]. ``notes``: what loading changed.
+    """A data set in memory; ``nas.load_images`` reads one from a folder. ``normalise``: the (mean, std) of pixels in [0, 1] that networks see them by, a number per channel each; None: the training pixels' own. ``notes``: what loading changed.
 
     Raises BadInput for an empty split, splits that share an image or differ in the images' shape, labels that name no
     class, and class names that are not at least two different texts.
@@ -54,6 +57,7 @@ class ImageData:
     test: Split
     source: str = ""
     notes: tuple[str, ...] = ()
+    normalise: tuple[tuple[Finite, ...], tuple[Positive, ...]] | None = None
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "val": self.val, "test": self.test}
@@ -71,6 +75,10 @@ class ImageData:
                     f"labels of {name} go from {split.labels.min()} to {split.labels.max()}, "
                     f"but {len(self.classes)} classes have labels 0 to {len(self.classes) - 1}"
                 )
+        if self.normalise and {len(values) for values in self.normalise} != {self.channels}:
+            raise BadInput(
+                f"normalise has a mean and a std for each of {self.channels} channels, got {shown(self.normalise)}"
+            )
         check_disjoint(**splits)
 
     def __repr__(self) -> str:
@@ -89,24 +97,37 @@ class ImageData:
 
     @cached_property
     def mean(self) -> NDArray[np.float32]:
-        """``(c,)``: of the training pixels in [0, 1]."""
+        """``(c,)``: of ``normalise``, else of the training pixels in [0, 1]."""
+        if self.normalise:
+            return np.array(self.normalise[0], dtype=np.float32)
         return (_pixel_mean(self.train.images) / 255).astype(np.float32)
 
     @cached_property
     def std(self) -> NDArray[np.float32]:
-        """``(c,)``: standard deviation of the training pixels in [0, 1]."""
+        """``(c,)``: of ``normalise``, else the standard deviation of the training pixels in [0, 1]."""
+        if self.normalise:
+            return np.array(self.normalise[1], dtype=np.float32)
         squares = _pixel_mean(self.train.images, power=2) / 255**2
         return np.sqrt(np.maximum(squares - self.mean.astype(np.float64) ** 2, 1e-6)).astype(np.float32)
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over all pixels, labels, splits and class names."""
+        """16 hex digits over all pixels, labels, splits and class names, and ``normalise`` where it is given."""
         digest = hashlib.sha256(repr(self.classes).encode())
+        if self.normalise:
+            digest.update(repr(self.normalise).encode())
         for split in (self.train, self.val, self.test):
             digest.update(repr(split.images.shape).encode())
             digest.update(split.images.tobytes())
             digest.update(split.labels.tobytes())
         return digest.hexdigest()[:16]
+
+    def normalised_as(self, network: Network) -> ImageData:
+        """These images as ``network`` was taught to see them: by its ``normalise``; as they are where that is None.
+
+        Raises BadInput when the network takes images of other channels.
+        """
+        return self if network.normalise is None else replace(self, normalise=network.normalise)
 
     def preprocessing(self, size: int) -> dict[str, Any]:
         """What turns an image file into a network's input of ``size`` pixels, JSON-serialisable.
@@ -140,7 +161,7 @@ def load_digits(seed: Seed = 0) -> ImageData:
     everything = Split(images=images, labels=bunch.target.astype(np.int64))
     splits, notes = divide(everything, classes, val=0.2, test=0.2, seed=seed)
     source = "scikit-learn load_digits (UCI Optical Recognition of Handwritten Digits)"
-    return ImageData(name="digits", classes=classes, **splits, source=source, notes=tuple(notes))
+    return ImageData(name="digits", classes=classes, **splits, source=source, notes=tuple(notes))  # type: ignore[arg-type]
 
 
 @checked
@@ -185,7 +206,7 @@ def load_images(
     return ImageData(
         name=Path(path).resolve().stem,
         classes=classes,
-        **splits,
+        **splits,  # type: ignore[arg-type]
         source=str(path) if test_path is None else f"{path}, {test_path}",
         notes=(*notes, *told),
     )

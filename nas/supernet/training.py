@@ -11,6 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from nas.around import SpaceAround
 from nas.checks import Count, FilePath, Seed, checked, shown
 from nas.data.images import ImageData
 from nas.data.inputs import batches, fixed_choice
@@ -165,7 +166,7 @@ def _identity(
     device: torch.device,
 ) -> Identity:
     """Everything that decides the trained weights."""
-    return asdict(recipe) | {
+    identity = asdict(recipe) | {
         "augment": asdict(augment),
         "strategy": repr(strategy),
         "seed": seed,
@@ -173,6 +174,7 @@ def _identity(
         "data": data.fingerprint,
         "precision": precision_of(device),
     }
+    return identity | ({"start": space.start} if isinstance(space, SpaceAround) else {})
 
 
 def _evaluation(supernet: Supernet, data: ImageData, epochs: int) -> Callable[[int], dict[str, Any]]:
