@@ -46,7 +46,9 @@ TINY = Scale(
 SLACK = 1.02  # a latency measured twice differs by this much
 TARGETS = [
     Target(figure="above_lite0", sense=">=", bound=0.0, why="issue 10: above Lite0 at lower resolutions everywhere"),
-    Target(figure="above_random", sense=">=", bound=0.0, why="issue 10: above the best of ten random members everywhere"),
+    Target(
+        figure="above_random", sense=">=", bound=0.0, why="issue 10: above the best of ten random members everywhere"
+    ),
     Target(figure="above_scratch", sense=">=", bound=0.0, why="issue 10: above every network from scratch"),
     Target(figure="largest_behind_lite0", sense="<=", bound=1.0, why="issue 10: the largest member, in points"),
     Target(figure="half_latency_costs", sense="<=", bound=1.5, why="issue 10: half of Lite0's latency, in points"),
@@ -66,7 +68,12 @@ def compared(networks: pd.DataFrame) -> pd.DataFrame:
 
         ways = {"searched": "searched", "random": "random", "scratch": "scratch"}
         rows.append(
-            {"seed": seed, "limit_px": px, "limit_ms": own["measured_ms"].item(), "lite0": 100 * own["test_int8"].item()}
+            {
+                "seed": seed,
+                "limit_px": px,
+                "limit_ms": own["measured_ms"].item(),
+                "lite0": 100 * own["test_int8"].item(),
+            }
             | {name: best(method) for name, method in ways.items()}
         )
     return pd.DataFrame(rows)
