@@ -20,7 +20,8 @@ class Kept:
         """Move by ``share`` of the way to what ``model`` has now; counters become equal to its."""
         now = model.state_dict()
         moving = [name for name, tensor in self.state.items() if tensor.is_floating_point() and share < 1]
-        torch._foreach_lerp_([self.state[name] for name in moving], [now[name] for name in moving], share)
+        if moving:
+            torch._foreach_lerp_([self.state[name] for name in moving], [now[name] for name in moving], share)
         for name in self.state.keys() - set(moving):
             self.state[name].copy_(now[name])
 
@@ -41,10 +42,11 @@ class Kept:
             tensor.copy_(self.state[name])
 
     def state_dict(self) -> dict[str, Tensor]:
+        """The copies by name, of the model's shapes, such as ``weight (out, in)``."""
         return self.state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Raises RuntimeError when ``state`` has other tensors."""
+        """Take over ``state``, of the same shapes, such as ``weight (out, in)``. Raises RuntimeError for other tensors."""
         if {k: v.shape for k, v in state.items()} != {k: v.shape for k, v in self.state.items()}:
             raise RuntimeError("the copied weights are of another model")
         self.state = state
