@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from nas.checks import Count, Seed, checked
+from nas.data.feed import Feed, feed
 from nas.data.images import ImageData
 from nas.data.inputs import normalised, resize
 from nas.errors import NasError
@@ -73,7 +74,7 @@ def fit(
     keep_freed_memory()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = _optimizer(model, recipe)
-    images = torch.from_numpy(data.train.images).to(device)
+    images = feed(data.train, device)
     labels = torch.from_numpy(data.train.labels).to(device)
     per_epoch = math.ceil(len(labels) / recipe.batch_size)
     rows = [] if checkpoint is None else checkpoint.load(model, optimizer)
@@ -131,7 +132,7 @@ def keep_freed_memory() -> None:
 
 
 def _epoch(
-    images: Tensor,
+    images: Feed,
     labels: Tensor,
     data: ImageData,
     recipe: Recipe,
@@ -142,10 +143,10 @@ def _epoch(
 ) -> Iterator[tuple[Tensor, Tensor, np.random.Generator]]:
     """The batches of an epoch, images ``(n, c, size, size)`` and labels ``(n,)``, and the random numbers of their steps."""
     rng = np.random.default_rng([seed, epoch])
-    generator = torch.Generator(images.device).manual_seed(int(rng.integers(2**62)))
-    order = torch.from_numpy(rng.permutation(len(images))).to(images.device)
-    for chosen in order.split(recipe.batch_size):
-        yield normalised(augmented(images[chosen], augment, size, generator), data), labels[chosen], rng
+    generator = torch.Generator(labels.device).manual_seed(int(rng.integers(2**62)))
+    chosen = torch.from_numpy(data.epoch_rows(rng)).to(labels.device).split(recipe.batch_size)
+    for rows, batch in zip(chosen, images(chosen), strict=True):
+        yield normalised(augmented(batch, augment, size, generator), data), labels[rows], rng
 
 
 def _trained_epoch(
