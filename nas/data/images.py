@@ -211,7 +211,7 @@ def load_images(
     every = [pair for pairs in found.values() for pair in pairs]
     files = ImageFiles(files=tuple(file for _, file in every), size=size, channels=channels, fit=fit)
     images: NDArray[np.uint8] | StoredImages
-    if files.nbytes > (_memory_for_images() if max_bytes is None else max_bytes):
+    if files.nbytes > (memory_for_images() if max_bytes is None else max_bytes):
         images, good = stored(files, folder=folder, skip_bad=skip_bad, name=str(path))
     else:
         images, good = in_memory(files, skip_bad)
@@ -243,5 +243,5 @@ def load_images(
     )
 
 
-def _memory_for_images() -> int:
+def memory_for_images() -> int:
     return min(8 << 30, psutil.virtual_memory().total // 4)
