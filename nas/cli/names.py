@@ -93,7 +93,7 @@ def images(
     return loaded
 
 
-def suited(data: str, space: str | None, size: int | None, channels: int | None) -> tuple[str, int, int]:
+def suited(data: str, named: str | None, size: int | None, channels: int | None) -> tuple[str, int, int]:
     """Space, size and channels for the images of ``data``: as given, else as a look at the images says, told in a line.
 
     Raises BadInput for a wrong name, or when there are no images.
@@ -102,10 +102,10 @@ def suited(data: str, space: str | None, size: int | None, channels: int | None)
     from nas.data.image_files import image_path
 
     seen = look_at(image_path(data))
-    named = space or next(name for below, name in SUITED if seen.side < below)
-    inputs = {block.size for block in globals()["space"](space=named).slot_options(0)}
-    chosen = named, size or max(4, min(max(inputs), seen.side)), channels or seen.channels
-    if None in (space, size, channels):
+    name = named or next(name for below, name in SUITED if (size or seen.side) < below)
+    largest = max(block.size for block in space(space=name).slot_options(0))
+    chosen = name, size or max(4, min(largest, seen.side)), channels or seen.channels
+    if None in (named, size, channels):
         logging.getLogger("nas").info(
             "%s: %s images of %d classes, mostly %d px (short side) or more, %s: space %s, images stored at %d px as %s; "
             "choose with --space, --size and --channels (a pretrained start: --pretrained)",

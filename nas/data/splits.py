@@ -187,20 +187,26 @@ def _stratified(split: Split, share: float, classes: Sequence[str], seed: int) -
     """Which images to split off: ``share`` of every class or a little more, what belongs together whole."""
     rng = np.random.default_rng(seed)
     together = _together(split)
-    sizes, firsts = np.bincount(together), np.sort(np.unique(together, return_index=True)[1])
-    chosen = np.zeros(len(sizes), dtype=bool)
+    pairs, firsts, counts = np.unique(
+        np.stack([split.labels, together], axis=1), axis=0, return_index=True, return_counts=True
+    )
+    chosen, decided = np.zeros((2, together.max() + 1), dtype=bool)
     for label in range(len(classes)):
-        own = together[firsts[split.labels[firsts] == label]]
-        if len(own) < 2:
+        of = np.flatnonzero(pairs[:, 0] == label)
+        of = of[firsts[of].argsort()]
+        sets, sizes = pairs[of, 1], counts[of]  # what belongs together and has images of this class, and how many
+        if len(sets) < 2:
             what = "different image(s)" if split.groups is None else "group(s) of images"
             raise BadInput(
-                f"class {classes[label]!r} has {len(own)} {what}, too few to split into "
+                f"class {classes[label]!r} has {len(sets)} {what}, too few to split into "
                 "training, validation and test; it needs at least 3"
             )
-        own = rng.permutation(own)
-        wanted = max(1, round(share * sizes[own].sum()))
-        enough = 1 + np.searchsorted(sizes[own].cumsum(), wanted)
-        chosen[own[: min(enough, len(own) - 1)]] = True
+        order = rng.permutation(np.flatnonzero(~decided[sets]))  # others went with a class before
+        missing = max(1, round(share * sizes.sum())) - sizes[chosen[sets]].sum()
+        enough = 1 + np.searchsorted(sizes[order].cumsum(), missing) if missing > 0 else 0
+        stays = (decided & ~chosen)[sets].any()
+        chosen[sets[order[: min(enough, len(order) - (not stays))]]] = True
+        decided[sets] = True
     return chosen[together]
 
 
