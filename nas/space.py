@@ -264,7 +264,8 @@ class SearchSpace:
         """
         if first.shape != second.shape:
             raise BadInput(f"crossover takes as many first as second parents, got {first.shape} and {second.shape}")
-        return self.canonical(np.where(rng.random(first.shape) < 0.5, first, second))
+        differs = (first ^ second) * (rng.random(first.shape) < 0.5)
+        return self.canonical(second ^ differs)
 
     def decode(self, archs: ArrayLike) -> list[dict[str, Value]]:
         """The value of every active choice, one dict per architecture."""
@@ -514,8 +515,8 @@ class SearchSpace:
 
 def keys(archs: Archs) -> list[bytes]:
     """A hashable form of every row of ``archs (n, genes)``."""
-    text, genes = np.ascontiguousarray(archs, dtype=np.uint8).tobytes(), archs.shape[1]
-    return [text[i : i + genes] for i in range(0, len(text), genes)]
+    rows: list[bytes] = np.ascontiguousarray(archs, dtype=np.uint8).view(f"V{archs.shape[1]}")[:, 0].tolist()
+    return rows
 
 
 def is_ordered(choice: Choice) -> bool:
