@@ -744,7 +744,7 @@ def _readers() -> dict[str, Any]:
         "run/candidates/c00/summary.json": lambda root: artefacts.read_candidate(root / "run" / "candidates" / "c00"),
         "run/candidates/c08/failure.json": lambda root: artefacts.read_failures(root / "run"),
         "table.json": lambda root: nas.LatencyTable.load(root / "table"),
-        "sweep/sweep.json": lambda root: sweeps.read_settings(root / "sweep"),
+        "sweep/sweep.json": lambda root: sweeps.read_sweep_record(root / "sweep"),
         "sweep/trials/seed=1/settings.json": lambda root: sweeps.read_sweep(root / "sweep"),
         "sweep/trials/seed=1/done.json": lambda root: sweeps.read_sweep(root / "sweep"),
     }
@@ -755,7 +755,7 @@ READERS = _readers()
 ANYTHING_GOES = {
     "run/config.json": {"made_by.arguments", "made_by", "memory_gb"},
     "table.json": {"notes", "validation", "kendall_tau"},
-    "sweep/sweep.json": {"settings", "samples"},
+    "sweep/sweep.json": {"settings", "samples", "seed"},
     "sweep/trials/seed=1/settings.json": {"seed", "searcher"},
     "sweep/trials/seed=1/done.json": {"hypervolume", "evaluated"},
 }
