@@ -25,7 +25,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 from PIL import Image
 
-from nas.checks import FilePath, Seed, Text, checked, shown
+from nas.checks import Count, FilePath, Seed, Text, checked, shown
 from nas.data.image_files import ImageFile, find_images, image_path, read_image
 from nas.data.splits import Split, check_disjoint, divide
 from nas.errors import BadInput
@@ -108,7 +108,8 @@ class ImageData:
             digest.update(split.labels.tobytes())
         return digest.hexdigest()[:16]
 
-    def preprocessing(self, size: int) -> dict[str, Any]:
+    @checked
+    def preprocessing(self, size: Count) -> dict[str, Any]:
         """What turns an image file into a network's input of ``size`` pixels, JSON-serialisable.
 
         ``read_image`` at ``load_size``, then bilinear (antialiased) to ``size``, then ``(x / 255 - mean) / std``.

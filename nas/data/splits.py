@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.checks import shown
+from nas.checks import checked, shown
 from nas.errors import BadInput
 
 
@@ -48,6 +48,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @checked
     def take(self, rows: NDArray[Any]) -> Split:
         """The given rows."""
         return Split(images=np.ascontiguousarray(self.images[rows]), labels=self.labels[rows])

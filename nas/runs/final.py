@@ -15,6 +15,7 @@ from nas.compression.int8_network import OnnxNetwork
 from nas.deploy.arena import FILE, MemoryModel
 from nas.errors import BadInput, NasError
 from nas.files import first_line, write_text
+from nas.on_device.clock import in_turns
 from nas.pareto import non_dominated
 from nas.runs.artefacts import (
     CANDIDATES,
@@ -28,7 +29,6 @@ from nas.runs.artefacts import (
     read_candidates,
     read_final,
 )
-from nas.on_device.clock import in_turns
 from nas.runs.candidates import NOT_ITS_OWN, bundle_candidate, deployed, load_candidate, record_failure
 from nas.runs.folder import Run, log
 from nas.runs.names import PRECISIONS, reads_onnx, runtimes_of

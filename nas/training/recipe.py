@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from msgspec import Meta
 
-from nas.checks import Batch, Count, Positive, Share, checked
+from nas.checks import Batch, Count, Positive, Probability, Share, checked
 from nas.errors import BadInput
 from nas.files import first_line
 
@@ -28,7 +28,8 @@ class Recipe:
     warmup: Annotated[Share, "share of all steps in which the learning rate rises"] = 0.05
     clip_norm: Annotated[Positive, "largest norm of the gradient"] = 5.0
 
-    def learning_rate(self, progress: float) -> float:
+    @checked
+    def learning_rate(self, progress: Probability) -> float:
         """At ``progress`` in [0, 1) of the training."""
         return self.lr * cosine(progress, self.warmup)
 
