@@ -18,7 +18,7 @@ import psutil  # type: ignore[import-untyped]
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from nas.checks import FilePath, Finite, Positive, Seed, Text, checked, shown
+from nas.checks import Count, FilePath, Finite, Positive, Seed, Text, checked, shown
 from nas.data.cache import cache_folder, stored
 from nas.data.decoding import ImageFiles, in_memory
 from nas.data.folders import class_names, files_of, group_numbers, some
@@ -152,7 +152,8 @@ class ImageData:
         drawn = [np.concatenate([rng.permutation(r) for _ in range(-(-share // len(r)))])[:share] for r in present]
         return rng.permutation(np.concatenate(drawn))[: len(self.train)]
 
-    def preprocessing(self, size: int) -> dict[str, Any]:
+    @checked
+    def preprocessing(self, size: Count) -> dict[str, Any]:
         """What turns an image file into a network's input of ``size`` pixels, JSON-serialisable.
 
         ``read_image`` at ``load_size``, then bilinear (antialiased) to ``size``, then ``(x / 255 - mean) / std``.
