@@ -28,7 +28,7 @@ OPERATORS = [
     ReplaceAndWithOr ReplaceOrWithAnd ReplaceBreakWithContinue NumberReplacer ZeroIterationForLoop
     """.split()
 ]
-_CONSTANT = re.compile(r"_?[A-Z][A-Z0-9_, ]* (?::.* )?= ")
+_UPPER = re.compile(r"_?[A-Z][A-Z0-9_]*")
 # keyword -> why neither value is wrong
 _FREE_KEYWORDS = {
     "frozen": "forbids what nobody does",
@@ -61,6 +61,10 @@ class Mutant:
     @cached_property
     def key(self) -> str:
         return hashlib.sha256(f"{self.module} {self.code}".encode()).hexdigest()[:16]
+
+    def order(self, seed: int) -> str:
+        """Sorted by this, the mutants of a module are in random order, which another rule of exemption leaves alone."""
+        return hashlib.sha256(f"{seed} {self.module} {self.operator} {self.occurrence}".encode()).hexdigest()
 
     @cached_property
     def change(self) -> tuple[str, str]:
@@ -104,18 +108,20 @@ class Places:
 
     def exempt(self, line: int, column: int) -> str | None:
         """Why another value here would not be wrong, or None: then a test should notice it."""
-        if _CONSTANT.match(self._lines[line - 1]):
-            return "definition of a tuning constant"
         around = list(self._around(line, column))
+        if isinstance(around[0], ast.Assign | ast.AnnAssign) and _is_tuning(around[0]):
+            return "definition of a tuning constant"
         for outer, node in zip([None, *around], around, strict=False):
-            if isinstance(node, ast.keyword) and node.arg in _FREE_KEYWORDS:
-                return _FREE_KEYWORDS[node.arg]
+            if isinstance(node, ast.keyword) and (why := _free(outer, node)):
+                return why
             if isinstance(node, ast.JoinedStr) and any(isinstance(n, ast.Raise) for n in around):
                 return "text of an error"
-            if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
                 return "types only"
-            if isinstance(outer, ast.AnnAssign) and node is outer.value and getattr(outer.target, "id", "") == "seed":
-                return "another seed would be as right"
+            if isinstance(outer, ast.Call) and ast.unparse(outer.func) == "round" and node in outer.args[1:]:
+                return "how many digits are kept"
+            if isinstance(node, ast.Slice) and isinstance(outer, ast.Subscript) and "digest()" in ast.unparse(outer.value):
+                return "how long a digest is"
         return None
 
     def statement(self, line: int) -> tuple[int, int]:
@@ -138,6 +144,20 @@ class Places:
             node = next((n for n in _children(node) if _holds(n, line, byte)), None)
             if node is not None:
                 yield node
+
+
+def _is_tuning(node: ast.Assign | ast.AnnAssign) -> bool:
+    """Numbers and texts under a name in capitals; what computes there is no constant."""
+    names = [n for t in (node.targets if isinstance(node, ast.Assign) else [node.target]) for n in ast.walk(t)]
+    computes = any(isinstance(n, ast.Call | ast.Lambda | ast.Compare | ast.comprehension) for n in ast.walk(node))
+    return not computes and all(_UPPER.fullmatch(n.id) for n in names if isinstance(n, ast.Name))
+
+
+def _free(outer: ast.AST | None, node: ast.keyword) -> str | None:
+    value = node.value.value if isinstance(node.value, ast.Constant) else None
+    if isinstance(outer, ast.Call) and ast.unparse(outer.func) == "Meta" and node.arg in ("le", "lt"):
+        return "round number far above what anyone needs" if isinstance(value, int | float) and value >= 1000 else None
+    return _FREE_KEYWORDS.get(node.arg or "")
 
 
 def _children(node: ast.AST) -> Iterator[ast.AST]:

@@ -80,41 +80,42 @@ def digest(*paths: Path) -> str:
 
 
 class Touching:
-    """Tests that run the lines of one module. ``recordings``: one file of ``record`` per test file.
-
-    ``seconds``: what a test took. ``limits``: the CPU seconds after which one hangs, whichever fixtures fall to it.
-    """
+    """Tests that run the lines of one module. ``recordings``: one file of ``record`` per test file."""
 
     def __init__(self, module: str, recordings: list[Path]) -> None:
         self._places = Places((ROOT / module).read_text())
-        self.seconds: dict[str, float] = {}
-        self.limits: dict[str, float] = {}
+        self._seconds: dict[str, float] = {}
+        self._limits: dict[str, float] = {}
         self._lines: dict[int, set[str]] = {}
         for path in recordings:
             data = json.loads(path.read_text())
             seconds = data["seconds"]
             users: dict[str, list[str]] = {}
             for test, fixtures in data["fixtures"].items():
-                self.seconds[test] = seconds[test]
-                self.limits[test] = 10 + 3 * (seconds[test] + sum(seconds.get(f"@{f}", 0.0) for f in fixtures))
+                self._seconds[test] = seconds[test]
+                self._limits[test] = 10 + 3 * (seconds[test] + sum(seconds.get(f"@{f}", 0.0) for f in fixtures))
                 for fixture in fixtures:
                     users.setdefault(f"@{fixture}", []).append(test)
             for line, contexts in data["lines"].get(module, {}).items():
                 tests = (t for c in contexts for t in (users.get(c, []) if c.startswith("@") else [c]))
                 self._lines.setdefault(int(line), set()).update(tests)
 
-    def tests(self, line: int) -> list[str]:
-        """Tests that run the statement at a line; for what runs at import only (the head of a function, a field),
-        those that run its function, or else anything of the module. Quick ones first."""
+    def limits(self, line: int, patience: float) -> dict[str, float]:
+        """Tests that run the statement at a line, quick ones first until ``patience`` seconds are full.
+
+        For what runs at import only (the head of a function, a field) those that run its function, or else anything of
+        the module. Each with the CPU seconds after which it hangs, whichever fixtures fall to it.
+        """
         head = self._places.function(line)
         found = self._between(*self._places.statement(line)) or (self._between(*head) if head else set())
         if not found and (head or line in self._lines):
             found = self._between(0, 1_000_000)
-        return sorted(found, key=lambda test: self.seconds[test])
-
-    def everything(self) -> list[str]:
-        """Tests that run anything of the module."""
-        return sorted(self._between(0, 1_000_000), key=lambda test: self.seconds[test])
+        limits, spent = {}, 0.0
+        for test in sorted(found, key=lambda test: self._seconds[test]):
+            spent += self._seconds[test]
+            if not limits or spent <= patience:
+                limits[test] = self._limits[test]
+        return limits
 
     def _between(self, first: int, last: int) -> set[str]:
         return {test for line, tests in self._lines.items() if first <= line <= last for test in tests}
