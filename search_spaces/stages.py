@@ -7,12 +7,12 @@ Genes of every space built here: ``resolution`` and ``width`` (a channel multipl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from nas.blocks import Block, DepthwiseSeparable, Head, InvertedResidual, Stem, round_channels
-from nas.genes import block_choices, block_gene, stage_gene
+from nas.genes import block_choices, block_gene, stage_config, stage_gene
 from nas.space import Choice, SearchSpace, Slot, Value
 
 

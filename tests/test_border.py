@@ -346,7 +346,7 @@ def _callables() -> dict[str, Any]:
     """Public functions, classes, and the methods of those."""
     found = {name: getattr(nas, name) for name in nas.__all__}
     found = {k: v for k, v in found.items() if callable(v) and not getattr(v, "_is_protocol", False)}
-    for name, made in list(found.items()):
+    for made in list(found.values()):
         if isinstance(made, type):
             found |= {} if issubclass(made, BaseException) else _methods(made)
     found = {k: v for k, v in found.items() if k not in NOT_OURS}
