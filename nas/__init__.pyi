@@ -6,6 +6,7 @@ from .compression.step import Context as Context, Step as Step
 from .compression.steps.fine_tune import FineTune as FineTune
 from .compression.steps.prune import Prune as Prune
 from .compression.steps.quantize import Quantize as Quantize
+from .data.datasets import load_dataset as load_dataset
 from .data.images import ImageData as ImageData, load_digits as load_digits, load_images as load_images
 from .data.splits import Split as Split
 from .deploy.bundle import export_bundle as export_bundle
@@ -63,4 +64,5 @@ from .sweeps.sweep import sweep as sweep
 from .tables.interpolate import estimate as estimate
 from .tables.table import LatencyTable as LatencyTable
 from .training.augment import Augment as Augment
+from .training.network import train_network as train_network
 from .training.recipe import Recipe as Recipe

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from nas.blocks import Pixels
 from nas.checks import FilePath, Seed, Text, checked, shown
+from nas.data.image_files import Fit
 from nas.data.images import ImageData
 from nas.errors import BadInput
 from nas.space import SearchSpace
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from nas.modules import Network
 
 DIGITS = "digits"
+SUITED = ((29, "mobilenet_v3.digits"), (57, "mobilenet_v3.cifar"), (1 << 31, "mobilenet_v2.photos"))
+"""Spaces for images whose short side is below so many pixels. Those for ImageNet take days without a GPU: by name only."""
+_COLOURS = {1: "grey", 3: "RGB"}
 
 SPACE = "mobilenet_v3.digits"
 """What is searched unless something else is said."""
@@ -42,7 +46,10 @@ Around = Annotated[
 @checked
 def space(
     *,
-    space: Annotated[Text | None, f"search space; a wrong name lists them (default {SPACE})"] = None,
+    space: Annotated[
+        Text | None,
+        f"search space; a wrong name lists them (default: for your images, one that fits them, else {SPACE})",
+    ] = None,
     pretrained: Pretrained = None,
     around: Around = None,
     size: Annotated[Pixels | None, "pixels of the pretrained network's images (default: its own)"] = None,
@@ -107,10 +114,18 @@ def images(
     size: Annotated[
         int | None,
         Meta(ge=4, le=4096),
-        "pixels at which images are stored (default 32, or the network's that is given)",
+        "pixels at which images are stored (default: as the space, or the network to start from, and they need)",
     ] = None,
-    channels: Annotated[Literal[1, 3] | None, "1: grey, 3: RGB (default 3; digits are grey)"] = None,
+    channels: Annotated[Literal[1, 3] | None, "1: grey, 3: RGB (default: as the images are)"] = None,
+    fit: Annotated[Fit, "how images become square: the centre, all with grey bars, or all distorted"] = "crop",
+    groups: Annotated[
+        Text | None, "regular expression: files in which it matches the same text stay in one split"
+    ] = None,
+    balance: Annotated[bool, "train on every class equally often"] = False,
     skip_bad: Annotated[bool, "skip images that do not decode"] = False,
+    cache: Annotated[
+        FilePath | None, "folder for decoded images that memory has no room for (default ~/.cache/nas)"
+    ] = None,
     seed: Seed = 0,
     pretrained: Pretrained = None,
     around: Around = None,
@@ -123,16 +138,48 @@ def images(
 
     source = network(pretrained=pretrained, around=around)
     if data == DIGITS:
-        for name, value in (("test_data", test_data), ("size", size), ("skip_bad", skip_bad or None)):
+        own = {"test_data": test_data, "size": size, "groups": groups, "cache": cache, "fit": fit != "crop" or None}
+        for name, value in (own | {"balance": balance or None, "skip_bad": skip_bad or None}).items():
             if value is not None:
                 raise BadInput(f"{name} goes with --data of your own; the digits are what they are")
         return load_digits().normalised_as(source)
-    own: Any = source.input_shape if source else (3, 0, 32)
-    size, channels = size or own[2], channels or own[0]
-    loaded = load_images(data, size=size, channels=channels, test_path=test_data, skip_bad=skip_bad, seed=seed)
+    shape: Any = source.input_shape if source else (3, 0, 32)  # what older runs recorded none for
+    loaded = load_images(
+        data,
+        size=size or shape[2],
+        channels=channels or shape[0],
+        fit=fit,
+        seed=seed,
+        groups=groups,
+        balance=balance,
+        test_path=test_data,
+        skip_bad=skip_bad,
+        cache=cache,
+    )
     for note in loaded.notes:
         logging.getLogger("nas").info("note: %s", note)
     return loaded.normalised_as(source)
+
+
+def suited(data: str, named: str | None, size: int | None, channels: int | None) -> tuple[str, int, int]:
+    """Space, size and channels for the images of ``data``: as given, else as a look at the images says, told in a line.
+
+    Raises BadInput for a wrong name, or when there are no images.
+    """
+    from nas.data.folders import look_at
+    from nas.data.image_files import image_path
+
+    seen = look_at(image_path(data))
+    name = named or next(name for below, name in SUITED if (size or seen.side) < below)
+    largest = max(block.size for block in space(space=name).slot_options(0))
+    chosen = name, size or max(4, min(largest, seen.side)), channels or seen.channels
+    if None in (named, size, channels):
+        logging.getLogger("nas").info(
+            "%s: %s images of %d classes, mostly %d px (short side) or more, %s: space %s, images stored at %d px as %s; "
+            "choose with --space, --size and --channels (a pretrained start: --pretrained)",
+            data, f"{seen.images:,}", seen.classes, seen.side, _COLOURS[seen.channels], *chosen[:2], _COLOURS[chosen[2]],
+        )  # fmt: skip
+    return chosen
 
 
 def one_of(what: str, name: str, known: Iterable[str]) -> str:

@@ -74,7 +74,8 @@ def _add_folder(sub: argparse.ArgumentParser, *default: str) -> None:
 
 
 def _add_inputs(sub: argparse.ArgumentParser) -> None:
-    add_flags(sub, names.images, "data", "test_data", "size", "channels", "skip_bad")
+    more = (*_OF_SPACE, "seed")
+    add_flags(sub, names.images, *(name for name in parameters(names.images) if name not in more))
     add_flags(sub, names.space, *_OF_SPACE)
 
 
@@ -168,13 +169,18 @@ def _new(args: argparse.Namespace) -> Run:
     from nas.runs.folder import new_run
 
     settings = Settings(**given(args, Settings))
-    names.space(**given(args, names.space, *_OF_SPACE))  # a wrong name is refused before images are read
-    of_data = _all(args, names.images) | {"seed": settings.seed}
+    of_data, of_space = _all(args, names.images) | {"seed": settings.seed}, _all(args, names.space)
+    chosen = {name: of_space[name] for name in _OF_SPACE}
+    if names.network(**chosen) is None:
+        names.space(**chosen)  # a wrong name is refused before images are read
+        if of_data["data"] == names.DIGITS:
+            of_space["space"] = of_space["space"] or names.SPACE
+        else:
+            fit = names.suited(of_data["data"], of_space["space"], of_data["size"], of_data["channels"])
+            of_space["space"], of_data["size"], of_data["channels"] = fit
     images = names.images(**of_data)
     sizes = {"classes": len(images.classes), "channels": images.channels}
-    of_space = _all(args, names.space) | sizes | {"size": images.size if "pretrained" in args else None}
-    if "pretrained" not in args and "around" not in args:
-        of_space["space"] = of_space["space"] or names.SPACE  # the run is of that one, whatever the default becomes
+    of_space |= sizes | {"size": images.size if of_space["pretrained"] else None}
     return new_run(
         names.space(**of_space),
         images,

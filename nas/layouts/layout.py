@@ -17,9 +17,8 @@ class Names:
     """How a library names the tensors of a network.
 
     ``block``: a pattern of what the names of a block begin with; its groups number stage and block, or blocks alone.
-    ``separable``, ``inverted``: parts of a block without and with expansion, each with squeeze-excite and without, where
-    that changes names; a file has the first whose squeeze layer it names. ``convolution``: of a last stage that is the
-    head's convolution already, as the pattern ``block`` would find it.
+    ``separable``, ``inverted``: parts of a block without and with expansion, with squeeze-excite and then without: a block
+    has the first whose squeeze layer is in the file. ``head``: with "features" where there is such a layer.
     """
 
     library: str
@@ -32,18 +31,17 @@ class Names:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """``stride`` of its first block; the others have 1. ``blocks``: how many, where names do not tell, else 0."""
+    """``stride`` of its first block; the others have 1."""
 
     stride: int
     act: str
-    blocks: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
     """What is the same for all networks of a family. Blocks of the first stage have no expansion, all others have one.
 
-    ``head_act``: "" for the last stage's.
+    The stem has stride 2, the head the last stage's activation.
     """
 
     stages: tuple[Stage, ...]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,10 +44,11 @@ def pretrained(
             f"there is no pretrained network and no file {os.fspath(source)!r}; networks: {', '.join(PACKAGES)}"
         )
     tensors = read_tensors(path or source)
-    chosen = _layout(Path(path or source), tensors, layout)
+    chosen = layout_of(Path(path or source), tensors, layout)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        network = read(File(path=str(path or source), tensors=tensors, layout=chosen), size or chosen.size)
+        file = File(path=str(path or source), tensors=tensors, layout=chosen.full_name)
+        network = read(file, chosen, size or chosen.size)
     return network if classes is None else with_classes(network, classes, seed=seed)
 
 
@@ -69,17 +71,17 @@ def with_classes(network: Network, classes: Channels, *, seed: Seed = 0) -> Netw
     return changed.eval()
 
 
-def _layout(path: Path, tensors: Tensors, asked: str | None) -> Layout:
-    """The layout that was asked for, or that the names of file and tensors tell."""
+def layout_of(path: Path, tensors: Tensors, asked: str | None) -> Layout:
+    """The layout that was asked for, or that the names of file and tensors tell. Raises BadInput when nothing does."""
     if asked is not None:
         found = [layout for layout in LAYOUTS if asked in (layout.name, layout.full_name)]
     else:
-        called = [part.replace("-", "_") for part in (path.stem, path.parent.name)]
+        # Hugging Face's cache: models--timm--efficientnet_b0.ra_in1k/snapshots/.../model.safetensors
+        folders = [part.rpartition("--")[2] for part in path.parts[:-1] if part.startswith("models--")]
+        called = [re.sub(r"[-.]", "_", part) for part in (path.stem, path.parent.name, *folders)]
         found = [layout for layout in LAYOUTS if any(name.startswith(layout.name) for name in called)]
     fitting = [layout for layout in found if f"{layout.names.stem['conv']}.weight" in tensors]
-    if fitting:
-        return max(fitting, key=lambda layout: len(layout.name))
-    if asked is not None and found:
-        return found[0]  # reading says what is missing
+    if fitting or (asked is not None and found):  # of one that does not fit, reading says what is missing
+        return max(fitting or found, key=lambda layout: len(layout.name))
     what = f"there is no layout {asked!r}" if asked is not None else f"{path} does not say its layout in its name"
     raise BadInput(f"{what}; layout= is one of {', '.join(names())}")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from nas.blocks import Block, DepthwiseSeparable, Head, InvertedResidual, Stem
 from nas.errors import BadInput
@@ -21,13 +21,14 @@ class File:
 
     path: str
     tensors: Tensors
-    layout: Layout
+    layout: str
 
-    def shape(self, name: str, dimensions: int) -> tuple[int, ...]:
+    def shape(self, part: str, *dimensions: int) -> tuple[int, ...]:
         """Of the weight of a part. Raises BadInput when there is none, or with another number of dimensions."""
-        weight = self.tensor(f"{name}.weight")
-        if weight.ndim != dimensions:
-            raise self.misfit(f"{name}.weight has shape {tuple(weight.shape)}, and {dimensions} dimensions would fit")
+        weight = self.tensor(f"{part}.weight")
+        if weight.ndim not in dimensions:
+            wanted = " or ".join(str(d) for d in dimensions)
+            raise self.misfit(f"{part}.weight has shape {tuple(weight.shape)}, and {wanted} dimensions would fit")
         return tuple(weight.shape)
 
     def tensor(self, name: str) -> Tensor:
@@ -38,30 +39,43 @@ class File:
 
     def misfit(self, what: str) -> BadInput:
         """The error that says what does not fit."""
-        return BadInput(f"{self.path} does not hold a network laid out as {self.layout.full_name}: {what}")
+        return BadInput(f"{self.path} does not hold a network laid out as {self.layout}: {what}")
 
 
-def read(file: File, size: int) -> Network:
+def read(file: File, layout: Layout, size: int) -> Network:
     """The network for images of ``size`` pixels.
 
     Raises BadInput, naming the first tensor that is missing, of another shape, or of no part of the network.
     """
-    planned = list(_blocks(file, size))
+    planned = list(_blocks(file, layout, size))
     network = Network(block for block, _ in planned)
+    fill(file, [(module, names) for module, (_, names) in zip(network, planned, strict=True)])
+    network.normalise = layout.normalise
+    return network.eval()
+
+
+def fill(file: File, modules: Sequence[tuple[nn.Module, Parts]]) -> None:
+    """The tensors of ``file`` into the parts of ``modules``, each with the full names of its parts.
+
+    Kernel matrices of an elastic layer are once-for-all's. Raises BadInput as ``read``.
+    """
     known: set[str] = set()
-    for module, (block, names) in zip(network, planned, strict=True):
-        for part in block.parts():
-            layer = module.get_submodule(part)
-            for key, ours in layer.state_dict().items():
-                name = f"{names[part]}.{key}"
+    for module, names in modules:
+        for part, theirs in names.items():
+            for key, ours in module.get_submodule(part).state_dict().items():
+                if key.startswith("transforms."):
+                    name = f"{theirs}.{int(key[-1]) + 2}to{key[-1]}_matrix"
+                    ours.copy_(_fitting(file, name, ours).T)  # theirs multiplies columns
+                else:
+                    name = f"{theirs}.{key}"
+                    if key == "bias" and part == "features" and name not in file.tensors:
+                        ours.zero_()  # a convolution of one pixel may do without
+                    elif ours.ndim or name in file.tensors:  # files need not count batches
+                        ours.copy_(_fitting(file, name, ours))
                 known.add(name)
-                if ours.ndim or name in file.tensors:  # files need not count batches
-                    ours.copy_(_fitting(file, name, ours))
     for name in file.tensors:
         if name not in known:
             raise file.misfit(f"{name} belongs to no part of it")
-    network.normalise = file.layout.normalise
-    return network.eval()
 
 
 def _fitting(file: File, name: str, ours: Tensor) -> Tensor:
@@ -73,9 +87,9 @@ def _fitting(file: File, name: str, ours: Tensor) -> Tensor:
     return theirs
 
 
-def _blocks(file: File, size: int) -> Iterator[tuple[Block, Parts]]:
+def _blocks(file: File, layout: Layout, size: int) -> Iterator[tuple[Block, Parts]]:
     """The blocks in order, each with the full names of its parts."""
-    layout, names = file.layout, file.layout.names
+    names = layout.names
     how = {"padding": layout.padding, "eps": layout.eps}
 
     def made(kind: type[Block], parts: Parts, reason: str, **fields: object) -> Block:
@@ -88,12 +102,12 @@ def _blocks(file: File, size: int) -> Iterator[tuple[Block, Parts]]:
     act = layout.family.stem_act
     block = made(Stem, names.stem, "conv", in_ch=channels, out_ch=out, kernel=kernel, stride=2, act=act)
     yield block, names.stem
-    for s, (stage, prefixes) in enumerate(_staged(file)):
+    for s, (stage, prefixes) in enumerate(_staged(file, layout)):
         act = stage.act
         for b, prefix in enumerate(prefixes):
             size, before = block.out_size, block.out_ch
             stride = stage.stride if b == 0 else 1
-            parts = _parts(file, prefix, names.inverted if s else names.separable)
+            parts = parts_of(file, prefix, names.inverted if s else names.separable)
             (mid, *_, kernel), out = file.shape(parts["depthwise"], 4), file.shape(parts["project"], 4)[0]
             block = made(
                 InvertedResidual if s else DepthwiseSeparable,
@@ -111,11 +125,13 @@ def _blocks(file: File, size: int) -> Iterator[tuple[Block, Parts]]:
             )
             yield block, parts
     size, before = block.out_size, block.out_ch
-    hidden, classes = file.shape(names.head["conv"], 4)[0], file.shape(names.head["classify"], 2)[0]
-    yield made(Head, names.head, "conv", in_ch=before, hidden=hidden, out_ch=classes, act=act), names.head
+    head = {"hidden": file.shape(names.head["conv"], 4)[0], "out_ch": file.shape(names.head["classify"], 2)[0]}
+    if "features" in names.head:
+        head["features"] = file.shape(names.head["features"], 2, 4)[0]
+    yield made(Head, names.head, "conv", in_ch=before, act=act, **head), names.head
 
 
-def _parts(file: File, prefix: str, ways: Sequence[Parts]) -> Parts:
+def parts_of(file: File, prefix: str, ways: Sequence[Parts]) -> Parts:
     """The full names of a block's parts: of the first of the ``ways`` whose squeeze layer, if it has one, is there."""
     for parts in ways:
         squeeze = parts.get("squeeze", "")
@@ -124,9 +140,9 @@ def _parts(file: File, prefix: str, ways: Sequence[Parts]) -> Parts:
     raise AssertionError("the last way has no squeeze layer")
 
 
-def _staged(file: File) -> list[tuple[Stage, list[str]]]:
+def _staged(file: File, layout: Layout) -> list[tuple[Stage, list[str]]]:
     """The stages, each with what the names of its blocks begin with."""
-    names, stages = file.layout.names, file.layout.family.stages
+    names, stages = layout.names, layout.family.stages
     found: dict[tuple[int, ...], str] = {}
     for name in file.tensors:
         if match := re.match(names.block, name):
@@ -138,7 +154,7 @@ def _staged(file: File) -> list[tuple[Stage, list[str]]]:
             stage = place[0]
         else:  # names do not tell: where the number of channels changes
             way = names.inverted if groups else names.separable
-            stage = file.shape(_parts(file, prefix, way)["project"], 4)[0]
+            stage = file.shape(parts_of(file, prefix, way)["project"], 4)[0]
         if stage != last:
             groups.append([])
         groups[-1].append(prefix)
