@@ -16,13 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block, chain_error
-from nas.checks import CountOrNone, Probability, check, checked, shown
+from nas.checks import CountOrNone, Finite, Probability, checked, shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
@@ -102,8 +103,9 @@ class SearchSpace:
 
     Without slots it is a space that only tables can score. ``features``: ``archs (n, genes) -> (n, f)``, numbers that
     say more about a network than its genes do one by one (which operations lie on a live path, say); predictors look at
-    them. Raises BadInput when a slot names an unknown choice, an ``only_if`` cannot be resolved, or the blocks of a
-    sampled network do not follow one another.
+    them. ``members``: networks with a name, such as published ones, as configurations for ``encode``; they do not change
+    the fingerprint. Raises BadInput when a slot names an unknown choice, an ``only_if`` cannot be resolved, the blocks of
+    a sampled network do not follow one another, or a member is no network of the space.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class SearchSpace:
         slots: Sequence[Slot],
         *,
         features: Callable[[Archs], NDArray[np.float64]] | None = None,
+        members: Mapping[str, Mapping[str, Value]] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.features = features
@@ -126,6 +129,8 @@ class SearchSpace:
         self.blocks, self._slot_ids = self._expand()
         self._radix = self._mixed_radix()
         self._check_chain()
+        self.members = {name: self._member(name, config) for name, config in members.items()}
+        """Networks that have a name, each as an architecture ``(genes,)``."""
 
     def __repr__(self) -> str:
         networks = f"{self.size:,}" if self.size < 10**9 else f"10^{len(str(self.size)) - 1}"
@@ -190,9 +195,19 @@ class SearchSpace:
         self._check_slots()
         return self.slot_options(len(self.slots) - 1)[0].out_ch
 
-    def slot_options(self, slot: int) -> tuple[Block, ...]:
-        """The distinct blocks that this slot can hold."""
+    @checked
+    def slot_options(self, slot: CountOrNone) -> tuple[Block, ...]:
+        """The distinct blocks that this slot can hold. Raises BadInput when there is none of that number."""
+        if slot >= len(self.slots):
+            raise BadInput(f"{self.name} has {len(self.slots)} slots, counted from 0, got {slot}")
         return tuple(self.blocks[i - 1] for i in np.unique(self._slot_ids[slot]) if i)
+
+    def member(self, *names: str) -> Archs:
+        """The architectures ``(n, genes)`` of these names. Raises BadInput that lists the members for any other."""
+        if unknown := [name for name in names if name not in self.members]:
+            known = ", ".join(self.members) or "none"
+            raise BadInput(f"{self.name} has no member {shown(unknown[0])}; its members: {known}")
+        return np.array([self.members[name] for name in names], dtype=np.uint8).reshape(len(names), self.genes)
 
     # ---- batches of architectures ----------------------------------------------------------------------------
 
@@ -219,14 +234,12 @@ class SearchSpace:
             )
         return given
 
-    def sample(self, n: int, rng: np.random.Generator) -> Archs:
-        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible).
-
-        Raises BadInput for a negative ``n``.
-        """
-        check("n", n, CountOrNone)
+    @checked
+    def sample(self, n: CountOrNone, rng: np.random.Generator) -> Archs:
+        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible)."""
         return self.canonical(rng.integers(0, self.sizes, size=(n, self.genes)).astype(np.uint8))
 
+    @checked
     def active(self, archs: Archs) -> NDArray[np.bool_]:
         """Which genes have an effect, ``(n, genes)``."""
         active = np.ones(archs.shape, dtype=bool)
@@ -234,19 +247,19 @@ class SearchSpace:
             active[:, genes] = active[:, parents] & allowed[np.arange(len(genes)), archs[:, parents]]
         return active
 
+    @checked
     def canonical(self, archs: Archs) -> Archs:
         """Inactive genes set to 0: two architectures are the same network exactly when these rows are equal."""
         if not self._levels:
             return archs.astype(np.uint8)
         return np.where(self.active(archs), archs, 0).astype(np.uint8)
 
-    def mutate(self, archs: Archs, rng: np.random.Generator, rate: float | None = None) -> Archs:
+    @checked
+    def mutate(self, archs: Archs, rng: np.random.Generator, rate: Probability | None = None) -> Archs:
         """Each active gene changes to another of its values with probability ``rate`` (default: 1/genes).
 
         At least one active gene with more than one value changes in every row. Returns canonical architectures.
-        Raises BadInput for a rate that is no probability.
         """
-        check("rate", rate, Probability | None)
         archs = self.canonical(archs)
         free = self.active(archs) & (self.sizes > 1)
         rate = 1.0 / self.genes if rate is None else rate
@@ -257,6 +270,7 @@ class SearchSpace:
         step = rng.integers(1, np.maximum(self.sizes, 2), size=archs.shape)
         return self.canonical(np.where(changed, (archs + step) % self.sizes, archs).astype(np.uint8))
 
+    @checked
     def crossover(self, first: Archs, second: Archs, rng: np.random.Generator) -> Archs:
         """Uniform crossover of two batches of parents, row by row. Returns canonical architectures.
 
@@ -264,7 +278,8 @@ class SearchSpace:
         """
         if first.shape != second.shape:
             raise BadInput(f"crossover takes as many first as second parents, got {first.shape} and {second.shape}")
-        return self.canonical(np.where(rng.random(first.shape) < 0.5, first, second))
+        differs = (first ^ second) * (rng.random(first.shape) < 0.5)
+        return self.canonical(second ^ differs)
 
     def decode(self, archs: ArrayLike) -> list[dict[str, Value]]:
         """The value of every active choice, one dict per architecture."""
@@ -275,6 +290,7 @@ class SearchSpace:
             for row, on in zip(archs, active, strict=True)
         ]
 
+    @checked
     def encode(self, configs: Iterable[Mapping[str, Any]]) -> Archs:
         """The inverse of ``decode``; inactive choices may be left out.
 
@@ -287,6 +303,7 @@ class SearchSpace:
         """One line of text per architecture."""
         return [" ".join(f"{k}={v}" for k, v in config.items()) for config in self.decode(archs)]
 
+    @checked
     def parse(self, texts: Iterable[str]) -> Archs:
         """The inverse of ``describe``. Raises BadInput for what is not a network of this space."""
         values = {c.name: {str(v): v for v in c.values} for c in self.choices}
@@ -316,8 +333,9 @@ class SearchSpace:
         """The blocks of each architecture's network, in order."""
         return [tuple(self.blocks[i - 1] for i in row if i) for row in self.block_ids(archs)]
 
+    @checked
     def scorer(
-        self, per_block: ArrayLike, *, fixed: float = 0.0, combine: np.ufunc = np.add
+        self, per_block: ArrayLike, *, fixed: Finite = 0.0, combine: np.ufunc = np.add
     ) -> Callable[[ArrayLike], NDArray[np.float64]]:
         """A function ``archs (n, genes) -> (n,)`` that adds up ``per_block`` (blocks,) over each network.
 
@@ -343,7 +361,8 @@ class SearchSpace:
 
         return score
 
-    def extremes(self, per_block: ArrayLike, *, fixed: float = 0.0, combine: np.ufunc = np.add) -> Extremes:
+    @checked
+    def extremes(self, per_block: ArrayLike, *, fixed: Finite = 0.0, combine: np.ufunc = np.add) -> Extremes:
         """The exact smallest and largest value of ``scorer(per_block)`` over the whole space.
 
         Dynamic programming over slots (variable elimination): no sampling, a few milliseconds.
@@ -357,6 +376,7 @@ class SearchSpace:
         score = self.scorer(per_block, fixed=fixed, combine=combine)
         return Extremes(float(score(low)[0]), float(score(high)[0]), low[0], high[0])
 
+    @checked
     def slot_sums(
         self, per_block: NDArray[np.float64]
     ) -> list[tuple[tuple[int, ...], dict[tuple[int, ...], NDArray[np.float64]]]]:
@@ -372,6 +392,7 @@ class SearchSpace:
             result.append((genes, {key: values[i : i + 1] for i, key in enumerate(keys)}))
         return result
 
+    @checked
     def per_block(self, quantity: Callable[[Block], float]) -> NDArray[np.float64]:
         """``quantity`` of every block of the vocabulary, ``(blocks,)``."""
         return np.array([quantity(block) for block in self.blocks], dtype=np.float64)
@@ -502,6 +523,12 @@ class SearchSpace:
                     f"choice {choice.name} depends on {choice.only_if[0]!r}, which must be an earlier choice"
                 )
 
+    def _member(self, name: str, config: Mapping[str, Value]) -> Archs:
+        try:
+            return self.encode([config])[0]
+        except BadInput as error:
+            raise BadInput(f"{self.name}: member {shown(name)}: {error}") from None
+
     def _check_slots(self) -> None:
         if not self.slots:
             raise BadInput(f"{self.name} has no blocks: only a table of its architectures can score it")
@@ -514,8 +541,8 @@ class SearchSpace:
 
 def keys(archs: Archs) -> list[bytes]:
     """A hashable form of every row of ``archs (n, genes)``."""
-    text, genes = np.ascontiguousarray(archs, dtype=np.uint8).tobytes(), archs.shape[1]
-    return [text[i : i + genes] for i in range(0, len(text), genes)]
+    rows: list[bytes] = np.ascontiguousarray(archs, dtype=np.uint8).view(f"V{archs.shape[1]}")[:, 0].tolist()
+    return rows
 
 
 def is_ordered(choice: Choice) -> bool:

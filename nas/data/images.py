@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import psutil  # type: ignore[import-untyped]
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from nas.checks import FilePath, Seed, Text, checked, shown
+from nas.checks import Count, FilePath, Finite, Positive, Seed, Text, checked, shown
 from nas.data.cache import cache_folder, stored
 from nas.data.decoding import ImageFiles, in_memory
 from nas.data.folders import class_names, files_of, group_numbers, some
@@ -26,6 +26,9 @@ from nas.data.image_files import Fit, image_path, read_image
 from nas.data.splits import Split, check_disjoint, divide, uneven
 from nas.data.stored import StoredImages
 from nas.errors import BadInput
+
+if TYPE_CHECKING:
+    from nas.modules import Network
 
 __all__ = ["ImageData", "Split", "load_digits", "load_images", "read_image"]
 
@@ -41,11 +44,13 @@ _FITS = {
 @checked
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ImageData:
-    """A data set; ``nas.load_images`` reads one from a folder. ``mean`` and ``std (c,)``: of the *training* pixels in [0, 1].
+    """A data set; ``nas.load_images`` reads one from a folder.
 
-    ``notes``: what loading changed. ``fit``: how the images became squares. ``balance``: training sees every class
-    equally often, by repeating the images of small classes. Raises BadInput for an empty split, splits that share an image or differ in the images' shape, labels that name no
-    class, and class names that are not at least two different texts.
+    ``normalise``: the (mean, std) of pixels in [0, 1] that networks see them by, a number per channel each; None: the
+    training pixels' own. ``notes``: what loading changed. ``fit``: how the images became squares. ``balance``: training
+    sees every class equally often, by repeating the images of small classes. Raises BadInput for an empty split, splits
+    that share an image or differ in the images' shape, labels that name no class, and class names that are not at least
+    two different texts.
     """
 
     name: Text
@@ -57,6 +62,7 @@ class ImageData:
     notes: tuple[str, ...] = ()
     fit: Fit = "crop"
     balance: bool = False
+    normalise: tuple[tuple[Finite, ...], tuple[Positive, ...]] | None = None
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "val": self.val, "test": self.test}
@@ -74,6 +80,10 @@ class ImageData:
                     f"labels of {name} go from {split.labels.min()} to {split.labels.max()}, "
                     f"but {len(self.classes)} classes have labels 0 to {len(self.classes) - 1}"
                 )
+        if self.normalise and {len(values) for values in self.normalise} != {self.channels}:
+            raise BadInput(
+                f"normalise has a mean and a std for each of {self.channels} channels, got {shown(self.normalise)}"
+            )
         check_disjoint(**splits)
 
     def __repr__(self) -> str:
@@ -92,12 +102,16 @@ class ImageData:
 
     @cached_property
     def mean(self) -> NDArray[np.float32]:
-        """``(c,)``: of the training pixels in [0, 1]."""
+        """``(c,)``: of ``normalise``, else of the training pixels in [0, 1]."""
+        if self.normalise:
+            return np.array(self.normalise[0], dtype=np.float32)
         return (self._moment(0) / 255).astype(np.float32)
 
     @cached_property
     def std(self) -> NDArray[np.float32]:
-        """``(c,)``: standard deviation of the training pixels in [0, 1]."""
+        """``(c,)``: of ``normalise``, else the standard deviation of the training pixels in [0, 1]."""
+        if self.normalise:
+            return np.array(self.normalise[1], dtype=np.float32)
         squares = self._moment(1) / 255**2
         return np.sqrt(np.maximum(squares - self.mean.astype(np.float64) ** 2, 1e-6)).astype(np.float32)
 
@@ -110,12 +124,21 @@ class ImageData:
     def fingerprint(self) -> str:
         """16 hex digits over all pixels, labels, splits and class names, and over what training makes of them."""
         digest = hashlib.sha256(repr(self.classes).encode())
+        if self.normalise:
+            digest.update(repr(self.normalise).encode())
         for split in (self.train, self.val, self.test):
             digest.update(repr(split.images.shape).encode())
             digest.update(split.facts.digests.tobytes())
             digest.update(split.labels.tobytes())
         digest.update(b"balance" if self.balance else b"")
         return digest.hexdigest()[:16]
+
+    def normalised_as(self, network: Network) -> ImageData:
+        """These images as ``network`` was taught to see them: by its ``normalise``; as they are where that is None.
+
+        Raises BadInput when the network takes images of other channels.
+        """
+        return self if network.normalise is None else replace(self, normalise=network.normalise)
 
     def epoch_rows(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The training images of an epoch in random order, ``(n,)``; with ``balance`` those of small classes repeatedly."""
@@ -129,7 +152,8 @@ class ImageData:
         drawn = [np.concatenate([rng.permutation(r) for _ in range(-(-share // len(r)))])[:share] for r in present]
         return rng.permutation(np.concatenate(drawn))[: len(self.train)]
 
-    def preprocessing(self, size: int) -> dict[str, Any]:
+    @checked
+    def preprocessing(self, size: Count) -> dict[str, Any]:
         """What turns an image file into a network's input of ``size`` pixels, JSON-serialisable.
 
         ``read_image`` at ``load_size``, then bilinear (antialiased) to ``size``, then ``(x / 255 - mean) / std``.

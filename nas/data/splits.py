@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.checks import shown
+from nas.checks import checked, shown
 from nas.data.stored import Facts, StoredImages, facts_of
 from nas.errors import BadInput
 
@@ -52,6 +52,7 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @checked
     def take(self, rows: NDArray[Any] | slice) -> Split:
         """The given rows ``(n,)``, a copy unless they are a slice; those of stored images stay where they are."""
         if isinstance(self.images, StoredImages):
