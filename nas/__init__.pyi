@@ -65,4 +65,5 @@ from .tables.interpolate import estimate as estimate
 from .tables.table import LatencyTable as LatencyTable
 from .training.augment import Augment as Augment
 from .training.network import train_network as train_network
+from .training.evaluate import balanced_accuracy as balanced_accuracy
 from .training.recipe import Recipe as Recipe
