@@ -228,7 +228,7 @@ def _is_a(value: Any, base: Any, meta: Meta | None) -> bool:
 def _undecidable(kind: type) -> bool:
     if getattr(kind, "_is_protocol", False):
         return not getattr(kind, "_is_runtime_protocol", False)
-    return kind in (Any, object) or kind.__module__.split(".")[0] == "numpy"
+    return kind in (Any, object) or kind.__module__ == "numpy._typing._array_like"
 
 
 def _is_numpy_scalar(value: Any) -> bool:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block, chain_error
-from nas.checks import CountOrNone, Probability, check, checked, shown
+from nas.checks import CountOrNone, Finite, Probability, checked, shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
@@ -195,8 +195,11 @@ class SearchSpace:
         self._check_slots()
         return self.slot_options(len(self.slots) - 1)[0].out_ch
 
-    def slot_options(self, slot: int) -> tuple[Block, ...]:
-        """The distinct blocks that this slot can hold."""
+    @checked
+    def slot_options(self, slot: CountOrNone) -> tuple[Block, ...]:
+        """The distinct blocks that this slot can hold. Raises BadInput when there is none of that number."""
+        if slot >= len(self.slots):
+            raise BadInput(f"{self.name} has {len(self.slots)} slots, counted from 0, got {slot}")
         return tuple(self.blocks[i - 1] for i in np.unique(self._slot_ids[slot]) if i)
 
     def member(self, *names: str) -> Archs:
@@ -231,14 +234,12 @@ class SearchSpace:
             )
         return given
 
-    def sample(self, n: int, rng: np.random.Generator) -> Archs:
-        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible).
-
-        Raises BadInput for a negative ``n``.
-        """
-        check("n", n, CountOrNone)
+    @checked
+    def sample(self, n: CountOrNone, rng: np.random.Generator) -> Archs:
+        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible)."""
         return self.canonical(rng.integers(0, self.sizes, size=(n, self.genes)).astype(np.uint8))
 
+    @checked
     def active(self, archs: Archs) -> NDArray[np.bool_]:
         """Which genes have an effect, ``(n, genes)``."""
         active = np.ones(archs.shape, dtype=bool)
@@ -246,19 +247,19 @@ class SearchSpace:
             active[:, genes] = active[:, parents] & allowed[np.arange(len(genes)), archs[:, parents]]
         return active
 
+    @checked
     def canonical(self, archs: Archs) -> Archs:
         """Inactive genes set to 0: two architectures are the same network exactly when these rows are equal."""
         if not self._levels:
             return archs.astype(np.uint8)
         return np.where(self.active(archs), archs, 0).astype(np.uint8)
 
-    def mutate(self, archs: Archs, rng: np.random.Generator, rate: float | None = None) -> Archs:
+    @checked
+    def mutate(self, archs: Archs, rng: np.random.Generator, rate: Probability | None = None) -> Archs:
         """Each active gene changes to another of its values with probability ``rate`` (default: 1/genes).
 
         At least one active gene with more than one value changes in every row. Returns canonical architectures.
-        Raises BadInput for a rate that is no probability.
         """
-        check("rate", rate, Probability | None)
         archs = self.canonical(archs)
         free = self.active(archs) & (self.sizes > 1)
         rate = 1.0 / self.genes if rate is None else rate
@@ -269,6 +270,7 @@ class SearchSpace:
         step = rng.integers(1, np.maximum(self.sizes, 2), size=archs.shape)
         return self.canonical(np.where(changed, (archs + step) % self.sizes, archs).astype(np.uint8))
 
+    @checked
     def crossover(self, first: Archs, second: Archs, rng: np.random.Generator) -> Archs:
         """Uniform crossover of two batches of parents, row by row. Returns canonical architectures.
 
@@ -288,6 +290,7 @@ class SearchSpace:
             for row, on in zip(archs, active, strict=True)
         ]
 
+    @checked
     def encode(self, configs: Iterable[Mapping[str, Any]]) -> Archs:
         """The inverse of ``decode``; inactive choices may be left out.
 
@@ -300,6 +303,7 @@ class SearchSpace:
         """One line of text per architecture."""
         return [" ".join(f"{k}={v}" for k, v in config.items()) for config in self.decode(archs)]
 
+    @checked
     def parse(self, texts: Iterable[str]) -> Archs:
         """The inverse of ``describe``. Raises BadInput for what is not a network of this space."""
         values = {c.name: {str(v): v for v in c.values} for c in self.choices}
@@ -329,8 +333,9 @@ class SearchSpace:
         """The blocks of each architecture's network, in order."""
         return [tuple(self.blocks[i - 1] for i in row if i) for row in self.block_ids(archs)]
 
+    @checked
     def scorer(
-        self, per_block: ArrayLike, *, fixed: float = 0.0, combine: np.ufunc = np.add
+        self, per_block: ArrayLike, *, fixed: Finite = 0.0, combine: np.ufunc = np.add
     ) -> Callable[[ArrayLike], NDArray[np.float64]]:
         """A function ``archs (n, genes) -> (n,)`` that adds up ``per_block`` (blocks,) over each network.
 
@@ -356,7 +361,8 @@ class SearchSpace:
 
         return score
 
-    def extremes(self, per_block: ArrayLike, *, fixed: float = 0.0, combine: np.ufunc = np.add) -> Extremes:
+    @checked
+    def extremes(self, per_block: ArrayLike, *, fixed: Finite = 0.0, combine: np.ufunc = np.add) -> Extremes:
         """The exact smallest and largest value of ``scorer(per_block)`` over the whole space.
 
         Dynamic programming over slots (variable elimination): no sampling, a few milliseconds.
@@ -370,6 +376,7 @@ class SearchSpace:
         score = self.scorer(per_block, fixed=fixed, combine=combine)
         return Extremes(float(score(low)[0]), float(score(high)[0]), low[0], high[0])
 
+    @checked
     def slot_sums(
         self, per_block: NDArray[np.float64]
     ) -> list[tuple[tuple[int, ...], dict[tuple[int, ...], NDArray[np.float64]]]]:
@@ -385,6 +392,7 @@ class SearchSpace:
             result.append((genes, {key: values[i : i + 1] for i, key in enumerate(keys)}))
         return result
 
+    @checked
     def per_block(self, quantity: Callable[[Block], float]) -> NDArray[np.float64]:
         """``quantity`` of every block of the vocabulary, ``(blocks,)``."""
         return np.array([quantity(block) for block in self.blocks], dtype=np.float64)

@@ -29,6 +29,15 @@ class MobileNetV2:
 
     @staticmethod
     @checked
+    def photos(*, classes: Channels = 10, in_channels: Channels = 3) -> SearchSpace:
+        """64 to 96 px, 2 to 66 million MACs: photographs on a machine without a GPU. Few kinds of blocks to measure."""
+        family = Family(resolutions=(64, 80, 96), widths=(0.5, 0.75, 1.0), stem=16, first=16, hidden=576, features=768)
+        stage = partial(Stage, depths=(1, 2, 3), kernels=(3, 5), expansions=(3, 6), acts=("relu6",))
+        stages = [stage(channels=c, stride=s) for c, s in ((24, 2), (40, 2), (80, 2), (112, 1), (160, 2))]
+        return build_space("mobilenet_v2_photos", family, stages, classes=classes, in_channels=in_channels)
+
+    @staticmethod
+    @checked
     def imagenet(*, classes: Channels = 1000, in_channels: Channels = 3) -> SearchSpace:
         """96 to 224 px, six stages, widths 0.35 to 1.4: all networks of the paper and of its published table of models."""
         family = Family(

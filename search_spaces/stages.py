@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.blocks import Block, DepthwiseSeparable, Head, InvertedResidual, Stem, round_channels
+from nas.genes import block_choices, block_gene, stage_config, stage_gene
 from nas.space import Choice, SearchSpace, Slot, Value
 
 
@@ -62,38 +63,6 @@ def quarter_of_input(before: int, mid: int) -> int:
 def quarter_of_expanded(before: int, mid: int) -> int:
     """MobileNetV3's squeeze channels."""
     return round_channels(mid / 4)
-
-
-def stage_gene(stage: int, what: str) -> str:
-    """The gene of a stage, numbered from 1: its "depth", "act", "se" or "kind"."""
-    return f"s{stage}.{what}"
-
-
-def block_gene(stage: int, block: int, what: str = "") -> str:
-    """The gene of a block in a stage: its "kernel" or "expand". Without ``what`` the block's slot."""
-    return f"s{stage}b{block}" + (f".{what}" if what else "")
-
-
-def stage_config(stage: int, blocks: Sequence[tuple[int, float]], **genes: Value) -> dict[str, Value]:
-    """The part of a configuration (``SearchSpace.encode``) about one stage of ``blocks``: (kernel, expand) each.
-
-    ``genes``: the stage's others, such as ``act`` and ``se``.
-    """
-    config: dict[str, Value] = {stage_gene(stage, "depth"): len(blocks)}
-    config |= {stage_gene(stage, gene): value for gene, value in genes.items()}
-    for b, (kernel, expand) in enumerate(blocks, 1):
-        config |= {block_gene(stage, b, "kernel"): kernel, block_gene(stage, b, "expand"): expand}
-    return config
-
-
-def block_choices(stage: int, depths: tuple[int, ...], genes: Mapping[str, tuple[Value, ...]]) -> list[Choice]:
-    """``genes`` of every block of a stage; those of blocks beyond the stage's depth have no effect."""
-    choices = []
-    for b in range(1, max(depths) + 1):
-        deep_enough = tuple(d for d in depths if d >= b)
-        condition = None if deep_enough == depths else (stage_gene(stage, "depth"), deep_enough)
-        choices += [Choice(block_gene(stage, b, gene), values, condition) for gene, values in genes.items()]
-    return choices
 
 
 def shrunk(size: int, *strides: int) -> int:

@@ -226,7 +226,7 @@ def test_killed_in_training_search_and_compression_it_ends_with_the_same_front(f
     assert [p.parent.name for p in folder.glob("candidates/*/summary.json")] == ["c01"]
     untouched = (folder / "candidates" / "c01" / "summary.json").stat().st_mtime_ns
     assert rows_in(folder / "evaluations.db") == 12
-    small_run.run(folder, resume=True)
+    small_run.run(folder)
     assert (folder / "candidates" / "c01" / "summary.json").stat().st_mtime_ns == untouched
     for name in ("pareto.csv", "evaluations.csv"):
         assert (folder / name).read_text() == (finished / name).read_text()
@@ -244,11 +244,13 @@ def test_a_finished_run_does_nothing_again(copy, monkeypatch):
     for module, name in ((tables, "measure"), (search, "train_supernet"), (search, "search"), (candidates, "compress")):
         monkeypatch.setattr(module, name, lambda *a, name=name, **k: pytest.fail(f"{name} ran again"))
     before = {k: v for k, v in listing(copy).items() if k != "stages.json"}
-    table = small_run.run(copy, resume="auto")
+    table = small_run.run(copy)
     assert {k: v for k, v in listing(copy).items() if k != "stages.json"} == before
     assert len(table) == 4
     with pytest.raises(nas.BadInput, match=r"already holds a run; pass resume \(--resume\)"):
-        small_run.run(copy)
+        small_run.run(copy, resume=False)
+    with pytest.raises(nas.BadInput, match=r"was started with lr = 0.1, now it is 0.2;"):
+        small_run.run(copy, lr=0.2)
 
 
 def test_what_a_killed_process_had_half_written_goes(copy, monkeypatch):
@@ -288,8 +290,8 @@ def test_an_interrupt_says_how_to_go_on(finished, tmp_path, caplog):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        small_run.run(folder, resume=True, on_epoch=stop)
-    assert "resume=True goes on" in caplog.text
+        small_run.run(folder, on_epoch=stop)
+    assert "the same call goes on" in caplog.text
 
 
 def test_resume_reads_the_folders_own_settings_and_says_what_may_no_longer_change(copy):
@@ -531,6 +533,42 @@ def test_a_network_that_cannot_be_timed_or_bundled_costs_no_other_either(copy, m
     assert ": unknown operation" in caplog.text
     assert main(["quickstart", "--run-dir", str(copy), "--resume"]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def test_a_network_whose_timing_breaks_is_a_recorded_failure(copy, monkeypatch, caplog):
+    """After the runtime has taken it, in the last stage."""
+    without(copy, "final")
+    prepare, time = nas.runtimes.OnnxRuntime.prepare, nas.runtimes.OnnxRuntime.time
+    broken = []
+
+    def prepared(self, network, input_shape):
+        loaded = prepare(self, network, input_shape)
+        broken.extend([loaded] if (network.parent.name, network.name) == ("c02", "int8.onnx") else [])
+        return loaded
+
+    def timed(self, loaded, repeats):
+        if any(loaded is one for one in broken):
+            raise RuntimeError("the accelerator hangs")
+        return time(self, loaded, repeats)
+
+    monkeypatch.setattr(nas.runtimes.OnnxRuntime, "prepare", prepared)
+    monkeypatch.setattr(nas.runtimes.OnnxRuntime, "time", timed)
+    table = small_run.run(copy)
+    assert set(table["id"]) == {"c01", "c01p", "c02p"}
+    assert table["measured_int8_ms"].notna().all()
+    (failure,) = artefacts.read_failures(copy)
+    assert (failure.id, failure.error) == ("c02", "RuntimeError: the accelerator hangs")
+    assert failure.made_from == artefacts.read_candidate(copy / CANDIDATES / "c02p").made_from
+    assert list(listing(copy / CANDIDATES / "c02")) == ["failure.json"]
+    assert "c02 failed and is left out: RuntimeError: the accelerator hangs" in caplog.text
+    assert len(small_run.run(copy)) == 3  # finished: nothing is done again
+    without(copy, "final")
+    monkeypatch.setattr(
+        nas.runtimes.OnnxRuntime, "time", lambda *a: (_ for _ in ()).throw(OSError("the board is unplugged"))
+    )
+    with pytest.raises(OSError, match="unplugged"):  # no network is to blame for it
+        small_run.run(copy)
+    assert len(artefacts.read_failures(copy)) == 1
 
 
 # ---- settings that decide ----------------------------------------------------------------------------------------

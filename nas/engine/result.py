@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -102,6 +101,7 @@ class SearchResult:
         by = next((i for i, o in enumerate(self.objectives) if o.cheap), 0)
         return self[rows[np.argsort(self.values[rows, by], kind="stable")]]
 
+    @checked
     def column(self, objective: Objective) -> NDArray[np.float64]:
         """The values of one objective, ``(n,)``. Raises BadInput when the search did not have it."""
         names = [o.name for o in self.objectives]
@@ -114,6 +114,7 @@ class SearchResult:
             )
         return self.values[:, names.index(objective.name)]
 
+    @checked
     def best(self, objective: Objective, *constraints: Constraint) -> Archs:
         """The good architecture ``(genes,)`` with the best ``objective`` among those that meet ``constraints``.
 
@@ -167,7 +168,8 @@ class SearchResult:
         genes = pd.DataFrame(self.space.decode(self.archs), columns=[c.name for c in self.space.choices])
         return pd.concat([frame, genes], axis=1)
 
-    def plot(self, path: str | os.PathLike[str]) -> Path:
+    @checked
+    def plot(self, path: FilePath) -> Path:
         """A picture of the first two objectives: all good rows, and their own front as a step line.
 
         ``path``: the suffix says the format (.png, .svg, .pdf). Raises BadInput with fewer than two objectives.

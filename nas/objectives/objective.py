@@ -37,6 +37,7 @@ class ObjectiveRecord:
     identity: str = ""
     within: tuple[float, float] | None = None
 
+    @checked
     def cost(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """``values (n,)``, or of any shape, in the direction in which smaller is better; its own inverse.
 
@@ -89,21 +90,7 @@ class Objective(ObjectiveRecord):
 
     def __call__(self, archs: Archs) -> NDArray[np.float64]:
         """``(n,)``. Raises BadInput when ``fn`` returns another shape."""
-        return self.checked(self.fn(archs), len(archs))
-
-    def checked(self, returned: ArrayLike, n: int) -> NDArray[np.float64]:
-        """What ``fn`` returned for ``n`` architectures as ``(n,)`` floats. Raises BadInput when it is something else."""
-        try:
-            values = np.asarray(returned, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise BadInput(
-                f"objective {self.name} returned {type(returned).__name__}, expected {n} numbers, one per architecture"
-            ) from None
-        if values.shape != (n,):
-            raise BadInput(
-                f"objective {self.name} returned shape {values.shape}, expected ({n},): one value per architecture"
-            )
-        return values
+        return values_of(self.name, self.fn(archs), len(archs))
 
     @property
     def record(self) -> ObjectiveRecord:
@@ -139,6 +126,7 @@ class Constraint:
         # Python reads 1 <= x <= 2 as (1 <= x) and (x <= 2), which would silently drop the first bound
         raise BadInput(f"{self} is a constraint, not true or false; write two bounds as two constraints")
 
+    @checked
     def violation(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         """How far ``values (n,)`` miss the bound, relative to it where it is not 0; 0 where they meet it, NaN for NaN."""
         excess = values - self.bound if self.sense == "<=" else self.bound - values
@@ -192,6 +180,18 @@ class EnergyTable(Protocol):
     def fingerprint(self) -> str: ...
 
     def lookup_energy(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
+
+
+def values_of(name: str, returned: ArrayLike, n: int) -> NDArray[np.float64]:
+    """What an objective returned for ``n`` architectures as ``(n,)`` floats. Raises BadInput when it is something else."""
+    try:
+        values = np.asarray(returned, dtype=np.float64)
+        got = f"shape {values.shape}"
+    except (TypeError, ValueError):
+        values, got = np.empty((0, 0)), type(returned).__name__
+    if values.shape != (n,):
+        raise BadInput(f"objective {name} returned {got}, expected ({n},): one number per architecture")
+    return values
 
 
 def additive(

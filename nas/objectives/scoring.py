@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.objectives.objective import Objective
+from nas.objectives.objective import Objective, values_of
 from nas.space import Archs
 
 
@@ -29,7 +29,9 @@ def _column(objective: Objective, archs: Archs) -> tuple[NDArray[np.float64], ND
         returned = objective.fn(archs)
     except Exception as failure:  # whatever it was: the search goes on, and the ledger says what happened
         return _failed(objective, archs, failure)
-    values = objective.checked(returned, len(archs))  # a wrong shape is wrong for all: that does stop the search
+    values = values_of(
+        objective.name, returned, len(archs)
+    )  # a wrong shape is wrong for all: that does stop the search
     finite = np.isfinite(values)
     low, high = objective.within or (-np.inf, np.inf)
     fine = finite & (values >= low) & (values <= high)

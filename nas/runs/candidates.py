@@ -158,7 +158,8 @@ def _tried(run: Run, one: Todo, supernet: Supernet, teacher: nn.Module) -> Candi
     except NOT_ITS_OWN:
         raise
     except Exception as error:
-        _record(run, one, error)
+        text = run.space.describe(one.arch[None])[0]
+        record_failure(run, f"{one.name}{one.ending}", text, _made_from(run, one.arch), error)
         return None
     last = candidate.steps[-1]
     log.info(
@@ -168,16 +169,12 @@ def _tried(run: Run, one: Todo, supernet: Supernet, teacher: nn.Module) -> Candi
     return candidate
 
 
-def _record(run: Run, one: Todo, error: Exception) -> None:
+def record_failure(run: Run, name: str, architecture: str, made_from: MadeFrom, error: Exception) -> None:
     """Write ``failure.json``, alone in its folder. Of an error that is none of ours the log has the traceback, too."""
     known = isinstance(error, NasError)
-    folder = run.folder / CANDIDATES / f"{one.name}{one.ending}"
-    failure = Failure(
-        id=folder.name,
-        architecture=run.space.describe(one.arch[None])[0],
-        made_from=_made_from(run, one.arch),
-        error=first_line(error) if known else f"{type(error).__name__}: {first_line(error)}",
-    )
+    folder = run.folder / CANDIDATES / name
+    text = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+    failure = Failure(id=name, architecture=architecture, made_from=made_from, error=text)
     shutil.rmtree(folder, ignore_errors=True)
     write_record(folder / FAILURE, failure)
     log.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from nas.compression.int8_network import OnnxNetwork
 from nas.deploy.arena import FILE, MemoryModel
 from nas.errors import BadInput, NasError
 from nas.files import first_line, write_text
-from nas.measuring.timing import time_interleaved
+from nas.on_device.clock import in_turns
 from nas.pareto import non_dominated
 from nas.runs.artefacts import (
     CANDIDATES,
@@ -28,7 +29,7 @@ from nas.runs.artefacts import (
     read_candidates,
     read_final,
 )
-from nas.runs.candidates import NOT_ITS_OWN, bundle_candidate, deployed, load_candidate
+from nas.runs.candidates import NOT_ITS_OWN, bundle_candidate, deployed, load_candidate, record_failure
 from nas.runs.folder import Run, log
 from nas.runs.names import PRECISIONS, reads_onnx, runtimes_of
 from nas.runtimes import Runtime
@@ -54,8 +55,8 @@ def final_stage(run: Run) -> pd.DataFrame:
 
     Raises NasError when there is no candidate, since all have failed.
     """
-    candidates = deployed(run)
-    timed = _timed(run, candidates)
+    timed = _timed(run, deployed(run))
+    candidates = deployed(run)  # what could not be timed is none any more
     rows = [_row(run, candidate, timed[candidate.id]) for candidate in candidates]
     if run.settings.table is not None:
         target = LatencyTable.load(table_stem(run.folder, TARGET))
@@ -81,7 +82,10 @@ def with_front(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _timed(run: Run, candidates: Sequence[Candidate]) -> dict[str, dict[str, float]]:
-    """Median ms by candidate and precision, all networks in turns; NaN where the runtime lacks the precision or refuses."""
+    """Median ms by candidate and precision, all networks in turns; NaN where the runtime lacks the precision or refuses.
+
+    A candidate that cannot be timed although the runtime took it becomes a recorded failure.
+    """
     runtimes = runtimes_of(run.settings)
     if not all(reads_onnx(runtime) for runtime in runtimes.values()):
         log.info("%s times the deployed networks in a form of its own, with random weights", run.settings.runtime)
@@ -91,12 +95,18 @@ def _timed(run: Run, candidates: Sequence[Candidate]) -> dict[str, dict[str, flo
         for precision, runtime in runtimes.items()
         if (network := _prepared(run, candidate, precision, runtime)) is not None
     }
-    fewest, most = _ROUNDS
     first = next(iter(runtimes.values()))  # a runtime times what any of its kind has prepared
-    samples = time_interleaved(first, list(prepared.values()), min_rounds=fewest, max_rounds=most)
-    timed = {candidate.id: dict.fromkeys(_FILES, float("nan")) for candidate in candidates}
-    for (candidate_id, precision), ms in zip(prepared, samples, strict=True):
-        timed[candidate_id][precision] = float(np.median(ms))
+    samples = in_turns([partial(first.time, p) for p in prepared.values()], rounds=_ROUNDS)
+    by_id = {candidate.id: candidate for candidate in candidates}
+    timed = {name: dict.fromkeys(_FILES, float("nan")) for name in by_id}
+    for (name, precision), ms in zip(prepared, samples, strict=True):
+        if isinstance(ms, NOT_ITS_OWN):
+            raise ms
+        if isinstance(ms, Exception):
+            candidate = by_id[name]
+            record_failure(run, name, candidate.architecture, candidate.made_from, ms)
+        else:
+            timed[name][precision] = float(np.median(ms))
     return timed
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from nas.checks import Batch, Seed, checked
+from nas.checks import Batch, Count, Seed, checked
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.objectives.predictor import Hyperparameters, Predictor
@@ -62,7 +62,8 @@ class Guided:
         self._all = _everything(space) if combinations <= _ENUMERABLE else None
         self.reset(seed)
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         self.seed = seed
         self._rng = np.random.default_rng(seed)
@@ -77,6 +78,7 @@ class Guided:
     def known(self) -> int:
         return len(self._completed)
 
+    @checked
     def tell(self, archs: Archs, costs: Costs, violation: NDArray[np.float64]) -> None:
         """Take in results ``costs (n, k)``, ``violation (n,)``. Failed rows (NaN) are not proposed again.
 
@@ -88,7 +90,8 @@ class Guided:
             self._completed[arch.tobytes()] = (cost, float(missed))
             self._under_way.pop(arch.tobytes(), None)
 
-    def ask(self, n: int) -> Archs:
+    @checked
+    def ask(self, n: Count) -> Archs:
         """Up to ``n`` new architectures: random ones until ``initial`` results are there."""
         archs, costs, violation = self._results()
         if len(archs) < self.initial or not (violation <= 0).any():

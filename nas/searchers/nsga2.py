@@ -8,7 +8,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from nas.checks import Probability, Seed, checked
+from nas.checks import Count, Probability, Seed, checked
 from nas.pareto import crowding_by_front, rank
 from nas.searchers.seen import LAST, NeverTwice, Results, Seen
 from nas.space import Archs, SearchSpace, is_ordered
@@ -46,7 +46,8 @@ class NSGA2(NeverTwice):
         self._steps = bool(self._ordered.any())
         self.reset(seed)
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         super().reset(seed)
         self._completed = Seen()
@@ -55,7 +56,8 @@ class NSGA2(NeverTwice):
         self._asked = 0
         self._fresh = 1.0  # share of the last proposals that were new
 
-    def ask(self, n: int) -> Archs:
+    @checked
+    def ask(self, n: Count) -> Archs:
         """Up to ``n`` new architectures: random ones until a population has been asked for, children from then on."""
         chosen: list[Archs] = []
         missing = n
@@ -77,6 +79,7 @@ class NSGA2(NeverTwice):
                 break
         return np.concatenate(chosen)
 
+    @checked
     def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
         """Take in results ``costs (n, k)``, ``violation (n,)`` and keep the best ``population`` of all.
 

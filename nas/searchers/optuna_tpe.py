@@ -12,7 +12,7 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from nas.checks import Seed, checked
+from nas.checks import Count, Seed, checked
 from nas.errors import BadInput
 from nas.searchers.searcher import text_of
 from nas.space import Archs, Choice, SearchSpace, is_ordered
@@ -45,7 +45,8 @@ class OptunaSearch:
         self._distributions = {c.name: _of_index(c) for c in space.choices}
         self.reset(seed)
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         self.seed = seed
         self._rng = np.random.default_rng(seed)
@@ -62,7 +63,8 @@ class OptunaSearch:
     def known(self) -> int:
         return len(self._completed)
 
-    def ask(self, n: int) -> Archs:
+    @checked
+    def ask(self, n: Count) -> Archs:
         """Up to ``n`` new architectures; random ones before the first results, fewer when the space is exhausted."""
         n = min(n, self.space.size - len(self._completed) - len(self._under_way))
         chosen: list[NDArray[np.uint8]] = []
@@ -88,6 +90,7 @@ class OptunaSearch:
                     chosen.append(row)
         return np.array(chosen, dtype=np.uint8).reshape(-1, self.space.genes)
 
+    @checked
     def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
         """Take in results ``costs (n, k)``; what is NaN makes a failed trial.
 

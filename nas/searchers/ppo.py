@@ -61,7 +61,8 @@ class PolicySearch(NeverTwice):
         self.learning_rate, self.entropy, self.rollout = learning_rate, entropy, rollout
         self.reset(seed)
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         super().reset(seed)
         self._aims: dict[bytes, Floats] = {}
@@ -71,7 +72,8 @@ class PolicySearch(NeverTwice):
         self._baseline: float | None = None
         self._results = 0
 
-    def ask(self, n: int) -> Archs:
+    @checked
+    def ask(self, n: Count) -> Archs:
         """Up to ``n`` new architectures: uniform ones before the first result, rollouts of the policy from then on."""
         chosen: list[Archs] = []
         missing = n
@@ -89,6 +91,7 @@ class PolicySearch(NeverTwice):
                 break
         return np.concatenate(chosen)
 
+    @checked
     def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results ``costs (n, k)``; every ``rollout`` of them the policy is updated.
 

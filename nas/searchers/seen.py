@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nas.checks import Seed, checked
 from nas.searchers.searcher import text_of
 from nas.space import Archs, SearchSpace, keys
 
@@ -60,7 +61,8 @@ class NeverTwice:
 
     space: SearchSpace
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         self.seed = seed
         self._rng = np.random.default_rng(seed)

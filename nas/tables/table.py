@@ -121,16 +121,19 @@ class LatencyTable:
         """Block key -> position in ``rows``."""
         return {key: i for i, key in enumerate(self.rows["block"])}
 
+    @checked
     def missing(self, blocks: Sequence[Block]) -> list[Block]:
         """Those of ``blocks`` that the table lacks."""
         return [b for b in blocks if b.key not in self.row_of]
 
+    @checked
     def lookup(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
         """``(blocks,)`` ms inside a network. Raises MissingBlocks, naming them."""
         if missing := self.missing(blocks):
             raise MissingBlocks(self.name, [b.key for b in missing])
         return self.effective_ms[[self.row_of[b.key] for b in blocks]]
 
+    @checked
     def lookup_energy(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
         """``(blocks,)`` mJ each. Raises BadInput when the table has no column ``energy_mj``, MissingBlocks as ``lookup``."""
         self.lookup(blocks)
@@ -138,6 +141,7 @@ class LatencyTable:
             raise BadInput(f"table {self.name} has no energy of its blocks (a column energy_mj)")
         return self.rows["energy_mj"].to_numpy(float)[[self.row_of[b.key] for b in blocks]]
 
+    @checked
     def spread(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
         """``(blocks,)`` standard deviations in ms of one block's timings, from their 10th and 90th percentiles."""
         self.lookup(blocks)
@@ -151,10 +155,12 @@ class LatencyTable:
             raise BadInput(f"table {self.name} has no validation, so nothing is known of its error on whole networks")
         return self.validation.mape * (np.pi / 2) ** 0.5  # normal: from the mean absolute error
 
+    @checked
     def predict(self, network: Sequence[Block]) -> float:
         """Milliseconds of one network, given as its blocks."""
         return float(self.lookup(network).sum()) + self.fixed_ms
 
+    @checked
     def check_space(self, space: SearchSpace) -> None:
         """Raises BadInput when the table lacks blocks of ``space``."""
         missing = self.missing(space.blocks)
@@ -173,7 +179,8 @@ class LatencyTable:
         digest.update(self.rows[columns].to_csv(index=False, float_format="%.6g").encode())
         return digest.hexdigest()[:16]
 
-    def save(self, stem: str | os.PathLike[str]) -> Path:
+    @checked
+    def save(self, stem: FilePath) -> Path:
         """Write ``<stem>.csv`` and ``<stem>.json``, each atomically; returns the csv's path.
 
         Raises BadInput where they cannot be written.
