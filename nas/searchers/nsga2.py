@@ -130,7 +130,7 @@ class NSGA2(NeverTwice):
         rng, sizes, active = self._rng, self.space.sizes, self.space.active(archs)
         free = active & (sizes > 1)
         changed = free & (rng.random(archs.shape) < rate)
-        untouched = (free.any(axis=1) & ~changed.any(axis=1)).nonzero()[0]
+        untouched = np.flatnonzero(free.any(axis=1) & ~changed.any(axis=1))
         forced = (rng.random((len(untouched), archs.shape[1])) * free[untouched]).argmax(axis=1)
         changed[untouched, forced] = True
         rows, genes = changed.nonzero()
