@@ -26,6 +26,7 @@ from nas.checks import CountOrNone, Finite, Probability, checked, shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 Value = int | float | str | bool
 
 _CHUNK = 4096  # architectures scored at a time: index and value buffers stay in the second-level cache
@@ -112,7 +113,7 @@ class SearchSpace:
         choices: Sequence[Choice],
         slots: Sequence[Slot],
         *,
-        features: Callable[[Archs], NDArray[np.float64]] | None = None,
+        features: Callable[[Archs], Floats] | None = None,
     ) -> None:
         self.name = name
         self.features = features
@@ -323,14 +324,14 @@ class SearchSpace:
     @checked
     def scorer(
         self, per_block: ArrayLike, *, fixed: Finite = 0.0, combine: np.ufunc = np.add
-    ) -> Callable[[ArrayLike], NDArray[np.float64]]:
+    ) -> Callable[[ArrayLike], Floats]:
         """A function ``archs (n, genes) -> (n,)`` that adds up ``per_block`` (blocks,) over each network.
 
         ``fixed`` is added once. ``combine=np.maximum`` takes the largest value instead of the sum.
         """
         tables = self._slot_values(per_block)
 
-        def score(archs: ArrayLike) -> NDArray[np.float64]:
+        def score(archs: ArrayLike) -> Floats:
             checked = self.check(archs)
             out = np.full(len(checked), float(fixed))
             partial = np.empty(_CHUNK)
@@ -364,9 +365,7 @@ class SearchSpace:
         return Extremes(float(score(low)[0]), float(score(high)[0]), low[0], high[0])
 
     @checked
-    def slot_sums(
-        self, per_block: NDArray[np.float64]
-    ) -> list[tuple[tuple[int, ...], dict[tuple[int, ...], NDArray[np.float64]]]]:
+    def slot_sums(self, per_block: Floats) -> list[tuple[tuple[int, ...], dict[tuple[int, ...], Floats]]]:
         """Per slot its genes, and for every combination of their values what the block there adds, ``(1, k)``.
 
         ``per_block (k, blocks)``: k quantities.
@@ -380,7 +379,7 @@ class SearchSpace:
         return result
 
     @checked
-    def per_block(self, quantity: Callable[[Block], float]) -> NDArray[np.float64]:
+    def per_block(self, quantity: Callable[[Block], float]) -> Floats:
         """``quantity`` of every block of the vocabulary, ``(blocks,)``."""
         return np.array([quantity(block) for block in self.blocks], dtype=np.float64)
 
@@ -390,7 +389,7 @@ class SearchSpace:
         # one small matrix product turns all genes into all slots' table indices: (slots, n), exact in float32
         return np.matmul(self._radix, archs.T.astype(np.float32)).astype(np.intp)
 
-    def _slot_values(self, per_block: ArrayLike) -> list[NDArray[np.float64]]:
+    def _slot_values(self, per_block: ArrayLike) -> list[Floats]:
         self._check_slots()
         vector = np.asarray(per_block, dtype=np.float64)
         if vector.shape != (len(self.blocks),):
@@ -399,7 +398,7 @@ class SearchSpace:
         return [padded[ids] for ids in self._slot_ids]
 
     def _eliminate(
-        self, tables: list[tuple[tuple[int, ...], NDArray[np.float64]]], combine: np.ufunc, pick: Callable[..., Any]
+        self, tables: list[tuple[tuple[int, ...], Floats]], combine: np.ufunc, pick: Callable[..., Any]
     ) -> Archs:
         factors = list(tables)
         steps: list[tuple[int, tuple[int, ...], NDArray[np.intp]]] = []
@@ -534,7 +533,7 @@ def is_ordered(choice: Choice) -> bool:
     return all(rising) or not any(rising)
 
 
-def _spread(table: NDArray[np.float64], genes: tuple[int, ...], scope: tuple[int, ...]) -> NDArray[np.float64]:
+def _spread(table: Floats, genes: tuple[int, ...], scope: tuple[int, ...]) -> Floats:
     """``table`` with its axes moved into the order of ``scope``, length 1 where a gene is absent."""
     order = sorted(range(len(genes)), key=lambda i: scope.index(genes[i]))
     moved = table.transpose(order)

@@ -22,7 +22,7 @@ from nas.deploy.to_onnx import export_onnx
 from nas.device import Device
 from nas.errors import BadInput
 from nas.modules import build, describe
-from nas.objectives.predictor_file import ofa_predictor
+from experiments.benchmarks.ofa_predictor import ofa_predictor
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
 from nas.space import Choice, SearchSpace
 from nas.supernet import Supernet

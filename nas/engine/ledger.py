@@ -19,7 +19,7 @@ from nas.engine.problem import space_text
 from nas.errors import BadInput
 from nas.files import first_line
 from nas.objectives.objective import ObjectiveRecord
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 LEDGER = "evaluations.db"
 """Its name in a run folder."""
@@ -204,8 +204,8 @@ class Columns(TypedDict):
     """``archs (n, genes)``, ``values (n, names)``, ``violation (n,)`` and ``error (n,)`` of entries."""
 
     archs: Archs
-    values: NDArray[np.float64]
-    violation: NDArray[np.float64]
+    values: Floats
+    violation: Floats
     error: NDArray[np.object_]
 
 

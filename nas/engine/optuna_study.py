@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from sqlalchemy.exc import SQLAlchemyError  # Optuna brings it
 
 from nas.checks import FilePath, Text, checked
 from nas.engine.result import SearchResult
 from nas.errors import BadInput
 from nas.searchers.optuna_tpe import VIOLATION, quiet
+from nas.space import Floats
 
 
 @checked
@@ -77,7 +77,7 @@ def _write(result: SearchResult, path: Path, name: str) -> None:
 def _finished(
     params: dict[str, Any],
     distributions: dict[str, Any],
-    values: NDArray[np.float64],
+    values: Floats,
     constraints: dict[str, float],
     error: str = "",
 ) -> Any:

@@ -17,7 +17,7 @@ from nas.objectives.objective import Constraint
 from nas.objectives.scoring import score
 from nas.searchers.searcher import Searcher
 from nas.searchers.seen import Seen
-from nas.space import Archs
+from nas.space import Archs, Floats
 
 MAX_IDLE_ASKS = 50
 """Asks in a row without a new candidate that may be evaluated, after which a search stops."""
@@ -33,8 +33,8 @@ class Batch:
     """
 
     archs: Archs
-    values: NDArray[np.float64]
-    violation: NDArray[np.float64]
+    values: Floats
+    violation: Floats
     error: NDArray[np.object_]
     ask: int = 0
 
@@ -142,7 +142,5 @@ class Proposals:
         return text
 
 
-def _violation(
-    constraints: Sequence[Constraint], values: Mapping[str, NDArray[np.float64]], n: int
-) -> NDArray[np.float64]:
+def _violation(constraints: Sequence[Constraint], values: Mapping[str, Floats], n: int) -> Floats:
     return sum((c.violation(values[c.objective.name]) for c in constraints), start=np.zeros(n))

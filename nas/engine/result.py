@@ -16,7 +16,7 @@ from nas.engine.ledger import LEDGER, columns, read
 from nas.errors import BadInput, Infeasible
 from nas.objectives.objective import Constraint, Objective, ObjectiveRecord
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 
 @checked
@@ -32,8 +32,8 @@ class SearchResult:
     space: SearchSpace
     objectives: tuple[Objective, ...]
     archs: Archs
-    values: NDArray[np.float64]
-    violation: NDArray[np.float64]
+    values: Floats
+    violation: Floats
     error: NDArray[np.object_]
     stopped: str = ""
     _reference: tuple[float, ...] | None = field(default=None, repr=False)
@@ -82,7 +82,7 @@ class SearchResult:
         return (self.violation <= 0) & (self.error == "") & np.isfinite(self.values).all(axis=1)
 
     @property
-    def costs(self) -> NDArray[np.float64]:
+    def costs(self) -> Floats:
         """``values`` with the sign that makes smaller better; NaN for rows that are not good."""
         costs = np.column_stack([o.cost(self.values[:, i]) for i, o in enumerate(self.objectives)])
         return np.where(self.good[:, None], costs, np.nan)
@@ -102,7 +102,7 @@ class SearchResult:
         return self[rows[np.argsort(self.values[rows, by], kind="stable")]]
 
     @checked
-    def column(self, objective: Objective) -> NDArray[np.float64]:
+    def column(self, objective: Objective) -> Floats:
         """The values of one objective, ``(n,)``. Raises BadInput when the search did not have it."""
         names = [o.name for o in self.objectives]
         if objective.name not in names:
@@ -134,7 +134,7 @@ class SearchResult:
         return self.archs[np.where(rows, objective.cost(self.column(objective)), np.inf).argmin()]
 
     @property
-    def reference(self) -> NDArray[np.float64]:
+    def reference(self) -> Floats:
         """Default reference point, as costs ``(k,)``: the worst of all good rows plus a tenth of their range."""
         if self._reference is not None:
             return np.array(self._reference)
@@ -149,7 +149,7 @@ class SearchResult:
         costs = self.costs[self.good]
         return hypervolume(costs, self.reference if reference is None else reference) if len(costs) else 0.0
 
-    def hypervolume_history(self, reference: ArrayLike | None = None) -> NDArray[np.float64]:
+    def hypervolume_history(self, reference: ArrayLike | None = None) -> Floats:
         """Hypervolume after each evaluation, ``(n,)``."""
         return hypervolume_history(self.costs, self.reference if reference is None else reference)
 

@@ -38,11 +38,7 @@ from nas.space import Archs, SearchSpace
 from nas.tables.table import LatencyTable
 
 Tool = Literal["onnxruntime", "trtexec", "benchmark_model"]
-PRECISIONS = {
-    "onnxruntime": ("fp32", "int8"),
-    "trtexec": ("fp32", "fp16", "int8"),
-    "benchmark_model": ("fp32", "int8"),
-}
+PRECISIONS = {"onnxruntime": ("fp32", "int8"), "trtexec": ("fp32", "fp16", "int8"), "benchmark_model": ("fp32", "int8")}
 RUNTIME = {"onnxruntime": "onnxruntime", "trtexec": "tensorrt", "benchmark_model": "litert"}
 """What a tool's table calls its runtime."""
 RUN = '''#!/usr/bin/env python3

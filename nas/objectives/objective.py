@@ -10,12 +10,12 @@ from typing import Annotated, Protocol
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nas.blocks import Block
 from nas.checks import Finite, checked, shown
 from nas.errors import BadInput, Infeasible
-from nas.space import Archs, Extremes, SearchSpace
+from nas.space import Archs, Extremes, Floats, SearchSpace
 
 Bytes = Annotated[int, Meta(ge=1, le=16)]
 """Of one number."""
@@ -38,7 +38,7 @@ class ObjectiveRecord:
     within: tuple[float, float] | None = None
 
     @checked
-    def cost(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def cost(self, values: Floats) -> Floats:
         """``values (n,)``, or of any shape, in the direction in which smaller is better; its own inverse.
 
         The sign of an objective is flipped here and nowhere else.
@@ -58,7 +58,7 @@ class Objective(ObjectiveRecord):
 
     fn: Callable[[Archs], ArrayLike] = field(repr=False)
     extremes: Extremes | None = field(default=None, compare=False)  # arrays: no hash, no plain equality
-    per_block: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+    per_block: Floats | None = field(default=None, repr=False, compare=False)
     parts: tuple[Objective, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -88,7 +88,7 @@ class Objective(ObjectiveRecord):
         where = f"{getattr(given, '__module__', '')}.{getattr(given, '__qualname__', name)}"
         return Objective(name=name, fn=given, cheap=False, identity=f"function {where}")
 
-    def __call__(self, archs: Archs) -> NDArray[np.float64]:
+    def __call__(self, archs: Archs) -> Floats:
         """``(n,)``. Raises BadInput when ``fn`` returns another shape."""
         return values_of(self.name, self.fn(archs), len(archs))
 
@@ -127,7 +127,7 @@ class Constraint:
         raise BadInput(f"{self} is a constraint, not true or false; write two bounds as two constraints")
 
     @checked
-    def violation(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def violation(self, values: Floats) -> Floats:
         """How far ``values (n,)`` miss the bound, relative to it where it is not 0; 0 where they meet it, NaN for NaN."""
         excess = values - self.bound if self.sense == "<=" else self.bound - values
         return np.maximum(excess, 0) / (abs(self.bound) or 1.0)
@@ -168,9 +168,9 @@ class Table(Protocol):
     @property
     def relative_error(self) -> float: ...
 
-    def lookup(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
+    def lookup(self, blocks: Sequence[Block]) -> Floats: ...
 
-    def spread(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
+    def spread(self, blocks: Sequence[Block]) -> Floats: ...
 
 
 class EnergyTable(Protocol):
@@ -179,10 +179,10 @@ class EnergyTable(Protocol):
     @property
     def fingerprint(self) -> str: ...
 
-    def lookup_energy(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
+    def lookup_energy(self, blocks: Sequence[Block]) -> Floats: ...
 
 
-def values_of(name: str, returned: ArrayLike, n: int) -> NDArray[np.float64]:
+def values_of(name: str, returned: ArrayLike, n: int) -> Floats:
     """What an objective returned for ``n`` architectures as ``(n,)`` floats. Raises BadInput when it is something else."""
     try:
         values = np.asarray(returned, dtype=np.float64)
@@ -256,7 +256,7 @@ def latency(
     variance = additive(space, f"{name}_variance", table.spread(space.blocks) ** 2, unit="ms^2")
     relative = table.relative_error
 
-    def bounded(archs: Archs) -> NDArray[np.float64]:
+    def bounded(archs: Archs) -> Floats:
         mean = expected(archs)
         return mean + deviations * np.sqrt(variance(archs) + (relative * mean) ** 2)
 

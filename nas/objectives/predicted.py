@@ -13,7 +13,7 @@ from nas.checks import checked
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.objectives.predictor import Predictor
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 
 class Evaluated(Protocol):
@@ -28,7 +28,7 @@ class Evaluated(Protocol):
     @property
     def good(self) -> NDArray[np.bool_]: ...
 
-    def column(self, objective: Objective) -> NDArray[np.float64]: ...
+    def column(self, objective: Objective) -> Floats: ...
 
 
 Examples = Annotated[int, Meta(ge=20, le=100_000)]

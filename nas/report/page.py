@@ -259,10 +259,7 @@ def _training(c: Contents) -> Section:
         if f"accuracy_{name}" in t:
             known = t[t[f"accuracy_{name}"].notna()]
             xs, ys = list(known["epoch"]), list(known[f"accuracy_{name}"] * 100)
-            layers += [
-                Line(xs=xs, ys=ys, css=css),
-                Points(xs=xs, ys=ys, css=css, radius=3, legend=f"{name} subnet"),
-            ]
+            layers += [Line(xs=xs, ys=ys, css=css), Points(xs=xs, ys=ys, css=css, radius=3, legend=f"{name} subnet")]
     if any(len(layer.xs) for layer in layers):
         charts.append(Chart(x_label="epoch", y_label="validation accuracy (%)", layers=layers, title="accuracy"))
     note = "All subnets share these weights. Largest and smallest should end close to each other, and level."

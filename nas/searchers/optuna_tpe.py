@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nas.checks import Count, Seed, checked
 from nas.errors import BadInput
 from nas.searchers.searcher import text_of
-from nas.space import Archs, Choice, SearchSpace, is_ordered
+from nas.space import Archs, Choice, Floats, SearchSpace, is_ordered
 
 _PATIENCE = 5  # proposals of the sampler per architecture wanted, and 20 more; then random ones
 _TRIES = 20  # rounds of random proposals per ask
@@ -34,11 +34,7 @@ class OptunaSearch:
 
     @checked
     def __init__(
-        self,
-        space: SearchSpace,
-        sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None,
-        *,
-        seed: Seed = 0,
+        self, space: SearchSpace, sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None, *, seed: Seed = 0
     ) -> None:
         self.space = space
         self._make = _tpe if sampler is None else sampler
@@ -55,7 +51,7 @@ class OptunaSearch:
         self.settings = {k: v for k, v in vars(self._sampler).items() if isinstance(v, int | float | str)}
         self._study: optuna.Study | None = None  # how many objectives it has is known with the first results
         self._under_way: dict[bytes, list[optuna.Trial]] = {}
-        self._completed: dict[bytes, tuple[NDArray[np.float64], float]] = {}
+        self._completed: dict[bytes, tuple[Floats, float]] = {}
 
     __repr__ = text_of
 
@@ -91,7 +87,7 @@ class OptunaSearch:
         return np.array(chosen, dtype=np.uint8).reshape(-1, self.space.genes)
 
     @checked
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results ``costs (n, k)``; what is NaN makes a failed trial.
 
         Unless it violates a constraint: then costs do not count, and the worst ones known stand in for missing ones.
@@ -137,7 +133,7 @@ class OptunaSearch:
             _ = trial.relative_params  # looking makes the trial a member of the generation; others are never parents
         return trial
 
-    def _close(self, trial: optuna.Trial, cost: NDArray[np.float64], missed: float) -> None:
+    def _close(self, trial: optuna.Trial, cost: Floats, missed: float) -> None:
         assert self._study is not None
         trial.set_constraint(VIOLATION, missed)
         fine = bool(np.isfinite(cost).all())

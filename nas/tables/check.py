@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from nas.device import cpu_name
 from nas.errors import BadInput
-from nas.space import SearchSpace
+from nas.space import Floats, SearchSpace
 from nas.tables.check_pairs import beside
-from nas.tables.features import Array, field, live, macs, make, size_names, weights
+from nas.tables.features import field, live, macs, make, size_names, weights
 from nas.tables.finding import FEWEST, SAME, Finding, device_class, digits, error, warning
 from nas.tables.table import LatencyTable, saved_checksum
 
@@ -248,7 +248,7 @@ def _limits(table: LatencyTable, kind: str) -> tuple[float, float, float]:
     return slowest, fastest, shortest
 
 
-def _among_neighbours(at: Array, values: Array) -> Array:
+def _among_neighbours(at: Floats, values: Floats) -> Floats:
     """``(n,)``: the median of ``values`` among the 8 nearest other rows of ``at (n, d)``."""
     k = 8
     if len(at) <= k:
