@@ -123,7 +123,7 @@ class SearchSpace:
         self._check_choices()
         self.sizes: NDArray[np.int64] = np.array([len(c.values) for c in self.choices])
         self._conditions = tuple(self._condition(c) for c in self.choices)
-        self._genes = tuple(tuple(self._gene(name, slot) for name in slot.genes) for slot in self.slots)
+        self._genes = tuple(tuple(self._position[name] for name in slot.genes) for slot in self.slots)
         self.blocks, self._slot_ids = self._expand()
         self._radix = self._mixed_radix()
         self._check_chain()
@@ -489,11 +489,6 @@ class SearchSpace:
             levels.append((genes, np.array([parent for parent, _ in conditions]), allowed))
         return levels
 
-    def _gene(self, name: str, slot: Slot) -> int:
-        if name not in self._position:
-            raise BadInput(f"slot {slot.name} names the choice {name!r}, which {self.name} does not have")
-        return self._position[name]
-
     def _condition(self, choice: Choice) -> tuple[int, NDArray[np.bool_]] | None:
         if choice.only_if is None:
             return None
@@ -503,6 +498,9 @@ class SearchSpace:
     def _check_choices(self) -> None:
         if len(self._position) != len(self.choices):
             raise BadInput(f"{self.name}: two choices have the same name")
+        for slot in self.slots:
+            if unknown := [name for name in slot.genes if name not in self._position]:
+                raise BadInput(f"slot {slot.name} names the choice {unknown[0]!r}, which {self.name} does not have")
         for i, choice in enumerate(self.choices):
             if choice.only_if and self._position.get(choice.only_if[0], i) >= i:
                 raise BadInput(

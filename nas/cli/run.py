@@ -51,7 +51,7 @@ def add_compress(sub: argparse.ArgumentParser) -> None:
 
 
 def add_export(sub: argparse.ArgumentParser) -> None:
-    _add_folder(sub)
+    add_flag(sub, "run_dir", RunDir)
     add_flag(sub, "candidate", Annotated[Text, "its id in the final table, such as c03"])
     from nas.deploy import names as formats
 
@@ -61,7 +61,7 @@ def add_export(sub: argparse.ArgumentParser) -> None:
 
 
 def add_report(sub: argparse.ArgumentParser) -> None:
-    _add_folder(sub)
+    add_flag(sub, "run_dir", RunDir)
 
 
 def _add_folder(sub: argparse.ArgumentParser, *default: str) -> None:

@@ -12,11 +12,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nas.checks import FilePath, checked
-from nas.engine.ledger import LEDGER, columns, read
+from nas.engine.ledger import LEDGER, Batch, read
 from nas.errors import BadInput, Infeasible
 from nas.objectives.objective import Constraint, Objective, ObjectiveRecord
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.space import Archs, Floats, SearchSpace
+
+_COLUMNS = ("archs", "values", "violation", "error")
 
 
 @checked
@@ -54,8 +56,8 @@ class SearchResult:
             there, now = (", ".join(f"{o.name} ({o.identity})" for o in side) for side in (identity.objectives, given))
             raise BadInput(f"{path} is a search for {there}; got {now}")
         stopped = stopped or f"not finished: {len(entries)} evaluations so far"
-        found = columns(entries, space, [o.name for o in made])
-        return SearchResult(space=space, objectives=made, stopped=stopped, **found)
+        found = vars(Batch.of(entries, space, [o.name for o in made]))
+        return SearchResult(space=space, objectives=made, stopped=stopped, **{k: found[k] for k in _COLUMNS})
 
     def __len__(self) -> int:
         return len(self.archs)
@@ -67,14 +69,7 @@ class SearchResult:
 
     def __getitem__(self, rows: int | slice | NDArray[np.bool_] | NDArray[np.int64]) -> SearchResult:
         rows = np.atleast_1d(np.arange(len(self))[rows])
-        return replace(
-            self,
-            archs=self.archs[rows],
-            values=self.values[rows],
-            violation=self.violation[rows],
-            error=self.error[rows],
-            _reference=tuple(self.reference),
-        )
+        return replace(self, **{k: getattr(self, k)[rows] for k in _COLUMNS}, _reference=tuple(self.reference))
 
     @property
     def good(self) -> NDArray[np.bool_]:

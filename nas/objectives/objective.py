@@ -17,8 +17,7 @@ from nas.checks import Finite, checked, shown
 from nas.errors import BadInput, Infeasible
 from nas.space import Archs, Extremes, Floats, SearchSpace
 
-Bytes = Annotated[int, Meta(ge=1, le=16)]
-"""Of one number."""
+BytesEach = Annotated[int, Meta(ge=1, le=16)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +153,7 @@ class Constraint:
 
 
 class Table(Protocol):
-    """What ``latency`` needs of a latency table: ``lookup`` and ``spread``, ms of blocks and their deviation, ``(n,)``."""
+    """What is needed of a latency table: ms of blocks, their deviation, and for ``energy`` their mJ, ``(n,)`` each."""
 
     @property
     def fixed_ms(self) -> float: ...
@@ -171,13 +170,6 @@ class Table(Protocol):
     def lookup(self, blocks: Sequence[Block]) -> Floats: ...
 
     def spread(self, blocks: Sequence[Block]) -> Floats: ...
-
-
-class EnergyTable(Protocol):
-    """What ``energy`` needs of a table: ``lookup_energy``, mJ of each block ``(n,)``."""
-
-    @property
-    def fingerprint(self) -> str: ...
 
     def lookup_energy(self, blocks: Sequence[Block]) -> Floats: ...
 
@@ -270,7 +262,7 @@ def latency(
 
 
 @checked
-def energy(space: SearchSpace, table: EnergyTable, *, name: str = "energy_mj") -> Objective:
+def energy(space: SearchSpace, table: Table, *, name: str = "energy_mj") -> Objective:
     """Energy per image in mJ, predicted as the sum of a table's blocks (``nas.measure(..., meter=)`` makes such tables).
 
     Raises MissingBlocks or BadInput when the table does not know it for every block of ``space``.
@@ -292,14 +284,14 @@ def params(space: SearchSpace) -> Objective:
 
 
 @checked
-def peak_memory(space: SearchSpace, *, bytes_per_element: Bytes = 1) -> Objective:
+def peak_memory(space: SearchSpace, *, bytes_per_element: BytesEach = 1) -> Objective:
     """Most bytes of activations alive at once, block by block (1 byte per element for int8, 4 for fp32)."""
     per_block = bytes_per_element * space.per_block(lambda b: b.live_elements)
     return additive(space, "peak_memory", per_block, unit="bytes", combine=np.maximum)
 
 
 @checked
-def flash(space: SearchSpace, *, bytes_per_weight: Bytes = 1) -> Objective:
+def flash(space: SearchSpace, *, bytes_per_weight: BytesEach = 1) -> Objective:
     """Bytes of weights stored on the device, batch norm folded (1 byte each for int8, 4 for fp32)."""
     per_block = bytes_per_weight * space.per_block(lambda b: b.weights)
     return additive(space, "flash", per_block, unit="bytes")

@@ -1,6 +1,6 @@
 """What ``run.py`` does: time what ``results.jsonl`` lacks, a line for each finished model, and go on when run again."""
 
-# ruff: noqa: UP006, UP035 - Python 3.8
+# ruff: noqa: UP035 - Python 3.8
 from __future__ import annotations
 
 import argparse
@@ -11,15 +11,14 @@ import os
 import shutil
 import signal
 import sys
-from typing import Any, Dict, Iterator, Sequence
+from typing import Iterator, Sequence
 
 from .campaign import Campaign
+from .device import Json
 from .outputs import Broken, Problem
 from .results import Log, load_manifest
 from .tools import TOOLS, Tool
 from .worker import worker
-
-Json = Dict[str, Any]
 
 
 def main(folder: str, argv: Sequence[str] | None = None) -> int:
