@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from nas.runs.folder import Run
 
 
-# ---- flags -----------------------------------------------------------------------------------------------------
-
-
 def add_quickstart(sub: argparse.ArgumentParser) -> None:
     _add_folder(sub, "runs/quickstart")
     _add_inputs(sub)
@@ -73,9 +70,6 @@ def _add_folder(sub: argparse.ArgumentParser, *default: str) -> None:
 def _add_inputs(sub: argparse.ArgumentParser) -> None:
     add_flags(sub, names.images, "data", "test_data", "size", "channels", "skip_bad")
     add_flags(sub, names.space, "space")
-
-
-# ---- commands --------------------------------------------------------------------------------------------------
 
 
 def run_quickstart(args: argparse.Namespace) -> None:
@@ -150,9 +144,6 @@ def run_report(args: argparse.Namespace) -> None:
 
     folder = folder_of(args.run_dir)
     print((write_sweep_report if (folder / "sweep.json").exists() else write_report)(folder))
-
-
-# ---- the run of a folder ---------------------------------------------------------------------------------------
 
 
 def _run(args: argparse.Namespace) -> Run:

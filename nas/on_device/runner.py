@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 import signal
@@ -14,7 +13,7 @@ import sys
 from typing import Iterator, Sequence
 
 from .campaign import Campaign
-from .device import Json
+from .device import Json, digest
 from .outputs import Broken, Problem
 from .results import Log, load_manifest
 from .tools import TOOLS, Tool
@@ -114,8 +113,7 @@ def check_folder(folder: str, manifest: Json) -> None:
 
 def is_whole(folder: str, model: Json) -> bool:
     try:
-        with open(os.path.join(folder, model["file"]), "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest() == model["sha256"]
+        return digest(os.path.join(folder, model["file"])) == model["sha256"]
     except OSError:
         return False
 

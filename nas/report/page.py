@@ -40,9 +40,6 @@ def write_report(run_dir: FilePath) -> Path:
     return write_page(contents.folder / REPORT, title, sections)
 
 
-# ---- sections, in the order of the page ------------------------------------------------------------------------
-
-
 def _summary(c: Contents) -> Section:
     facts = {}
     if c.final is not None and len(c.final):

@@ -112,9 +112,6 @@ def _searches(folder: Path, trials: pd.DataFrame) -> list[_Search]:
     return found
 
 
-# ---- sections --------------------------------------------------------------------------------------------------
-
-
 def _trials(trials: pd.DataFrame) -> Section:
     failed = trials[trials["error"] != ""]
     shown = trials.drop(columns=["error"])

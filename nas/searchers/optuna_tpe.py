@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -14,6 +13,8 @@ from numpy.typing import NDArray
 
 from nas.checks import Count, Seed, checked
 from nas.errors import BadInput
+from nas.files import first_line
+from nas.progress import silenced
 from nas.searchers.searcher import text_of
 from nas.space import Archs, Choice, Floats, SearchSpace, is_ordered
 
@@ -161,23 +162,15 @@ class OptunaSearch:
         except BadInput:
             raise
         except (ImportError, RuntimeError, ValueError) as error:
-            raise BadInput(f"this Optuna sampler cannot run this search: {str(error).splitlines()[0]}") from error
+            raise BadInput(f"this Optuna sampler cannot run this search: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Optuna tells of every trial, and of every feature that is experimental; within this it does not."""
-    loggers = [logging.getLogger(name) for name in ("optuna", "alembic")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with silenced("optuna", "alembic"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _of_index(choice: Choice) -> Any:

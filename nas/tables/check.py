@@ -81,10 +81,6 @@ def check_saved(
     return findings
 
 
-# --------------------------------------------------------------------------------------------------------------
-# One table
-
-
 def _spread(table: LatencyTable) -> list[Finding]:
     rows, findings = table.rows, []
     ms, low, high, runs = (rows[c].to_numpy(float) for c in ("latency_ms", "p10_ms", "p90_ms", "runs"))
@@ -231,9 +227,6 @@ def _age(table: LatencyTable, today: datetime.date) -> list[Finding]:
     if days > _DAYS and table.kind == "measured":
         return [warning("age", f"measured {days} days ago; runtimes and drivers change")]
     return []
-
-
-# --------------------------------------------------------------------------------------------------------------
 
 
 def _limits(table: LatencyTable, kind: str) -> tuple[float, float, float]:

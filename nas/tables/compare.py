@@ -80,17 +80,10 @@ def network_ms(table: LatencyTable, space: SearchSpace, archs: Archs) -> Floats:
 
 def rank_correlations(ms: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
     """Kendall's tau and Spearman's rho, each ``(devices, devices)``, between the rows of ``ms (devices, networks)``."""
-    from scipy.stats import kendalltau, rankdata
-
-    rows = np.asarray(ms, dtype=np.float64)
-    devices, constant = len(rows), np.ptp(rows, axis=1) == 0
-    kendall, spearman = np.eye(devices), np.eye(devices)
-    ranks = np.array([rankdata(row) for row in rows])
-    for i in range(devices):
-        for j in range(i):
-            known = not (constant[i] or constant[j])  # a constant ranks nothing
-            kendall[i, j] = kendall[j, i] = kendalltau(rows[i], rows[j]).statistic if known else np.nan
-            spearman[i, j] = spearman[j, i] = np.corrcoef(ranks[i], ranks[j])[0, 1] if known else np.nan
+    frame = pd.DataFrame(np.asarray(ms, dtype=np.float64).T)
+    kendall, spearman = (frame.corr(method).to_numpy(copy=True) for method in ("kendall", "spearman"))
+    np.fill_diagonal(kendall, 1.0)  # also of a constant, which otherwise ranks nothing
+    np.fill_diagonal(spearman, 1.0)
     return kendall, spearman
 
 

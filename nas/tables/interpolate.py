@@ -81,9 +81,6 @@ def _known_error(table: LatencyTable, row: int) -> float:
     return 1.25 * deviation / runs**0.5 if table.kind == "measured" and runs >= 1 else deviation
 
 
-# ---- blocks alike ----------------------------------------------------------------------------------------------
-
-
 def _rows(table: LatencyTable) -> Rows:
     """Rows of the table by make, and by make whatever the activation; not those that cost nothing."""
     found: dict[Hashable, list[int]] = {}
@@ -152,9 +149,6 @@ def _outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block]
             )
         worst = np.maximum(worst, factor)
     return worst
-
-
-# ---- arithmetic ------------------------------------------------------------------------------------------------
 
 
 def _smooth(blocks: Sequence[Block]) -> Floats:
