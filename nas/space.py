@@ -149,25 +149,15 @@ class SearchSpace:
     @cached_property
     def size(self) -> int:
         """Number of distinct networks (exact)."""
-        children: dict[int, list[int]] = {}
-        for gene, condition in enumerate(self._conditions):
-            if condition:
-                children.setdefault(condition[0], []).append(gene)
-
-        def count(gene: int) -> int:
-            total = 0
-            for value in range(self.sizes[gene]):
-                here = 1
-                for child in children.get(gene, []):
-                    _, allowed = self._conditions[child]  # type: ignore[misc]
-                    here *= count(child) if allowed[value] else 1
-                total += here
-            return total
-
+        counts = [[1] * int(n) for n in self.sizes]  # by value of a gene: the choices that hang on it
         size = 1
-        for gene, condition in enumerate(self._conditions):
+        for gene, condition in reversed(list(enumerate(self._conditions))):
+            own = sum(counts[gene])
             if condition is None:
-                size *= count(gene)
+                size *= own
+            else:
+                parent, allowed = condition
+                counts[parent] = [n * own if on else n for n, on in zip(counts[parent], allowed, strict=True)]
         return size
 
     @cached_property
