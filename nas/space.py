@@ -27,6 +27,7 @@ from nas.checks import CountOrNone, Finite, Probability, checked, shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 Value = int | float | str | bool
 
 _CHUNK = 4096  # architectures scored at a time: index and value buffers stay in the second-level cache
@@ -114,7 +115,7 @@ class SearchSpace:
         choices: Sequence[Choice],
         slots: Sequence[Slot],
         *,
-        features: Callable[[Archs], NDArray[np.float64]] | None = None,
+        features: Callable[[Archs], Floats] | None = None,
         members: Mapping[str, Mapping[str, Value]] = MappingProxyType({}),
     ) -> None:
         self.name = name
@@ -125,7 +126,7 @@ class SearchSpace:
         self._check_choices()
         self.sizes: NDArray[np.int64] = np.array([len(c.values) for c in self.choices])
         self._conditions = tuple(self._condition(c) for c in self.choices)
-        self._genes = tuple(tuple(self._gene(name, slot) for name in slot.genes) for slot in self.slots)
+        self._genes = tuple(tuple(self._position[name] for name in slot.genes) for slot in self.slots)
         self.blocks, self._slot_ids = self._expand()
         self._radix = self._mixed_radix()
         self._check_chain()
@@ -153,25 +154,15 @@ class SearchSpace:
     @cached_property
     def size(self) -> int:
         """Number of distinct networks (exact)."""
-        children: dict[int, list[int]] = {}
-        for gene, condition in enumerate(self._conditions):
-            if condition:
-                children.setdefault(condition[0], []).append(gene)
-
-        def count(gene: int) -> int:
-            total = 0
-            for value in range(self.sizes[gene]):
-                here = 1
-                for child in children.get(gene, []):
-                    _, allowed = self._conditions[child]  # type: ignore[misc]
-                    here *= count(child) if allowed[value] else 1
-                total += here
-            return total
-
+        counts = [[1] * int(n) for n in self.sizes]  # by value of a gene: the choices that hang on it
         size = 1
-        for gene, condition in enumerate(self._conditions):
+        for gene, condition in reversed(list(enumerate(self._conditions))):
+            own = sum(counts[gene])
             if condition is None:
-                size *= count(gene)
+                size *= own
+            else:
+                parent, allowed = condition
+                counts[parent] = [n * own if on else n for n, on in zip(counts[parent], allowed, strict=True)]
         return size
 
     @cached_property
@@ -336,14 +327,14 @@ class SearchSpace:
     @checked
     def scorer(
         self, per_block: ArrayLike, *, fixed: Finite = 0.0, combine: np.ufunc = np.add
-    ) -> Callable[[ArrayLike], NDArray[np.float64]]:
+    ) -> Callable[[ArrayLike], Floats]:
         """A function ``archs (n, genes) -> (n,)`` that adds up ``per_block`` (blocks,) over each network.
 
         ``fixed`` is added once. ``combine=np.maximum`` takes the largest value instead of the sum.
         """
         tables = self._slot_values(per_block)
 
-        def score(archs: ArrayLike) -> NDArray[np.float64]:
+        def score(archs: ArrayLike) -> Floats:
             checked = self.check(archs)
             out = np.full(len(checked), float(fixed))
             partial = np.empty(_CHUNK)
@@ -377,9 +368,7 @@ class SearchSpace:
         return Extremes(float(score(low)[0]), float(score(high)[0]), low[0], high[0])
 
     @checked
-    def slot_sums(
-        self, per_block: NDArray[np.float64]
-    ) -> list[tuple[tuple[int, ...], dict[tuple[int, ...], NDArray[np.float64]]]]:
+    def slot_sums(self, per_block: Floats) -> list[tuple[tuple[int, ...], dict[tuple[int, ...], Floats]]]:
         """Per slot its genes, and for every combination of their values what the block there adds, ``(1, k)``.
 
         ``per_block (k, blocks)``: k quantities.
@@ -393,7 +382,7 @@ class SearchSpace:
         return result
 
     @checked
-    def per_block(self, quantity: Callable[[Block], float]) -> NDArray[np.float64]:
+    def per_block(self, quantity: Callable[[Block], float]) -> Floats:
         """``quantity`` of every block of the vocabulary, ``(blocks,)``."""
         return np.array([quantity(block) for block in self.blocks], dtype=np.float64)
 
@@ -403,7 +392,7 @@ class SearchSpace:
         # one small matrix product turns all genes into all slots' table indices: (slots, n), exact in float32
         return np.matmul(self._radix, archs.T.astype(np.float32)).astype(np.intp)
 
-    def _slot_values(self, per_block: ArrayLike) -> list[NDArray[np.float64]]:
+    def _slot_values(self, per_block: ArrayLike) -> list[Floats]:
         self._check_slots()
         vector = np.asarray(per_block, dtype=np.float64)
         if vector.shape != (len(self.blocks),):
@@ -412,7 +401,7 @@ class SearchSpace:
         return [padded[ids] for ids in self._slot_ids]
 
     def _eliminate(
-        self, tables: list[tuple[tuple[int, ...], NDArray[np.float64]]], combine: np.ufunc, pick: Callable[..., Any]
+        self, tables: list[tuple[tuple[int, ...], Floats]], combine: np.ufunc, pick: Callable[..., Any]
     ) -> Archs:
         factors = list(tables)
         steps: list[tuple[int, tuple[int, ...], NDArray[np.intp]]] = []
@@ -503,11 +492,6 @@ class SearchSpace:
             levels.append((genes, np.array([parent for parent, _ in conditions]), allowed))
         return levels
 
-    def _gene(self, name: str, slot: Slot) -> int:
-        if name not in self._position:
-            raise BadInput(f"slot {slot.name} names the choice {name!r}, which {self.name} does not have")
-        return self._position[name]
-
     def _condition(self, choice: Choice) -> tuple[int, NDArray[np.bool_]] | None:
         if choice.only_if is None:
             return None
@@ -517,6 +501,9 @@ class SearchSpace:
     def _check_choices(self) -> None:
         if len(self._position) != len(self.choices):
             raise BadInput(f"{self.name}: two choices have the same name")
+        for slot in self.slots:
+            if unknown := [name for name in slot.genes if name not in self._position]:
+                raise BadInput(f"slot {slot.name} names the choice {unknown[0]!r}, which {self.name} does not have")
         for i, choice in enumerate(self.choices):
             if choice.only_if and self._position.get(choice.only_if[0], i) >= i:
                 raise BadInput(
@@ -553,7 +540,7 @@ def is_ordered(choice: Choice) -> bool:
     return all(rising) or not any(rising)
 
 
-def _spread(table: NDArray[np.float64], genes: tuple[int, ...], scope: tuple[int, ...]) -> NDArray[np.float64]:
+def _spread(table: Floats, genes: tuple[int, ...], scope: tuple[int, ...]) -> Floats:
     """``table`` with its axes moved into the order of ``scope``, length 1 where a gene is absent."""
     order = sorted(range(len(genes)), key=lambda i: scope.index(genes[i]))
     moved = table.transpose(order)

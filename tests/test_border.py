@@ -35,20 +35,7 @@ from msgspec import Meta
 
 import nas
 import search_spaces
-from nas.checks import (
-    Batch,
-    Bytes,
-    Count,
-    FilePath,
-    Positive,
-    Seed,
-    Share,
-    Text,
-    check,
-    checked,
-    described,
-    parsed,
-)
+from nas.checks import Batch, Bytes, Count, FilePath, Positive, Seed, Share, Text, check, checked, described, parsed
 from nas.errors import BadInput, NasError
 from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
 from nas.on_device.results import kit_id
@@ -517,6 +504,9 @@ WITH = {
     "accelerator": ["--runtime", "ethos-u", "--precision", "int8"],
     "test_data": ["--data", "images"],
     "size": ["--data", "images"],
+    "groups": ["--data", "images"],
+    "cache": ["--data", "images"],
+    "fit": ["--data", "images"],
     "choose": [],
     "board": [],
 }
@@ -544,6 +534,7 @@ MORE = {
     "run": ["file", "folder", "no such thing"],
     "vela_config": ["file", "folder", "no such thing"],
     "data": ["file", "folder"],
+    "groups": ["(", "*"],
     "test_data": ["file"],
     "remote": ["-oProxyCommand=x", "a b", "user@"],
     "ssh_option": ["StrictHostKeyChecking=no", "x", "=", "Port"],
@@ -783,7 +774,9 @@ READERS = _readers()
 ANYTHING_GOES = {
     "run/config.json": {"made_by.arguments", "made_by", "memory_gb"},
     "table.json": {"notes", "validation", "kendall_tau"},
-    "searched/evaluations.db meta": {"searcher", "searcher.seed", "searcher.known"},
+    # what is no text becomes one in a column of texts
+    "searched/evaluations.db meta": {"searcher", "searcher.seed", "searcher.known", "stopped"},
+    "searched/evaluations.db evaluations": {"error"},
     "sweep/sweep.json": {"settings", "samples", "seed"},
     "sweep/trials/seed=1/settings.json": {"seed", "searcher"},
     "sweep/trials/seed=1/done.json": {"hypervolume", "evaluated"},

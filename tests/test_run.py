@@ -297,6 +297,26 @@ def test_an_interrupt_says_how_to_go_on(finished, tmp_path, caplog):
     assert "the same call goes on" in caplog.text
 
 
+def test_a_folder_of_another_version_says_so_in_one_line(copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    for version, wrong in ((None, "format 1"), (1, "format 1"), (3, "format 3"), ("2", "is damaged")):
+        other = {k: v for k, v in config.items() if k not in ("version", "environment")}  # other versions have other fields
+        (copy / "config.json").write_text(json.dumps(other if version is None else other | {"version": version}))
+        for command in (["report"], ["quickstart", "--resume"]):
+            assert main([*command, "--run-dir", str(copy)]) == 2
+            said = capsys.readouterr().err
+            assert wrong in said
+            assert said.count("\n") == 1
+            assert ("go on with the version that made it, or start anew in another run folder" in said) == (version != "2")
+
+
+def test_reports_and_exports_have_nothing_to_resume(capsys):
+    for command in ("report", "export"):
+        with pytest.raises(SystemExit):
+            main([command, "--run-dir", "x", "--resume"])
+        assert "--resume" in capsys.readouterr().err
+
+
 def test_resume_reads_the_folders_own_settings_and_says_what_may_no_longer_change(copy):
     assert reopen(copy).settings == small_run.SETTINGS
     assert new_run(small_run.space, small_run.images, run_dir=copy, resume=True).settings == small_run.SETTINGS

@@ -17,10 +17,10 @@ import numpy as np
 import pandas as pd
 import torch
 from harness import Measured, Target, run
+from ofa_predictor import ofa_predictor
 
 import nas
 from nas.blocks import Block
-from nas.objectives.predictor_file import ofa_predictor
 from nas.searchers.nsga2 import NSGA2
 from search_spaces import OnceForAll
 from search_spaces.ofa import published_config

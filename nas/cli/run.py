@@ -22,9 +22,6 @@ _OF_SPACE = ("space", "pretrained", "around")
 """What a run's command line says of its space; the rest is said by its images."""
 
 
-# ---- flags -----------------------------------------------------------------------------------------------------
-
-
 def add_quickstart(sub: argparse.ArgumentParser) -> None:
     _add_folder(sub, "runs/quickstart")
     _add_inputs(sub)
@@ -54,7 +51,7 @@ def add_compress(sub: argparse.ArgumentParser) -> None:
 
 
 def add_export(sub: argparse.ArgumentParser) -> None:
-    _add_folder(sub)
+    add_flag(sub, "run_dir", RunDir)
     add_flag(sub, "candidate", Annotated[Text, "its id in the final table, such as c03"])
     from nas.deploy import names as formats
 
@@ -64,7 +61,7 @@ def add_export(sub: argparse.ArgumentParser) -> None:
 
 
 def add_report(sub: argparse.ArgumentParser) -> None:
-    _add_folder(sub)
+    add_flag(sub, "run_dir", RunDir)
 
 
 def _add_folder(sub: argparse.ArgumentParser, *default: str) -> None:
@@ -77,9 +74,6 @@ def _add_inputs(sub: argparse.ArgumentParser) -> None:
     more = (*_OF_SPACE, "seed")
     add_flags(sub, names.images, *(name for name in parameters(names.images) if name not in more))
     add_flags(sub, names.space, *_OF_SPACE)
-
-
-# ---- commands --------------------------------------------------------------------------------------------------
 
 
 def run_quickstart(args: argparse.Namespace) -> None:
@@ -154,9 +148,6 @@ def run_report(args: argparse.Namespace) -> None:
 
     folder = folder_of(args.run_dir)
     print((write_sweep_report if (folder / "sweep.json").exists() else write_report)(folder))
-
-
-# ---- the run of a folder ---------------------------------------------------------------------------------------
 
 
 def _run(args: argparse.Namespace) -> Run:

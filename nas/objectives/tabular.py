@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nas.checks import FilePath, checked
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 from nas.tables.shipped import SHIPPED
 from nas.tables.whole import read_about
 
@@ -36,7 +36,7 @@ class TabularBenchmark:
     """
 
     space: SearchSpace
-    columns: Mapping[str, NDArray[np.float64]]
+    columns: Mapping[str, Floats]
     about: Mapping[str, Any]
     fingerprint: str
 

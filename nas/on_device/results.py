@@ -15,9 +15,9 @@ import re
 import time
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
+from .device import Json
 from .outputs import Problem
 
-Json = Dict[str, Any]
 Check = Tuple[str, Callable[[Any], bool]]
 
 

@@ -104,6 +104,13 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Version:
+    """What ``config.json`` of any version of this project can be read as; the first wrote none."""
+
+    version: Amount = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """``config.json``: everything needed to repeat a run."""
 
@@ -259,10 +266,15 @@ def write_record(path: Path, record: Any) -> None:
 
 
 def read_config(folder: str | os.PathLike[str]) -> Config:
-    """``config.json``. Raises BadInput when it is missing or damaged."""
+    """``config.json``. Raises BadInput when it is missing, damaged, or another version's."""
     path = folder_of(folder) / CONFIG
     if not path.exists():
         raise BadInput(f"{folder} is not a run folder: it has no {CONFIG}")
+    if (version := read_json(path, _Version).version) != VERSION:
+        raise BadInput(
+            f"{path} is of format {version}, this nas reads {VERSION}: go on with the version that made it, or start anew "
+            "in another run folder"
+        )
     return read_json(path, Config)
 
 

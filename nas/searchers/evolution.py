@@ -6,14 +6,13 @@ from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from nas.checks import Count, Seed, checked
 from nas.errors import BadInput
 from nas.pareto import crowding_by_front
 from nas.searchers.nsga2 import constrained_rank
 from nas.searchers.seen import LAST, NeverTwice, Results
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 
 class RegularizedEvolution(NeverTwice):
@@ -59,7 +58,7 @@ class RegularizedEvolution(NeverTwice):
         return chosen
 
     @checked
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results; the oldest members make room. Failed rows (NaN without a violation) do not live."""
         archs = self.space.canonical(archs)
         self._seen.add(archs)

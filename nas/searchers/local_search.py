@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.checks import Count, Seed, checked
 from nas.searchers.nsga2 import constrained_rank
 from nas.searchers.seen import NeverTwice, Results
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 
 class LocalSearch(NeverTwice):
@@ -54,7 +53,7 @@ class LocalSearch(NeverTwice):
         return np.concatenate(chosen)
 
     @checked
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results and keep the front: the feasible non-dominated, or else the smallest violation."""
         archs = self.space.canonical(archs)
         self._seen.add(archs)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from nas.checks import Count, Probability, Seed, checked
 from nas.pareto import crowding_by_front, rank
 from nas.searchers.seen import LAST, NeverTwice, Results, Seen
-from nas.space import Archs, SearchSpace, is_ordered
+from nas.space import Archs, Floats, SearchSpace, is_ordered
 
 _GENTLE = 5  # rounds of proposals with the usual mutation; what still finds nothing new mutates harder and harder
 _SPARE = 4  # proposals more than wanted: some will be known, and another round costs more
@@ -80,7 +80,7 @@ class NSGA2(NeverTwice):
         return np.concatenate(chosen)
 
     @checked
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results ``costs (n, k)``, ``violation (n,)`` and keep the best ``population`` of all.
 
         Rows whose costs are not finite survive only if they violate a constraint (then costs do not count).
@@ -100,7 +100,7 @@ class NSGA2(NeverTwice):
         self._place = np.zeros(len(keep), dtype=np.int64)
         ((ranks[1:] != ranks[:-1]) | (isolation[1:] != isolation[:-1])).cumsum(out=self._place[1:])
 
-    def _isolation(self, costs: NDArray[np.float64], ranks: NDArray[np.int64]) -> NDArray[np.float64]:
+    def _isolation(self, costs: Floats, ranks: NDArray[np.int64]) -> Floats:
         """By what rows of the same rank are preferred to each other, ``(n,)``: more is better."""
         finite = np.isfinite(costs)
         if finite.all():
@@ -130,7 +130,7 @@ class NSGA2(NeverTwice):
         rng, sizes, active = self._rng, self.space.sizes, self.space.active(archs)
         free = active & (sizes > 1)
         changed = free & (rng.random(archs.shape) < rate)
-        untouched = (free.any(axis=1) & ~changed.any(axis=1)).nonzero()[0]
+        untouched = np.flatnonzero(free.any(axis=1) & ~changed.any(axis=1))
         forced = (rng.random((len(untouched), archs.shape[1])) * free[untouched]).argmax(axis=1)
         changed[untouched, forced] = True
         rows, genes = changed.nonzero()
@@ -154,7 +154,7 @@ class NSGA2(NeverTwice):
         return self._alive.archs.take(winners, axis=0)
 
 
-def constrained_rank(costs: NDArray[np.float64], violation: NDArray[np.float64]) -> NDArray[np.int64]:
+def constrained_rank(costs: Floats, violation: Floats) -> NDArray[np.int64]:
     """The front ``(n,)`` of each row, 0 the best, under constrained domination.
 
     Feasible rows by their ``costs (n, k)``, the others after them by ``violation (n,)``.

@@ -13,15 +13,12 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from msgspec import Meta
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.checks import Count, Finite, Positive, Seed, checked, shown
 from nas.errors import BadInput
 from nas.searchers.seen import LAST, NeverTwice
-from nas.space import Archs, SearchSpace
-
-Floats = NDArray[np.float64]
+from nas.space import Archs, Floats, SearchSpace
 
 _HIDDEN = 128
 _MNASNET_EXPONENT = -0.07  # Tan et al. 2019: twice the latency is worth 5% accuracy
@@ -126,8 +123,7 @@ class PolicySearch(NeverTwice):
         low, high = seen.min(axis=0), seen.max(axis=0)
         share = self._rng.random((n, seen.shape[1]))
         logarithmic = (low > 0).all()
-        aims: Floats = low * (high / low) ** share if logarithmic else low + (high - low) * share
-        return aims
+        return low * (high / low) ** share if logarithmic else low + (high - low) * share
 
     def _features(self, aims: Floats) -> Tensor:
         """Aims as the policy sees them: 0 to 1 over the range seen."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nas.checks import Count, Seed, checked
 from nas.searchers.seen import NeverTwice
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 
 class RandomSearch(NeverTwice):
@@ -24,6 +21,6 @@ class RandomSearch(NeverTwice):
         return self._seen.fill(n, lambda attempt, missing: self.space.sample(n, self._rng))
 
     @checked
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Only remembers what has been seen."""
         self._seen.add(self.space.canonical(archs))

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.checks import Seed, checked
 from nas.searchers.searcher import text_of
-from nas.space import Archs, SearchSpace, keys
+from nas.space import Archs, Floats, SearchSpace, keys
 
 LAST = 19
 """The last round of ``fill``, counted from 0: the moment to draw at random."""
@@ -80,8 +79,8 @@ class Results:
     """Networks with their results: ``archs (n, genes)``, ``costs (n, k)``, ``violation (n,)``."""
 
     archs: Archs
-    costs: NDArray[np.float64]
-    violation: NDArray[np.float64]
+    costs: Floats
+    violation: Floats
 
     @classmethod
     def none(cls, space: SearchSpace) -> Results:

@@ -19,14 +19,13 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from nas.blocks import Block, from_key
 from nas.checks import Count, FilePath, Probability, check, checked, shown
 from nas.device import Device
 from nas.errors import BadInput, MissingBlocks
 from nas.files import file_name, first_line, read_json, read_text, write_text
-from nas.space import SearchSpace
+from nas.space import Floats, SearchSpace
 from nas.tables.fit.calibration import Calibration
 from nas.tables.shipped import stem_of, without_ending
 
@@ -111,7 +110,7 @@ class LatencyTable:
         return tuple(from_key(key) for key in self.rows["block"])
 
     @cached_property
-    def effective_ms(self) -> NDArray[np.float64]:
+    def effective_ms(self) -> Floats:
         """``(rows,)``: what each row's block costs inside a network."""
         calibrated = self.calibration.apply(self.blocks, self.rows["latency_ms"].to_numpy(float))
         return calibrated + self.rows["correction_ms"].to_numpy(float) if "correction_ms" in self.rows else calibrated
@@ -127,14 +126,14 @@ class LatencyTable:
         return [b for b in blocks if b.key not in self.row_of]
 
     @checked
-    def lookup(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
+    def lookup(self, blocks: Sequence[Block]) -> Floats:
         """``(blocks,)`` ms inside a network. Raises MissingBlocks, naming them."""
         if missing := self.missing(blocks):
             raise MissingBlocks(self.name, [b.key for b in missing])
         return self.effective_ms[[self.row_of[b.key] for b in blocks]]
 
     @checked
-    def lookup_energy(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
+    def lookup_energy(self, blocks: Sequence[Block]) -> Floats:
         """``(blocks,)`` mJ each. Raises BadInput when the table has no column ``energy_mj``, MissingBlocks as ``lookup``."""
         self.lookup(blocks)
         if "energy_mj" not in self.rows or self.rows["energy_mj"].isna().any():
@@ -142,7 +141,7 @@ class LatencyTable:
         return self.rows["energy_mj"].to_numpy(float)[[self.row_of[b.key] for b in blocks]]
 
     @checked
-    def spread(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
+    def spread(self, blocks: Sequence[Block]) -> Floats:
         """``(blocks,)`` standard deviations in ms of one block's timings, from their 10th and 90th percentiles."""
         self.lookup(blocks)
         width = (self.rows["p90_ms"] - self.rows["p10_ms"]).to_numpy(float) / (2 * NormalDist().inv_cdf(0.9))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.checks import checked
 from nas.data.images import ImageData
 from nas.data.inputs import batches, normalised
 from nas.data.splits import Split
@@ -61,3 +63,10 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the model's parameters are; the CPU for one without any."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+@checked
+def balanced_accuracy(network: nn.Module, split: Split, data: ImageData) -> float:
+    """The mean over classes of how many of their images in ``split`` are recognised, where accuracy speaks for the large ones."""
+    right = predict(network, split, data).argmax(1).cpu().numpy() == split.labels
+    return float(np.mean([right[split.labels == label].mean() for label in np.unique(split.labels)]))
