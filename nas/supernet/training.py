@@ -28,6 +28,8 @@ from nas.training.names import OF_SUPERNET
 from nas.training.recipe import Recipe, precision_of, settled, stated, torch_device
 from nas.training.weights import Checkpoint, Identity, load_weights
 
+START_LR = 0.04
+"""Peak learning rate from a trained network: EfficientNet-Lite0's best of 0.01, 0.04, 0.12 (experiments/transfer.py)."""
 RECALIBRATION_IMAGES = 512
 """Training images that batch-norm recalibration of a subnet looks at."""
 
@@ -53,14 +55,16 @@ def train_supernet(
 
     Writes ``supernet.safetensors`` and ``training.csv`` into ``run_dir``; a checkpoint lies beside them while it
     trains. The same call again loads finished weights, or goes on where an interrupted training stopped, to the same
-    result; with ``resume=False`` a folder that holds a training is refused. ``epochs`` or ``recipe`` says how long.
+    result; with ``resume=False`` a folder that holds a training is refused. ``epochs`` or ``recipe`` says how long;
+    without a recipe the peak learning rate is ``suited_lr(space)``.
     ``on_epoch``, ``on_step`` and ``progress`` as for ``nas.training.loop.fit``.
     Raises BadInput when the data do not fit the space, the device is not there, or ``run_dir`` holds a training with
     other settings, which are named; NasError when the loss is no longer finite.
     """
     folder = folder_of(run_dir)
     check_fit(space, data)
-    recipe, strategy = settled(None, recipe, epochs=epochs), strategy or Sandwich()
+    lr = suited_lr(space) if recipe is None else None
+    recipe, strategy = settled(None, recipe, epochs=epochs, lr=lr), strategy or Sandwich()
     chosen = Augment.suited_to(data) if augment is None else augment
     if recipe.freeze == "norms":
         raise BadInput(
@@ -130,6 +134,11 @@ def check_fit(space: SearchSpace, data: ImageData) -> None:
         raise BadInput(f"{space.name} takes images of {space.in_channels} channels, {data.name} has {data.channels}")
     if space.classes != len(data.classes):
         raise BadInput(f"{space.name} has {space.classes} classes, {data.name} has {len(data.classes)}")
+
+
+def suited_lr(space: SearchSpace) -> float:
+    """Peak learning rate that a supernet is trained with unless it is said: lower where it starts from a trained network."""
+    return START_LR if isinstance(space, SpaceAround) else Recipe.lr
 
 
 def _identity(
