@@ -230,14 +230,15 @@ def load_images(
     """
     if val + test >= 1:
         raise BadInput(f"val and test are fractions that leave something to train on, got {val} and {test}")
-    folder = cache_folder(cache)
+    if cache is not None:
+        cache_folder(cache)  # refused before images are read
     found, notes = files_of(image_path(path), None if test_path is None else image_path(test_path))
     classes = class_names(found, path)
     every = [pair for pairs in found.values() for pair in pairs]
     files = ImageFiles(files=tuple(file for _, file in every), size=size, channels=channels, fit=fit)
     images: NDArray[np.uint8] | StoredImages
     if files.nbytes > (memory_for_images() if max_bytes is None else max_bytes):
-        images, good = stored(files, folder=folder, skip_bad=skip_bad, name=str(path))
+        images, good = stored(files, folder=cache_folder(cache), skip_bad=skip_bad, name=str(path))
     else:
         images, good = in_memory(files, skip_bad)
     if not good.all():
