@@ -122,6 +122,7 @@ def quantized(
             rows = next(self.rows, None)
             return None if rows is None else {INPUT: np.ascontiguousarray(rows)}
 
+    reduced = not symmetric_activations and weight_limit() < 127
     with tempfile.TemporaryDirectory(dir=_memory_folder()) as folder, quiet():
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         # a path, not the model itself: quantize_static would move the caller's weights out to files
@@ -132,25 +133,43 @@ def quantized(
             Images(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=not symmetric_activations and weight_limit() < 127,
+            reduce_range=reduced,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QInt8 if symmetric_activations else QuantType.QUInt8,
-            extra_options={"ActivationSymmetric": symmetric_activations},
+            extra_options={"ActivationSymmetric": symmetric_activations}
+            | ({"TensorQuantOverrides": _whole_range(model)} if reduced else {}),
         )
         return onnx.load(target)
 
 
-@functools.cache
-def weight_limit() -> int:
+def weight_limit(*, depthwise: bool = False) -> int:
     """The largest integer of a weight beside unsigned activations: 127, or 64 on an x86 CPU without VNNI.
 
-    There ONNX Runtime adds pairs of products in 16 bits, which larger weights overflow in silence.
+    There ONNX Runtime adds pairs of products in 16 bits, which larger weights overflow in silence; but not in depthwise
+    convolutions, whose weights vary most and need every bit.
     """
+    return 127 if depthwise else _dense_limit()
+
+
+@functools.cache
+def _dense_limit() -> int:
     try:
         flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):  # not Linux, or not x86
         return 127
     return 127 if "vnni" in flags else 64
+
+
+def _whole_range(model: Any) -> dict[str, list[dict[str, Any]]]:
+    """What tells the quantizer to leave the weights of depthwise convolutions their 8 bits."""
+    from onnxruntime.quantization import QuantType
+
+    whole = {"quant_type": QuantType.QInt8, "axis": 0, "symmetric": True, "reduce_range": False}
+    groups = {
+        n.input[1]: a.i for n in model.graph.node if n.op_type == "Conv" for a in n.attribute if a.name == "group"
+    }
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    return {name: [dict(whole)] for name, g in groups.items() if g > 1 and g == weights[name][0]}
 
 
 def run_onnx(model: bytes, x: NDArray[np.float32], batch: int = 1) -> NDArray[np.float32]:

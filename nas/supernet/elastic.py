@@ -7,7 +7,8 @@ multiplied by a learned matrix (Cai et al., "Once for All", ICLR 2020, section 3
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -147,3 +148,19 @@ def elastic_part(options: Sequence[Part]) -> nn.Module:
             return ElasticBatchNorm2d(cast(Sequence[Norm], options))
         case Linear():
             return ElasticLinear(cast(Sequence[Linear], options))
+
+
+@torch.no_grad()
+def load_part(primitive: Elastic, part: Part, plain: Mapping[str, Tensor]) -> None:
+    """``primitive``, running as its largest ``part``, equals the plain layer of this state dict: ``sliced``'s inverse.
+
+    Tensors shaped as that layer's, such as a weight ``(out_ch, in_ch)``. Of a grouped convolution, the weights of the dense one that no group has become zeros.
+    """
+    if isinstance(part, Conv) and part.groups > 1:
+        blocks = plain["weight"].unflatten(0, (part.groups, -1))
+        dense = blocks.new_zeros(part.groups, blocks.shape[1], part.groups, *blocks.shape[2:])
+        dense[range(part.groups), :, range(part.groups)] = blocks
+        plain = {**plain, "weight": dense.flatten(2, 3).flatten(0, 1)}
+        part = dataclasses.replace(part, groups=1)
+    for name, own in primitive.sliced(part).items():
+        own.copy_(plain[name])

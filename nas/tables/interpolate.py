@@ -1,7 +1,7 @@
 """Blocks that a table does not hold: an estimate from measured ones of the same make, with its error.
 
 Used for pruned networks, whose channel counts lie between those of a space. Within one make (kind, kernel, stride,
-squeeze-excite or not, activation, padding, residual; any activation and padding where that leaves too few) latency is smooth in the sizes: a
+squeeze-excite or not, activation, padding, residual; where that leaves too few, any padding or activation) latency is smooth in the sizes: a
 ridge regression of log latency on logarithms of MACs, activation and weight counts, corrected by the residuals of the
 nearest measured blocks. A kernel that was not measured lies between the next smaller and the next larger one, by area.
 """
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from nas.blocks import Block
 from nas.checks import checked
 from nas.errors import BadInput
-from nas.tables.features import Array, field, live, macs, macs_by_operator, make, size_names, weights
+from nas.space import Floats
+from nas.tables.features import field, live, macs, macs_by_operator, make, size_names, weights
 from nas.tables.table import LatencyTable
 
 PRUNED = 2.0
@@ -29,9 +30,13 @@ _BEYOND = 0.7  # error added per factor of e beyond the measured range; large en
 _BETWEEN = 0.15  # error added between two kernels, as a share of the logarithm of their ratio
 _NEIGHBOURS = 4
 _FEWEST = 6
-_LOOSE = ("act", "spared")
+_LOOSE: tuple[tuple[str, ...], ...] = (
+    (),
+    ("spared",),
+    ("act", "spared"),
+)  # what may differ, the first of enough blocks
 
-Estimate = tuple[Array, Array]
+Estimate = tuple[Floats, Floats]
 Rows = Mapping[Hashable, NDArray[np.int64]]
 
 
@@ -81,24 +86,20 @@ def _known_error(table: LatencyTable, row: int) -> float:
     return 1.25 * deviation / runs**0.5 if table.kind == "measured" and runs >= 1 else deviation
 
 
-# ---- blocks alike ----------------------------------------------------------------------------------------------
-
-
 def _rows(table: LatencyTable) -> Rows:
-    """Rows of the table by make, and by make whatever is in ``_LOOSE``; not those that cost nothing."""
+    """Rows of the table by make, and by make but for ``_LOOSE``; not those that cost nothing."""
     found: dict[Hashable, list[int]] = {}
     for i, block in enumerate(table.blocks):
         if table.effective_ms[i] > 0:
-            for but in ((), _LOOSE):
+            for but in _LOOSE:
                 found.setdefault((but, make(block, but=but)), []).append(i)
     return {key: np.array(rows, dtype=np.int64) for key, rows in found.items()}
 
 
 def _alike(makes: Rows, block: Block) -> NDArray[np.int64]:
-    """Rows of the same make; where those are too few, of any activation and padding."""
-    none = np.zeros(0, dtype=np.int64)
-    same = makes.get(((), make(block)), none)
-    return same if len(same) >= _FEWEST else makes.get((_LOOSE, make(block, but=_LOOSE)), none)
+    """Rows of the same make; where those are too few, of any padding, and then of any activation."""
+    found = [makes.get((but, make(block, but=but)), np.zeros(0, dtype=np.int64)) for but in _LOOSE]
+    return next((rows for rows in found if len(rows) >= _FEWEST), found[-1])
 
 
 def _kernels_around(table: LatencyTable, makes: Rows, block: Block) -> tuple[int, int] | None:
@@ -106,7 +107,7 @@ def _kernels_around(table: LatencyTable, makes: Rows, block: Block) -> tuple[int
     own = getattr(block, "kernel", None)
     if own is None:
         return None
-    but = (*_LOOSE, "kernel")
+    but = (*_LOOSE[-1], "kernel")
     other = make(block, but=but)
     kernels = {k for b in table.blocks if (k := getattr(b, "kernel", None)) and make(b, but=but) == other}
     enough = [k for k in kernels if len(_alike(makes, _with_kernel(block, k))) >= _FEWEST]
@@ -130,7 +131,7 @@ def _with_kernel(block: Block, kernel: int) -> Block:
     return dataclasses.replace(block, kernel=kernel)  # type: ignore[call-arg]
 
 
-def _outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block], beyond: float) -> Array:
+def _outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block], beyond: float) -> Floats:
     """``(wanted,)`` by what factor each lies outside the measured range, 1 within; raises BadInput past ``beyond``."""
     if len(same) < _FEWEST:
         raise BadInput(
@@ -155,17 +156,14 @@ def _outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block]
     return worst
 
 
-# ---- arithmetic ------------------------------------------------------------------------------------------------
-
-
-def _smooth(blocks: Sequence[Block]) -> Array:
+def _smooth(blocks: Sequence[Block]) -> Floats:
     """``(blocks, 6)``: logarithms of what latency is smooth in."""
     depthwise = macs_by_operator(blocks)[:, 2]
     columns = [macs(blocks) - depthwise, depthwise, live(blocks), weights(blocks)]
     return np.log(np.column_stack([*columns, field(blocks, "size") ** 2, field(blocks, "out_ch")]) + 1)
 
 
-def _interpolate(known: Array, log_ms: Array, wanted: Array) -> Estimate:
+def _interpolate(known: Floats, log_ms: Floats, wanted: Floats) -> Estimate:
     """``(ms (m,), relative error (m,))`` at ``wanted (m, d)``, from ``log_ms (n,)`` at ``known (n, d)``."""
     centre, width = known.mean(0), known.std(0) + 1e-9
     a, b = (known - centre) / width, (wanted - centre) / width
@@ -181,7 +179,7 @@ def _interpolate(known: Array, log_ms: Array, wanted: Array) -> Estimate:
     return np.exp(log_wanted), np.full(len(b), error)
 
 
-def _weights(to: Array, at: Array, *, exclude_self: bool = False) -> Array:
+def _weights(to: Floats, at: Floats, *, exclude_self: bool = False) -> Floats:
     """``(m, n)``: inverse-distance weights of the few nearest of ``at (n, d)`` for each of ``to (m, d)``."""
     distance = np.sqrt(((to[:, None] - at[None]) ** 2).sum(-1)) + 1e-3
     if exclude_self:

@@ -29,6 +29,7 @@ class Prune:
     round_to: Annotated[Count, "channel counts stay multiples of it"] = 16
     name: str = "prune"
 
+    @checked
     def apply(self, network: nn.Module, context: Context) -> Network:
         import torch_pruning as tp
 
