@@ -127,9 +127,11 @@ def test_files_pruning_and_simulation_keep_it(network, tmp_path):
     images = torch.randn(8, 3, 20, 20)
     nas.export_onnx_int8(network, tmp_path / "b.onnx", images.numpy())
     assert nas.export_litert(network, tmp_path / "c.tflite").exists()
+    network.normalise = ((0.5,) * 3, (0.2,) * 3)
     pruned = nas.Prune(ratio=0.5, round_to=8).apply(network, None)  # type: ignore[arg-type]
     assert {(b.padding, b.eps) for b in pruned.describe()} == {("tf", 1e-3)}
     assert pruned.describe()[0].out_ch < 16
+    assert pruned.normalise == network.normalise
     nas.export_onnx(pruned, tmp_path / "d.onnx")
     with torch.no_grad(), simulated_int8(network, images):
         rounded = network.eval()(images)

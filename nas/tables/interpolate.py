@@ -1,9 +1,9 @@
 """Blocks that a table does not hold: an estimate from measured ones of the same make, with its error.
 
 Used for pruned networks, whose channel counts lie between those of a space. Within one make (kind, kernel, stride,
-squeeze-excite or not, activation, padding, residual; where that leaves too few, any padding or activation) latency is smooth in the sizes: a
-ridge regression of log latency on logarithms of MACs, activation and weight counts, corrected by the residuals of the
-nearest measured blocks. A kernel that was not measured lies between the next smaller and the next larger one, by area.
+squeeze-excite or not, activation, padding, residual; where that leaves too few, any padding, then any activation)
+latency is smooth in the sizes: a ridge regression of log latency on logarithms of MACs, activation and weight counts,
+corrected by the residuals of the nearest measured blocks. A kernel that was not measured lies between the next smaller and the next larger one, by area.
 """
 
 from __future__ import annotations
