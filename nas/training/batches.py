@@ -6,17 +6,18 @@ that each make their share of a batch make, together, the very batch that one ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from nas.data.images import ImageData
 from nas.data.inputs import normalised
-from nas.training.augment import Augment, Augmentation, changed, drawn_changes, own_change
-from nas.training.mixing import drawn_mix, mixed
+from nas.training.augment import Augment, Augmentation, Changes, changed, drawn_changes, own_change
+from nas.training.mixing import Mix, drawn_mix, mixed
 from nas.training.recipe import Recipe
 
 
@@ -30,6 +31,21 @@ class Batch:
     images: Tensor
     labels: Tensor
     rng: np.random.Generator
+    of: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A batch before its images are read: the ``rows`` of the data that it needs, and all that was drawn for it.
+
+    ``own``, ``other``: positions in ``rows`` of the images that are made, and of their partners.
+    """
+
+    rows: Tensor
+    own: Tensor
+    other: Tensor | None
+    changes: Changes | None
+    mix: Mix | None
     of: int
 
 
@@ -62,26 +78,46 @@ class Batches:
         rng = np.random.default_rng([self.seed, epoch])
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         order = torch.from_numpy(rng.permutation(len(self._labels))).to(self.device)
-        for chosen in order.split(self.recipe.batch_size):
-            yield self._batch(chosen, generator, rng)
+        mixing = np.random.default_rng([self.seed, epoch, 1])
+        plans = [self._planned(chosen, generator, mixing) for chosen in order.split(self.recipe.batch_size)]
+        for plan, images in zip(plans, self._read([plan.rows for plan in plans]), strict=True):
+            yield self._made(plan, images, generator, rng)
 
-    def _batch(self, chosen: Tensor, generator: torch.Generator, rng: np.random.Generator) -> Batch:
-        n, labels = len(chosen), self._labels[chosen]
-        augment = self.augment
-        draws = drawn_changes(augment, n, self.size, generator) if isinstance(augment, Augment) else None
+    def _planned(self, chosen: Tensor, generator: torch.Generator, rng: np.random.Generator) -> _Plan:
+        n, augment = len(chosen), self.augment
+        changes = drawn_changes(augment, n, self.size, generator) if isinstance(augment, Augment) else None
         mix = drawn_mix(self.recipe, n, rng)
         mine = np.array_split(np.arange(n), self.workers)[self.worker]
-        rows = torch.from_numpy(mine if mix is None else np.union1d(mine, mix.partner[mine])).to(self.device)
-        if augment is not None and not isinstance(augment, Augment):
-            images = own_change(augment, self._images[chosen], self.size, generator)[rows]
-        else:
-            images = changed(self._images[chosen[rows]], None if draws is None else draws.rows(rows), self.size)
-        images = normalised(images, self.data)
-        if mix is None:
-            return Batch(images=images, labels=labels[rows], rng=rng, of=n)
-        own, other = (torch.searchsorted(rows, torch.from_numpy(p).to(self.device)) for p in (mine, mix.partner[mine]))
-        classes = len(self.data.classes)
-        images, shares = mixed(
-            images[own], images[other], labels[rows[own]], labels[rows[other]], classes, mix.rows(mine)
+        partners = None if mix is None else mix.partner[mine]
+        needed = mine if partners is None else np.union1d(mine, partners)
+        if augment is not None and changes is None:  # one's own may look at the whole batch
+            needed = np.arange(n)
+        there = torch.from_numpy(needed).to(self.device)
+        return _Plan(
+            rows=chosen[there],
+            own=self._positions(mine, needed),
+            other=None if partners is None else self._positions(partners, needed),
+            changes=None if changes is None else changes.rows(there),
+            mix=None if mix is None else mix.rows(mine),
+            of=n,
         )
-        return Batch(images=images, labels=shares, rng=rng, of=n)
+
+    def _positions(self, wanted: NDArray[np.int64], needed: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.searchsorted(needed, wanted)).to(self.device)
+
+    def _read(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        return (self._images[rows] for rows in batches)
+
+    def _made(self, plan: _Plan, images: Tensor, generator: torch.Generator, rng: np.random.Generator) -> Batch:
+        augment, labels = self.augment, self._labels[plan.rows]
+        if augment is None or isinstance(augment, Augment):
+            x = changed(images, plan.changes, self.size)
+        else:
+            x = own_change(augment, images, self.size, generator)
+        x = normalised(x, self.data)
+        if plan.mix is not None and plan.other is not None:
+            own, other = plan.own, plan.other
+            x, labels = mixed(x[own], x[other], labels[own], labels[other], len(self.data.classes), plan.mix)
+        elif len(plan.own) < len(labels):
+            x, labels = x[plan.own], labels[plan.own]
+        return Batch(images=x, labels=labels, rng=rng, of=plan.of)
