@@ -9,7 +9,7 @@ import queue
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
@@ -19,6 +19,8 @@ from msgspec import Meta
 from nas.checks import Positive, checked
 from nas.engine.evaluate import Evaluate, Outcome, timed_out
 from nas.errors import BadInput
+from nas.files import first_line
+from nas.progress import silenced
 from nas.space import Archs
 
 _RETRIES = 2  # of a candidate whose actor was lost
@@ -147,7 +149,7 @@ class RayWorkers:
         try:
             return self._ray.put(evaluate)
         except TypeError as error:
-            why = str(error.__cause__ or error).splitlines()[0]
+            why = first_line(error.__cause__ or error)
             raise BadInput(
                 f"with workers the objectives go to other processes, and {', '.join(self._objectives)} cannot: {why}"
             ) from None
@@ -216,7 +218,7 @@ def start_ray(address: str | None, *, cpus: float) -> bool:
                 **({} if address else local),
             )
     except ConnectionError as error:
-        raise BadInput(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
+        raise BadInput(f"no Ray cluster answers at {address}: {first_line(error)}") from None
     # Ray prints a paragraph for every lost worker, whatever its settings say; the ledger has the line that matters
     with contextlib.suppress(ImportError):
         from ray._private import worker
@@ -246,15 +248,6 @@ def check_resources(cpus: float, gpus: float, resources: Mapping[str, float] | N
         raise BadInput(f"no machine of the Ray cluster has {asked}; there is {', '.join(shown)}")
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> contextlib.AbstractContextManager[None]:
     """Silences Ray's loggers: what went wrong with a trial or a candidate is in its folder or the ledger."""
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data", "ray._private")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    return silenced("ray", "ray.tune", "ray.train", "ray.data", "ray._private")

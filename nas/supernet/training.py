@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from nas.around import SpaceAround
 from nas.checks import Count, FilePath, Seed, checked, shown
 from nas.data.images import ImageData
 from nas.data.inputs import batches, fixed_choice
@@ -141,7 +142,7 @@ def _identity(
     device: torch.device,
 ) -> Identity:
     """Everything that decides the trained weights."""
-    return stated(recipe) | {
+    identity = stated(recipe) | {
         "augment": stated(augment),
         "strategy": repr(strategy),
         "seed": seed,
@@ -149,6 +150,7 @@ def _identity(
         "data": data.fingerprint,
         "precision": precision_of(device, recipe.precision),
     }
+    return identity | ({"start": space.start} if isinstance(space, SpaceAround) else {})
 
 
 def _evaluation(supernet: Supernet, data: ImageData, epochs: int) -> Callable[[int], dict[str, Any]]:

@@ -6,7 +6,7 @@ that each make their share of a batch make, together, the very batch that one ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.data.feed import feed
 from nas.data.images import ImageData
 from nas.data.inputs import normalised
 from nas.training.augment import Augment, Augmentation, Changes, changed, drawn_changes, own_change
@@ -67,20 +68,20 @@ class Batches:
         self.data, self.recipe, self.augment = data, recipe, augment
         self.size, self.seed, self.device = size, seed, device
         self.worker, self.workers = worker, workers
-        self._images = torch.from_numpy(data.train.images).to(device)
+        self._feed = feed(data.train, device)
         self._labels = torch.from_numpy(data.train.labels).to(device)
 
     def __len__(self) -> int:
         return -(-len(self._labels) // self.recipe.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 0): every training image once."""
+        """The batches of an epoch (counted from 0), in the order of ``ImageData.epoch_rows``."""
         rng = np.random.default_rng([self.seed, epoch])
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        order = torch.from_numpy(rng.permutation(len(self._labels))).to(self.device)
+        order = torch.from_numpy(self.data.epoch_rows(rng)).to(self.device)
         mixing = np.random.default_rng([self.seed, epoch, 1])
         plans = [self._planned(chosen, generator, mixing) for chosen in order.split(self.recipe.batch_size)]
-        for plan, images in zip(plans, self._read([plan.rows for plan in plans]), strict=True):
+        for plan, images in zip(plans, self._feed([plan.rows for plan in plans]), strict=True):
             yield self._made(plan, images, generator, rng)
 
     def _planned(self, chosen: Tensor, generator: torch.Generator, rng: np.random.Generator) -> _Plan:
@@ -104,9 +105,6 @@ class Batches:
 
     def _positions(self, wanted: NDArray[np.int64], needed: NDArray[np.int64]) -> Tensor:
         return torch.from_numpy(np.searchsorted(needed, wanted)).to(self.device)
-
-    def _read(self, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        return (self._images[rows] for rows in batches)
 
     def _made(self, plan: _Plan, images: Tensor, generator: torch.Generator, rng: np.random.Generator) -> Batch:
         augment, labels = self.augment, self._labels[plan.rows]

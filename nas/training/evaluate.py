@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.checks import checked
 from nas.data.images import ImageData
 from nas.data.inputs import batches, normalised
 from nas.data.splits import Split
@@ -42,7 +44,7 @@ def validation_accuracy(model: nn.Module, data: ImageData) -> float:
     with torch.no_grad():
         for view in range(1, views):
             generator = torch.Generator(device).manual_seed(view)
-            images = augmented(torch.from_numpy(split.images).to(device), Augment(), size, generator)
+            images = augmented(torch.from_numpy(split.images[:]).to(device), Augment(), size, generator)
             correct += int((model(normalised(images, data)).argmax(1) == labels).sum())
     return correct / (views * len(split))
 
@@ -61,3 +63,10 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the model's parameters are; the CPU for one without any."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+@checked
+def balanced_accuracy(network: nn.Module, split: Split, data: ImageData) -> float:
+    """The mean over classes of how many of their images in ``split`` are recognised, where accuracy speaks for the large ones."""
+    right = predict(network, split, data).argmax(1).cpu().numpy() == split.labels
+    return float(np.mean([right[split.labels == label].mean() for label in np.unique(split.labels)]))

@@ -35,6 +35,7 @@ class FineTune:
     def __post_init__(self) -> None:
         self._recipe()
 
+    @checked
     def apply(self, network: nn.Module, context: Context) -> nn.Module:
         tuned = copy.deepcopy(network)
         if recipe := self._recipe():

@@ -47,6 +47,7 @@ class Quantize:
     def __post_init__(self) -> None:
         self._recipe()
 
+    @checked
     def apply(self, network: nn.Module, context: Context) -> Int8Network:
         """Raises NasError when the int8 network is broken either way."""
         network = float_network(network, self.name)
