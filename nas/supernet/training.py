@@ -17,18 +17,16 @@ from nas.data.inputs import batches, fixed_choice
 from nas.errors import BadInput
 from nas.files import folder_of, locked, write_text
 from nas.space import Archs, SearchSpace
-from nas.supernet.recalibrate import recalibrate
+from nas.supernet.evaluation import subnet_accuracies
+from nas.supernet.recalibrate import RECALIBRATION_IMAGES, recalibrate
 from nas.supernet.strategies import Sandwich, Strategy
 from nas.supernet.supernet import Supernet
 from nas.training.augment import Augment
-from nas.training.evaluate import device_of, input_size, validation_accuracy
+from nas.training.evaluate import device_of, input_size
 from nas.training.loop import Hook, fit
 from nas.training.names import CHECKPOINT, SUPERNET, TRAINING
 from nas.training.recipe import Recipe, precision_of, torch_device
 from nas.training.weights import Checkpoint, Identity, load_weights, save_weights
-
-RECALIBRATION_IMAGES = 512
-"""Training images that batch-norm recalibration of a subnet looks at."""
 
 
 @checked
@@ -120,7 +118,7 @@ def calibrated(supernet: Supernet, arch: Archs, data: ImageData) -> torch.nn.Mod
 
 def subnet_accuracy(supernet: Supernet, arch: Archs, data: ImageData) -> float:
     """Validation accuracy of ``arch (genes,)`` with the supernet's weights, batch norm recalibrated."""
-    return validation_accuracy(calibrated(supernet, arch, data), data)
+    return float(subnet_accuracies(supernet, np.asarray(arch)[None], data)[0])
 
 
 def check_fit(space: SearchSpace, data: ImageData) -> None:
