@@ -61,4 +61,5 @@ from .sweeps.sweep import sweep as sweep
 from .tables.interpolate import estimate as estimate
 from .tables.table import LatencyTable as LatencyTable
 from .training.augment import Augment as Augment
+from .training.network import train_network as train_network
 from .training.recipe import Recipe as Recipe

@@ -17,7 +17,6 @@ from torch.nn.utils import parametrize
 
 import nas
 from nas import compression
-from nas.compression import tuning
 from nas.compression.int8_network import Int8Network
 from nas.compression.simulation import simulated_int8
 from nas.compression.step import Context
@@ -31,6 +30,7 @@ from nas.errors import BadInput, NasError
 from nas.modules import Network
 from nas.supernet import train_supernet
 from nas.supernet.training import calibrated
+from nas.training import network as network_training
 from nas.training.evaluate import validation_accuracy
 from nas.training.recipe import Recipe
 
@@ -108,7 +108,7 @@ def test_channel_counts_stay_multiples(network, context):
 @pytest.fixture
 def watched(monkeypatch):
     """What ``fit`` is called with inside steps."""
-    calls, fit = [], tuning.fit
+    calls, fit = [], network_training.fit
 
     def watch(model, data, recipe, step, **settings):
         layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -122,7 +122,7 @@ def watched(monkeypatch):
         calls.append({"data": data, "recipe": recipe, **settings})
         return fit(model, data, recipe, watched_step, **settings)
 
-    monkeypatch.setattr(tuning, "fit", watch)
+    monkeypatch.setattr(network_training, "fit", watch)
     return calls
 
 
@@ -238,7 +238,7 @@ def test_the_better_of_two_is_kept_and_the_second_only_tried_when_needed(
     assert len(watched) == (ptq < 0.8975)
     for call in watched:
         assert (call["simulated"], call["norms_train"]) == (True, {False})
-        assert call["recipe"] == Recipe(epochs=1, lr=0.005, batch_size=64)
+        assert call["recipe"] == Recipe(epochs=1, lr=0.005, batch_size=64, freeze="norms")
     assert not any(parametrize.is_parametrized(m) for m in int8.network.modules())
     assert same(weights(int8.network), weights(network)) == (kept == "ptq")
 
