@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from msgspec import Meta
 
 from nas.checks import Count, FilePath, Seed, checked, shown
 from nas.data.images import ImageData
@@ -26,7 +27,9 @@ from nas.training.folder import trained_in
 from nas.training.loop import Hook, fit
 from nas.training.names import OF_SUPERNET
 from nas.training.recipe import Recipe, precision_of, settled, stated, torch_device
+from nas.training.team import Team
 from nas.training.weights import Checkpoint, Identity, load_weights
+from nas.training.workers import train_in_workers
 
 
 @checked
@@ -45,13 +48,16 @@ def train_supernet(
     on_epoch: Hook | None = None,
     on_step: Hook | None = None,
     progress: bool | None = None,
+    workers: Annotated[int, Meta(ge=1, le=4096)] = 1,
 ) -> Supernet:
     """The trained supernet of ``space`` on ``data``, by the sandwich rule unless ``strategy`` says otherwise.
 
     Writes ``supernet.safetensors`` and ``training.csv`` into ``run_dir``; a checkpoint lies beside them while it
     trains. The same call again loads finished weights, or goes on where an interrupted training stopped, to the same
     result; with ``resume=False`` a folder that holds a training is refused. ``epochs`` or ``recipe`` says how long.
-    ``on_epoch``, ``on_step`` and ``progress`` as for ``nas.training.loop.fit``.
+    ``on_epoch``, ``on_step`` and ``progress`` as for ``nas.training.loop.fit``. ``workers``: processes that share every
+    batch, by Ray Train (with ``device="cuda"`` a GPU each), to the same weights within float error; an interrupted
+    training goes on with any number of them. The hooks are then called in the first of these processes.
     Raises BadInput when the data do not fit the space, the device is not there, or ``run_dir`` holds a training with
     other settings, which are named; NasError when the loss is no longer finite.
     """
@@ -66,7 +72,7 @@ def train_supernet(
     place = torch_device(device)
     supernet = Supernet(space, seed=seed).to(place)
 
-    def train(checkpoint: Checkpoint) -> pd.DataFrame:
+    def fitted(supernet: Any, checkpoint: Checkpoint, place: torch.device, team: Team | None) -> pd.DataFrame:
         return fit(
             supernet,
             data,
@@ -81,7 +87,11 @@ def train_supernet(
             on_epoch=on_epoch,
             on_step=on_step,
             progress=progress,
+            team=team,
         )
+
+    def train(checkpoint: Checkpoint) -> pd.DataFrame:
+        return train_in_workers(supernet, lambda *there: fitted(there[0], checkpoint, *there[1:]), place, workers)
 
     identity = _identity(space, data, recipe, chosen, strategy, seed, place)
     more = {"space": space.fingerprint}
