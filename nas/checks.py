@@ -164,9 +164,6 @@ def hints_of(made: Any) -> dict[str, Any]:
     }
 
 
-# ---- annotations -------------------------------------------------------------------------------------------------
-
-
 def _read_inherited(made: type) -> None:
     """Annotations of fields that a base in another file states mean what they mean there."""
     hints = inspect.get_annotations(made.__init__)  # type: ignore[misc]
@@ -228,7 +225,7 @@ def _is_a(value: Any, base: Any, meta: Meta | None) -> bool:
 def _undecidable(kind: type) -> bool:
     if getattr(kind, "_is_protocol", False):
         return not getattr(kind, "_is_runtime_protocol", False)
-    return kind in (Any, object) or kind.__module__.split(".")[0] == "numpy"
+    return kind in (Any, object) or kind.__module__ == "numpy._typing._array_like"
 
 
 def _is_numpy_scalar(value: Any) -> bool:
@@ -296,9 +293,6 @@ def _described_container(base: Any) -> str:
     options = [o for o in typing.get_args(base) if o is not Ellipsis]
     each = f", each {', '.join(dict.fromkeys(described(o) for o in options))}" if options else ""
     return {collections.abc.Mapping: "a mapping", tuple: "a tuple"}.get(typing.get_origin(base), "a list") + each
-
-
-# ---- functions ---------------------------------------------------------------------------------------------------
 
 
 def _checked_function(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,10 +7,12 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from nas.errors import BadInput
+from nas.files import first_line
+from nas.progress import silenced
 
 _RAYS_OWN = ("memory", "object_store_memory", "node:", "accelerator_type:")
 
@@ -50,7 +52,7 @@ def start_ray(address: str | None, *, cpus: float) -> bool:
                 **({} if address else local),
             )
     except ConnectionError as error:
-        raise BadInput(f"no Ray cluster answers at {address}: {str(error).splitlines()[0]}") from None
+        raise BadInput(f"no Ray cluster answers at {address}: {first_line(error)}") from None
     # Ray prints a paragraph for every lost worker, whatever its settings say; the ledger has the line that matters
     with contextlib.suppress(ImportError):
         from ray._private import worker
@@ -80,15 +82,6 @@ def check_resources(cpus: float, gpus: float, resources: Mapping[str, float] | N
         raise BadInput(f"no machine of the Ray cluster has {asked}; there is {', '.join(shown)}")
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
+def quiet() -> contextlib.AbstractContextManager[None]:
     """Silences Ray's loggers: what went wrong with a trial or a candidate is in its folder or the ledger."""
-    loggers = [logging.getLogger(name) for name in ("ray", "ray.tune", "ray.train", "ray.data", "ray._private")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    return silenced("ray", "ray.tune", "ray.train", "ray.data", "ray._private")

@@ -61,7 +61,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError as error:
-            raise Unwritable(f"cannot write {_short(path)}: {error.strerror or first_line(error)}") from None
+            raise Unwritable(f"cannot write {short(path)}: {error.strerror or first_line(error)}") from None
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
@@ -74,16 +74,16 @@ def writable(path: str | os.PathLike[str], what: str = "file") -> Path:
     """
     text = _path_text(path, what)
     if not text.isprintable() and not _encodable(text):
-        raise BadInput(f"cannot write {_short(text)!a}: that is not a file name")
+        raise BadInput(f"cannot write {short(text)!a}: that is not a file name")
     target = Path(text)
     try:
         if target.is_dir() or text.endswith(os.sep):
-            raise BadInput(f"cannot write {_short(text)}: it is a folder; name a file")
+            raise BadInput(f"cannot write {short(text)}: it is a folder; name a file")
         if os.path.lexists(target) and not target.is_file():
-            raise BadInput(f"cannot write {_short(text)}: it is not a file")
+            raise BadInput(f"cannot write {short(text)}: it is not a file")
         _check_parent(target)
     except OSError as error:
-        raise Unwritable(f"cannot write {_short(text)}: {error.strerror}") from None
+        raise Unwritable(f"cannot write {short(text)}: {error.strerror}") from None
     return target
 
 
@@ -93,7 +93,7 @@ def append_text(path: Path, text: str) -> None:
         append(str(path), text)
     except OSError as error:
         raise Unwritable(
-            f"cannot write {_short(path)}: {error.strerror}; what is finished is kept, go on with --resume"
+            f"cannot write {short(path)}: {error.strerror}; what is finished is kept, go on with --resume"
         ) from None
 
 
@@ -105,10 +105,10 @@ def read_text(path: str | os.PathLike[str]) -> str:
     text = _path_text(path, "file")
     try:
         if not stat.S_ISREG(os.stat(text).st_mode):  # reading a device or a pipe may never end
-            raise BadInput(f"cannot read {_short(text)}: it is not a file")
+            raise BadInput(f"cannot read {short(text)}: it is not a file")
         return Path(text).read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        raise BadInput(f"cannot read {_short(text)}: {getattr(error, 'strerror', None) or first_line(error)}") from None
+        raise BadInput(f"cannot read {short(text)}: {getattr(error, 'strerror', None) or first_line(error)}") from None
 
 
 def read_json(path: str | os.PathLike[str], schema: type[T]) -> T:
@@ -122,7 +122,7 @@ def read_json(path: str | os.PathLike[str], schema: type[T]) -> T:
 
 
 def _damaged(path: str | os.PathLike[str], error: Exception) -> BadInput:
-    return BadInput(f"{_short(path)} is damaged: {first_line(error)}")
+    return BadInput(f"{short(path)} is damaged: {first_line(error)}")
 
 
 # ---- names -----------------------------------------------------------------------------------------------------
@@ -142,18 +142,18 @@ def folder_of(path: str | os.PathLike[str], what: str = "run folder") -> Path:
     """``path``, when a folder is there or could be made. Raises BadInput for "", a file, a loop of links, a name too long."""
     text = _path_text(path, what)
     if not _encodable(text):
-        raise BadInput(f"the {what} {_short(text)!a} is not a path")
+        raise BadInput(f"the {what} {short(text)!a} is not a path")
     folder = Path(text)
     try:
         if folder.exists() and not folder.is_dir():
-            raise BadInput(f"the {what} {_short(text)} is a file; name a folder")
+            raise BadInput(f"the {what} {short(text)} is a file; name a folder")
         if not folder.exists() and folder.is_symlink():
-            raise BadInput(f"the {what} {_short(text)} is a link that leads nowhere")
+            raise BadInput(f"the {what} {short(text)} is a link that leads nowhere")
         _check_parent(folder)
     except NotADirectoryError:
-        raise BadInput(f"the {what} {_short(text)} lies below a file; name a folder") from None
+        raise BadInput(f"the {what} {short(text)} lies below a file; name a folder") from None
     except OSError as error:
-        raise BadInput(f"the {what} {_short(text)} cannot be used: {error.strerror}") from None
+        raise BadInput(f"the {what} {short(text)} cannot be used: {error.strerror}") from None
     return folder
 
 
@@ -171,7 +171,7 @@ def _check_parent(path: Path) -> None:
 def _path_text(path: str | os.PathLike[str], what: str) -> str:
     text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
     if not isinstance(text, str) or not text or "\0" in text:
-        raise BadInput(f"the {what} is a path, got {_short(repr(text))}")
+        raise BadInput(f"the {what} is a path, got {short(repr(text))}")
     return text
 
 
@@ -182,7 +182,7 @@ def _encodable(text: str) -> bool:
         return False
 
 
-def _short(path: str | os.PathLike[str]) -> str:
+def short(path: str | os.PathLike[str]) -> str:
     """A path in an error message: on one line, cut where it is long."""
     text = " ".join(os.fspath(path).split()) if os.fspath(path).strip() else repr(os.fspath(path))
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
@@ -236,10 +236,10 @@ def _flock(folder: Path) -> Iterator[None]:
             file.seek(0)
             pid = file.read().strip() or "unknown"
             raise Busy(
-                f"another process (pid {pid}) is at work in {_short(folder)}; wait for it, or choose another run folder"
+                f"another process (pid {pid}) is at work in {short(folder)}; wait for it, or choose another run folder"
             ) from None
         except OSError as error:
-            raise BadInput(f"cannot write {_short(path)}: {error.strerror}") from None
+            raise BadInput(f"cannot write {short(path)}: {error.strerror}") from None
         stack.callback(path.unlink, missing_ok=True)
         file.truncate(0)
         file.write(str(os.getpid()))
@@ -255,7 +255,7 @@ def _folders(folder: Path) -> Iterator[None]:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise Unwritable(f"cannot write {_short(folder)}: {error.strerror}") from None
+            raise Unwritable(f"cannot write {short(folder)}: {error.strerror}") from None
         yield
     finally:
         with contextlib.suppress(OSError):  # not empty: something came of it

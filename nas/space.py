@@ -16,16 +16,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nas.blocks import Block, chain_error
-from nas.checks import CountOrNone, Probability, check, checked, shown
+from nas.checks import CountOrNone, Finite, Probability, checked, shown
 from nas.errors import BadInput
 
 Archs = NDArray[np.uint8]
+Floats = NDArray[np.float64]
 Value = int | float | str | bool
 
 _CHUNK = 4096  # architectures scored at a time: index and value buffers stay in the second-level cache
@@ -102,8 +104,9 @@ class SearchSpace:
 
     Without slots it is a space that only tables can score. ``features``: ``archs (n, genes) -> (n, f)``, numbers that
     say more about a network than its genes do one by one (which operations lie on a live path, say); predictors look at
-    them. Raises BadInput when a slot names an unknown choice, an ``only_if`` cannot be resolved, or the blocks of a
-    sampled network do not follow one another.
+    them. ``members``: networks with a name, such as published ones, as configurations for ``encode``; they do not change
+    the fingerprint. Raises BadInput when a slot names an unknown choice, an ``only_if`` cannot be resolved, the blocks of
+    a sampled network do not follow one another, or a member is no network of the space.
     """
 
     def __init__(
@@ -112,7 +115,8 @@ class SearchSpace:
         choices: Sequence[Choice],
         slots: Sequence[Slot],
         *,
-        features: Callable[[Archs], NDArray[np.float64]] | None = None,
+        features: Callable[[Archs], Floats] | None = None,
+        members: Mapping[str, Mapping[str, Value]] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.features = features
@@ -122,10 +126,12 @@ class SearchSpace:
         self._check_choices()
         self.sizes: NDArray[np.int64] = np.array([len(c.values) for c in self.choices])
         self._conditions = tuple(self._condition(c) for c in self.choices)
-        self._genes = tuple(tuple(self._gene(name, slot) for name in slot.genes) for slot in self.slots)
+        self._genes = tuple(tuple(self._position[name] for name in slot.genes) for slot in self.slots)
         self.blocks, self._slot_ids = self._expand()
         self._radix = self._mixed_radix()
         self._check_chain()
+        self.members = {name: self._member(name, config) for name, config in members.items()}
+        """Networks that have a name, each as an architecture ``(genes,)``."""
 
     def __repr__(self) -> str:
         networks = f"{self.size:,}" if self.size < 10**9 else f"10^{len(str(self.size)) - 1}"
@@ -148,25 +154,15 @@ class SearchSpace:
     @cached_property
     def size(self) -> int:
         """Number of distinct networks (exact)."""
-        children: dict[int, list[int]] = {}
-        for gene, condition in enumerate(self._conditions):
-            if condition:
-                children.setdefault(condition[0], []).append(gene)
-
-        def count(gene: int) -> int:
-            total = 0
-            for value in range(self.sizes[gene]):
-                here = 1
-                for child in children.get(gene, []):
-                    _, allowed = self._conditions[child]  # type: ignore[misc]
-                    here *= count(child) if allowed[value] else 1
-                total += here
-            return total
-
+        counts = [[1] * int(n) for n in self.sizes]  # by value of a gene: the choices that hang on it
         size = 1
-        for gene, condition in enumerate(self._conditions):
+        for gene, condition in reversed(list(enumerate(self._conditions))):
+            own = sum(counts[gene])
             if condition is None:
-                size *= count(gene)
+                size *= own
+            else:
+                parent, allowed = condition
+                counts[parent] = [n * own if on else n for n, on in zip(counts[parent], allowed, strict=True)]
         return size
 
     @cached_property
@@ -190,9 +186,19 @@ class SearchSpace:
         self._check_slots()
         return self.slot_options(len(self.slots) - 1)[0].out_ch
 
-    def slot_options(self, slot: int) -> tuple[Block, ...]:
-        """The distinct blocks that this slot can hold."""
+    @checked
+    def slot_options(self, slot: CountOrNone) -> tuple[Block, ...]:
+        """The distinct blocks that this slot can hold. Raises BadInput when there is none of that number."""
+        if slot >= len(self.slots):
+            raise BadInput(f"{self.name} has {len(self.slots)} slots, counted from 0, got {slot}")
         return tuple(self.blocks[i - 1] for i in np.unique(self._slot_ids[slot]) if i)
+
+    def member(self, *names: str) -> Archs:
+        """The architectures ``(n, genes)`` of these names. Raises BadInput that lists the members for any other."""
+        if unknown := [name for name in names if name not in self.members]:
+            known = ", ".join(self.members) or "none"
+            raise BadInput(f"{self.name} has no member {shown(unknown[0])}; its members: {known}")
+        return np.array([self.members[name] for name in names], dtype=np.uint8).reshape(len(names), self.genes)
 
     # ---- batches of architectures ----------------------------------------------------------------------------
 
@@ -219,14 +225,12 @@ class SearchSpace:
             )
         return given
 
-    def sample(self, n: int, rng: np.random.Generator) -> Archs:
-        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible).
-
-        Raises BadInput for a negative ``n``.
-        """
-        check("n", n, CountOrNone)
+    @checked
+    def sample(self, n: CountOrNone, rng: np.random.Generator) -> Archs:
+        """``n`` random architectures, every gene uniform, in canonical form (duplicates are possible)."""
         return self.canonical(rng.integers(0, self.sizes, size=(n, self.genes)).astype(np.uint8))
 
+    @checked
     def active(self, archs: Archs) -> NDArray[np.bool_]:
         """Which genes have an effect, ``(n, genes)``."""
         active = np.ones(archs.shape, dtype=bool)
@@ -234,19 +238,19 @@ class SearchSpace:
             active[:, genes] = active[:, parents] & allowed[np.arange(len(genes)), archs[:, parents]]
         return active
 
+    @checked
     def canonical(self, archs: Archs) -> Archs:
         """Inactive genes set to 0: two architectures are the same network exactly when these rows are equal."""
         if not self._levels:
             return archs.astype(np.uint8)
         return np.where(self.active(archs), archs, 0).astype(np.uint8)
 
-    def mutate(self, archs: Archs, rng: np.random.Generator, rate: float | None = None) -> Archs:
+    @checked
+    def mutate(self, archs: Archs, rng: np.random.Generator, rate: Probability | None = None) -> Archs:
         """Each active gene changes to another of its values with probability ``rate`` (default: 1/genes).
 
         At least one active gene with more than one value changes in every row. Returns canonical architectures.
-        Raises BadInput for a rate that is no probability.
         """
-        check("rate", rate, Probability | None)
         archs = self.canonical(archs)
         free = self.active(archs) & (self.sizes > 1)
         rate = 1.0 / self.genes if rate is None else rate
@@ -257,6 +261,7 @@ class SearchSpace:
         step = rng.integers(1, np.maximum(self.sizes, 2), size=archs.shape)
         return self.canonical(np.where(changed, (archs + step) % self.sizes, archs).astype(np.uint8))
 
+    @checked
     def crossover(self, first: Archs, second: Archs, rng: np.random.Generator) -> Archs:
         """Uniform crossover of two batches of parents, row by row. Returns canonical architectures.
 
@@ -264,7 +269,8 @@ class SearchSpace:
         """
         if first.shape != second.shape:
             raise BadInput(f"crossover takes as many first as second parents, got {first.shape} and {second.shape}")
-        return self.canonical(np.where(rng.random(first.shape) < 0.5, first, second))
+        differs = (first ^ second) * (rng.random(first.shape) < 0.5)
+        return self.canonical(second ^ differs)
 
     def decode(self, archs: ArrayLike) -> list[dict[str, Value]]:
         """The value of every active choice, one dict per architecture."""
@@ -275,6 +281,7 @@ class SearchSpace:
             for row, on in zip(archs, active, strict=True)
         ]
 
+    @checked
     def encode(self, configs: Iterable[Mapping[str, Any]]) -> Archs:
         """The inverse of ``decode``; inactive choices may be left out.
 
@@ -287,6 +294,7 @@ class SearchSpace:
         """One line of text per architecture."""
         return [" ".join(f"{k}={v}" for k, v in config.items()) for config in self.decode(archs)]
 
+    @checked
     def parse(self, texts: Iterable[str]) -> Archs:
         """The inverse of ``describe``. Raises BadInput for what is not a network of this space."""
         values = {c.name: {str(v): v for v in c.values} for c in self.choices}
@@ -316,16 +324,17 @@ class SearchSpace:
         """The blocks of each architecture's network, in order."""
         return [tuple(self.blocks[i - 1] for i in row if i) for row in self.block_ids(archs)]
 
+    @checked
     def scorer(
-        self, per_block: ArrayLike, *, fixed: float = 0.0, combine: np.ufunc = np.add
-    ) -> Callable[[ArrayLike], NDArray[np.float64]]:
+        self, per_block: ArrayLike, *, fixed: Finite = 0.0, combine: np.ufunc = np.add
+    ) -> Callable[[ArrayLike], Floats]:
         """A function ``archs (n, genes) -> (n,)`` that adds up ``per_block`` (blocks,) over each network.
 
         ``fixed`` is added once. ``combine=np.maximum`` takes the largest value instead of the sum.
         """
         tables = self._slot_values(per_block)
 
-        def score(archs: ArrayLike) -> NDArray[np.float64]:
+        def score(archs: ArrayLike) -> Floats:
             checked = self.check(archs)
             out = np.full(len(checked), float(fixed))
             partial = np.empty(_CHUNK)
@@ -343,7 +352,8 @@ class SearchSpace:
 
         return score
 
-    def extremes(self, per_block: ArrayLike, *, fixed: float = 0.0, combine: np.ufunc = np.add) -> Extremes:
+    @checked
+    def extremes(self, per_block: ArrayLike, *, fixed: Finite = 0.0, combine: np.ufunc = np.add) -> Extremes:
         """The exact smallest and largest value of ``scorer(per_block)`` over the whole space.
 
         Dynamic programming over slots (variable elimination): no sampling, a few milliseconds.
@@ -357,9 +367,8 @@ class SearchSpace:
         score = self.scorer(per_block, fixed=fixed, combine=combine)
         return Extremes(float(score(low)[0]), float(score(high)[0]), low[0], high[0])
 
-    def slot_sums(
-        self, per_block: NDArray[np.float64]
-    ) -> list[tuple[tuple[int, ...], dict[tuple[int, ...], NDArray[np.float64]]]]:
+    @checked
+    def slot_sums(self, per_block: Floats) -> list[tuple[tuple[int, ...], dict[tuple[int, ...], Floats]]]:
         """Per slot its genes, and for every combination of their values what the block there adds, ``(1, k)``.
 
         ``per_block (k, blocks)``: k quantities.
@@ -372,7 +381,8 @@ class SearchSpace:
             result.append((genes, {key: values[i : i + 1] for i, key in enumerate(keys)}))
         return result
 
-    def per_block(self, quantity: Callable[[Block], float]) -> NDArray[np.float64]:
+    @checked
+    def per_block(self, quantity: Callable[[Block], float]) -> Floats:
         """``quantity`` of every block of the vocabulary, ``(blocks,)``."""
         return np.array([quantity(block) for block in self.blocks], dtype=np.float64)
 
@@ -382,7 +392,7 @@ class SearchSpace:
         # one small matrix product turns all genes into all slots' table indices: (slots, n), exact in float32
         return np.matmul(self._radix, archs.T.astype(np.float32)).astype(np.intp)
 
-    def _slot_values(self, per_block: ArrayLike) -> list[NDArray[np.float64]]:
+    def _slot_values(self, per_block: ArrayLike) -> list[Floats]:
         self._check_slots()
         vector = np.asarray(per_block, dtype=np.float64)
         if vector.shape != (len(self.blocks),):
@@ -391,7 +401,7 @@ class SearchSpace:
         return [padded[ids] for ids in self._slot_ids]
 
     def _eliminate(
-        self, tables: list[tuple[tuple[int, ...], NDArray[np.float64]]], combine: np.ufunc, pick: Callable[..., Any]
+        self, tables: list[tuple[tuple[int, ...], Floats]], combine: np.ufunc, pick: Callable[..., Any]
     ) -> Archs:
         factors = list(tables)
         steps: list[tuple[int, tuple[int, ...], NDArray[np.intp]]] = []
@@ -482,11 +492,6 @@ class SearchSpace:
             levels.append((genes, np.array([parent for parent, _ in conditions]), allowed))
         return levels
 
-    def _gene(self, name: str, slot: Slot) -> int:
-        if name not in self._position:
-            raise BadInput(f"slot {slot.name} names the choice {name!r}, which {self.name} does not have")
-        return self._position[name]
-
     def _condition(self, choice: Choice) -> tuple[int, NDArray[np.bool_]] | None:
         if choice.only_if is None:
             return None
@@ -496,11 +501,20 @@ class SearchSpace:
     def _check_choices(self) -> None:
         if len(self._position) != len(self.choices):
             raise BadInput(f"{self.name}: two choices have the same name")
+        for slot in self.slots:
+            if unknown := [name for name in slot.genes if name not in self._position]:
+                raise BadInput(f"slot {slot.name} names the choice {unknown[0]!r}, which {self.name} does not have")
         for i, choice in enumerate(self.choices):
             if choice.only_if and self._position.get(choice.only_if[0], i) >= i:
                 raise BadInput(
                     f"choice {choice.name} depends on {choice.only_if[0]!r}, which must be an earlier choice"
                 )
+
+    def _member(self, name: str, config: Mapping[str, Value]) -> Archs:
+        try:
+            return self.encode([config])[0]
+        except BadInput as error:
+            raise BadInput(f"{self.name}: member {shown(name)}: {error}") from None
 
     def _check_slots(self) -> None:
         if not self.slots:
@@ -514,8 +528,8 @@ class SearchSpace:
 
 def keys(archs: Archs) -> list[bytes]:
     """A hashable form of every row of ``archs (n, genes)``."""
-    text, genes = np.ascontiguousarray(archs, dtype=np.uint8).tobytes(), archs.shape[1]
-    return [text[i : i + genes] for i in range(0, len(text), genes)]
+    rows: list[bytes] = np.ascontiguousarray(archs, dtype=np.uint8).view(f"V{archs.shape[1]}")[:, 0].tolist()
+    return rows
 
 
 def is_ordered(choice: Choice) -> bool:
@@ -526,7 +540,7 @@ def is_ordered(choice: Choice) -> bool:
     return all(rising) or not any(rising)
 
 
-def _spread(table: NDArray[np.float64], genes: tuple[int, ...], scope: tuple[int, ...]) -> NDArray[np.float64]:
+def _spread(table: Floats, genes: tuple[int, ...], scope: tuple[int, ...]) -> Floats:
     """``table`` with its axes moved into the order of ``scope``, length 1 where a gene is absent."""
     order = sorted(range(len(genes)), key=lambda i: scope.index(genes[i]))
     moved = table.transpose(order)

@@ -52,7 +52,7 @@ def killed(folder: str, hook: str, count: str) -> None:
         if len(calls) == int(count):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    run(Path(folder), resume=True, **{hook: die})
+    run(Path(folder), **{hook: die})
 
 
 if __name__ == "__main__":

@@ -187,11 +187,13 @@ def test_weights_are_int8_per_channel(network, context):
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     seen = [(v, s) for v, s, reader in constants(int8.model) if reader == "Conv"]
     assert len(seen) == len(layers)
+    depthwise = sorted(m.weight.shape for m in layers if m.groups > 1)
     for values, scale in seen:
         assert values.dtype == np.int8
         assert scale.shape == (len(values),)
         # every channel uses the whole range: one scale for all would not
-        assert (np.abs(values).reshape(len(values), -1).max(1) == weight_limit()).all()
+        most = weight_limit(depthwise=values.shape in depthwise)
+        assert (np.abs(values.astype(int)).reshape(len(values), -1).max(1) == most).all()
 
 
 def test_activations_cover_every_calibration_image(network, few_digits):
@@ -449,9 +451,10 @@ def test_simulated_int8_rounds_and_is_taken_off_again(few_digits, trained):
     plain, before = network(sample), weights(network)
     with simulated_int8(network, sample):
         rounded = network(sample)
-        weight = network[1].expand.weight
-        steps = weight / (weight.abs().flatten(1).amax(1).view(-1, 1, 1, 1) / weight_limit())
-        torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+        for layer, most in ((network[1].expand, weight_limit()), (network[1].depthwise, 127)):
+            weight = layer.weight
+            steps = weight / (weight.abs().flatten(1).amax(1).view(-1, 1, 1, 1) / most)
+            torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
     assert 0 < (rounded - plain).abs().mean() < 0.2 * plain.abs().mean()
     assert same(before, weights(network))
     torch.testing.assert_close(network(sample), plain)

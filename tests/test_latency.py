@@ -20,6 +20,7 @@ from nas.blocks import InvertedResidual
 from nas.device import Device
 from nas.errors import BadInput, MissingBlocks
 from nas.measuring.campaign import measure
+from nas.measuring.energy import Later
 from nas.measuring.plan import plan
 from nas.modules import Network, describe
 from nas.runtimes import OnnxRuntime
@@ -157,13 +158,21 @@ def test_a_killed_campaign_goes_on(tmp_path):
 def test_campaigns_for_something_else_are_refused(tmp_path):
     measure(SPACE, FakeDevice(), run_dir=tmp_path)
     with pytest.raises(BadInput, match="already holds"):
-        measure(SPACE, FakeDevice(), run_dir=tmp_path)
-    with pytest.raises(BadInput, match="made for mobilenet_v2_digits and lacks"):
-        measure(MobileNetV3.digits(), FakeDevice(), run_dir=tmp_path, resume=True)
+        measure(SPACE, FakeDevice(), run_dir=tmp_path, resume=False)
+    with pytest.raises(BadInput, match="a table of another space "):
+        measure(MobileNetV3.digits(), FakeDevice(), run_dir=tmp_path)
     other = FakeDevice()
     other.device = dataclasses.replace(FakeDevice.device, threads=2)
-    with pytest.raises(BadInput, match="threads differ"):
-        measure(SPACE, other, run_dir=tmp_path, resume=True)
+    with pytest.raises(BadInput, match=r"a table of another threads \(1, now 2\); choose"):
+        measure(SPACE, other, run_dir=tmp_path)
+    for change in ({"calibrate": 50}, {"validate": 19}, {"seed": 1}):
+        with pytest.raises(BadInput, match=r"a table of another choice of networks \(calibrate, validate, seed\)"):
+            measure(SPACE, FakeDevice(), run_dir=tmp_path, **change)
+    with pytest.raises(BadInput, match=r"a table of another energy \(, now Later\)"):
+        measure(SPACE, FakeDevice(), run_dir=tmp_path, meter=Later())
+    again = FakeDevice()
+    assert measure(SPACE, again, run_dir=tmp_path).name.startswith("fake")
+    assert not again.prepared
     with pytest.raises(KeyboardInterrupt):
         measure(SPACE, FakeDevice(stop_at=100), run_dir=tmp_path, name="b")
     with pytest.raises(BadInput, match="is a campaign for another threads"):

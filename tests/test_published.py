@@ -17,12 +17,12 @@ from torch import nn
 from torch.nn import functional as F
 
 import nas
+from experiments.benchmarks.ofa_predictor import ofa_predictor
 from nas.blocks import Conv, InvertedResidual, from_key
 from nas.deploy.to_onnx import export_onnx
 from nas.device import Device
 from nas.errors import BadInput
 from nas.modules import build, describe
-from nas.objectives.predictor_file import ofa_predictor
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
 from nas.space import Choice, SearchSpace
 from nas.supernet import Supernet

@@ -217,8 +217,8 @@ def test_round_survives_dropped_connections(server, measure, tiny, tmp_path, mon
     assert not list((tmp_path / "the device's; kits").iterdir())  # tidied up
     assert not (tmp_path / "here/table_fp32_kit/blocks").exists()
     with pytest.raises(BadInput, match="already holds table_fp32"):
-        measure()
-    assert measure(resume=True, options={"Port": 1}).rows.equals(table.rows)  # finished: nobody is asked
+        measure(resume=False)
+    assert measure(options={"Port": 1}).rows.equals(table.rows)  # finished: nobody is asked
 
 
 def test_second_call_goes_on_and_leaves_out_the_block_that_crashed(measure, device, tiny, tmp_path, monkeypatch):
@@ -234,9 +234,9 @@ def test_second_call_goes_on_and_leaves_out_the_block_that_crashed(measure, devi
     before = files(tmp_path / "here")
     assert 0 < len(before) < 58
     with pytest.raises(BadInput, match="pass resume"):
-        measure(python=python)
+        measure(python=python, resume=False)
     said = []
-    table = measure(said.append, python=python, resume=True)
+    table = measure(said.append, python=python)
     assert not any("copying" in line for line in said)
     done = files(tmp_path / "here")
     assert done[: len(before)] == before
@@ -373,6 +373,16 @@ def test_a_round_without_a_server_asks_only_for_what_is_safe(stub, device, tiny,
     (kit_folder,) = (command for _, _, command in asked if "tar" in command)
     assert kit_folder.startswith("mkdir -p -- '")
     assert not list(Path(folder).iterdir())  # tidied up
+    assert stub.measure(python=device(), remote_dir=folder).rows.equals(table.rows)
+    for change, text in (
+        ({"host": "pi@other"}, r"is of another host \(pi@board, now pi@other\)"),
+        ({"threads": 2}, r"a table of another threads \(1, now 2\)"),
+        ({"validate": 3}, "a table of another choice of networks"),
+        ({"resume": False}, "already holds table_fp32; pass resume"),
+    ):
+        with pytest.raises(BadInput, match=text):
+            stub.measure(python=device(), **change)
+    assert len(stub.asked()) == len(asked)  # nobody was asked again
 
 
 def test_what_the_user_wants_of_ssh_comes_before_what_we_want(stub, device, tmp_path):

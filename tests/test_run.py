@@ -19,9 +19,11 @@ import pandas as pd
 import pytest
 import small_run
 import torch
+from conftest import lively
 
 import nas
-from nas.cli import app
+from nas.blocks import Head, Stem
+from nas.cli import app, names as cli_names
 from nas.cli.app import main
 from nas.compression.int8_network import OnnxNetwork
 from nas.data.splits import Split
@@ -34,6 +36,7 @@ from nas.runs.folder import new_run, reopen
 from nas.runs.settings import SETTINGS_OF
 from nas.tables.names import table_stem
 from nas.training.evaluate import accuracy
+from nas.training.weights import save_weights
 from search_spaces import EfficientNet
 
 ROOT = Path(__file__).parents[1]
@@ -226,7 +229,7 @@ def test_killed_in_training_search_and_compression_it_ends_with_the_same_front(f
     assert [p.parent.name for p in folder.glob("candidates/*/summary.json")] == ["c01"]
     untouched = (folder / "candidates" / "c01" / "summary.json").stat().st_mtime_ns
     assert rows_in(folder / "evaluations.db") == 12
-    small_run.run(folder, resume=True)
+    small_run.run(folder)
     assert (folder / "candidates" / "c01" / "summary.json").stat().st_mtime_ns == untouched
     for name in ("pareto.csv", "evaluations.csv"):
         assert (folder / name).read_text() == (finished / name).read_text()
@@ -244,11 +247,13 @@ def test_a_finished_run_does_nothing_again(copy, monkeypatch):
     for module, name in ((tables, "measure"), (search, "train_supernet"), (search, "search"), (candidates, "compress")):
         monkeypatch.setattr(module, name, lambda *a, name=name, **k: pytest.fail(f"{name} ran again"))
     before = {k: v for k, v in listing(copy).items() if k != "stages.json"}
-    table = small_run.run(copy, resume="auto")
+    table = small_run.run(copy)
     assert {k: v for k, v in listing(copy).items() if k != "stages.json"} == before
     assert len(table) == 4
     with pytest.raises(nas.BadInput, match=r"already holds a run; pass resume \(--resume\)"):
-        small_run.run(copy)
+        small_run.run(copy, resume=False)
+    with pytest.raises(nas.BadInput, match=r"was started with lr = 0.1, now it is 0.2;"):
+        small_run.run(copy, lr=0.2)
 
 
 def test_what_a_killed_process_had_half_written_goes(copy, monkeypatch):
@@ -288,8 +293,28 @@ def test_an_interrupt_says_how_to_go_on(finished, tmp_path, caplog):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        small_run.run(folder, resume=True, on_epoch=stop)
-    assert "resume=True goes on" in caplog.text
+        small_run.run(folder, on_epoch=stop)
+    assert "the same call goes on" in caplog.text
+
+
+def test_a_folder_of_another_version_says_so_in_one_line(copy, capsys):
+    config = json.loads((copy / "config.json").read_text())
+    for version, wrong in ((None, "format 1"), (1, "format 1"), (3, "format 3"), ("2", "is damaged")):
+        other = {k: v for k, v in config.items() if k not in ("version", "environment")}  # other versions have other fields
+        (copy / "config.json").write_text(json.dumps(other if version is None else other | {"version": version}))
+        for command in (["report"], ["quickstart", "--resume"]):
+            assert main([*command, "--run-dir", str(copy)]) == 2
+            said = capsys.readouterr().err
+            assert wrong in said
+            assert said.count("\n") == 1
+            assert ("go on with the version that made it, or start anew in another run folder" in said) == (version != "2")
+
+
+def test_reports_and_exports_have_nothing_to_resume(capsys):
+    for command in ("report", "export"):
+        with pytest.raises(SystemExit):
+            main([command, "--run-dir", "x", "--resume"])
+        assert "--resume" in capsys.readouterr().err
 
 
 def test_resume_reads_the_folders_own_settings_and_says_what_may_no_longer_change(copy):
@@ -531,6 +556,42 @@ def test_a_network_that_cannot_be_timed_or_bundled_costs_no_other_either(copy, m
     assert ": unknown operation" in caplog.text
     assert main(["quickstart", "--run-dir", str(copy), "--resume"]) == 0
     assert "nan" not in capsys.readouterr().out
+
+
+def test_a_network_whose_timing_breaks_is_a_recorded_failure(copy, monkeypatch, caplog):
+    """After the runtime has taken it, in the last stage."""
+    without(copy, "final")
+    prepare, time = nas.runtimes.OnnxRuntime.prepare, nas.runtimes.OnnxRuntime.time
+    broken = []
+
+    def prepared(self, network, input_shape):
+        loaded = prepare(self, network, input_shape)
+        broken.extend([loaded] if (network.parent.name, network.name) == ("c02", "int8.onnx") else [])
+        return loaded
+
+    def timed(self, loaded, repeats):
+        if any(loaded is one for one in broken):
+            raise RuntimeError("the accelerator hangs")
+        return time(self, loaded, repeats)
+
+    monkeypatch.setattr(nas.runtimes.OnnxRuntime, "prepare", prepared)
+    monkeypatch.setattr(nas.runtimes.OnnxRuntime, "time", timed)
+    table = small_run.run(copy)
+    assert set(table["id"]) == {"c01", "c01p", "c02p"}
+    assert table["measured_int8_ms"].notna().all()
+    (failure,) = artefacts.read_failures(copy)
+    assert (failure.id, failure.error) == ("c02", "RuntimeError: the accelerator hangs")
+    assert failure.made_from == artefacts.read_candidate(copy / CANDIDATES / "c02p").made_from
+    assert list(listing(copy / CANDIDATES / "c02")) == ["failure.json"]
+    assert "c02 failed and is left out: RuntimeError: the accelerator hangs" in caplog.text
+    assert len(small_run.run(copy)) == 3  # finished: nothing is done again
+    without(copy, "final")
+    monkeypatch.setattr(
+        nas.runtimes.OnnxRuntime, "time", lambda *a: (_ for _ in ()).throw(OSError("the board is unplugged"))
+    )
+    with pytest.raises(OSError, match="unplugged"):  # no network is to blame for it
+        small_run.run(copy)
+    assert len(artefacts.read_failures(copy)) == 1
 
 
 # ---- settings that decide ----------------------------------------------------------------------------------------
@@ -995,3 +1056,74 @@ def test_litert_export(finished, tmp_path):
         c, h, w = network.input_shape
         assert given["shape"].tolist() == [1, h, w, c]
         assert given["dtype"] == dtype
+
+
+# ---- from a network that is there already ---------------------------------------------------------------------------
+
+
+def taught(*, size: int = 8, classes: int = 10) -> nas.Network:
+    """A network of odd widths, as pruned ones are, that sees pixels in its own way."""
+    stem = Stem(in_ch=1, out_ch=37, size=size)
+    network = nas.Network([stem, Head(in_ch=37, hidden=24, out_ch=classes, size=stem.out_size)])
+    lively(network)
+    network.normalise = ((0.25,), (0.5,))
+    return network
+
+
+def test_a_run_goes_on_around_a_candidate_of_another(tmp_path, capsys):
+    """Its images are normalised as that candidate's were, and another process makes all of it again."""
+    network, source = taught(), tmp_path / "c01p"
+    step = artefacts.StepRecord(step="recover", precision="fp32", accuracy=0.5, macs=1, params=1, size_bytes=1)
+    made_from = artefacts.MadeFrom(genes=(0,), finetune_epochs=1, qat_epochs=1, prune=0.5, seed=0)
+    candidate = artefacts.Candidate(
+        id="c01p", architecture="", made_from=made_from, input_shape=network.input_shape, pruned=0.5,
+        fp32_step="recover", blocks=tuple(b.key for b in network.describe()), steps=(step,),
+        normalise=network.normalise,
+    )  # fmt: skip
+    artefacts.write_record(source / artefacts.SUMMARY, candidate)
+    save_weights(source / artefacts.WEIGHTS, network, {})
+    folder = tmp_path / "next"
+    assert main(["train", "--run-dir", str(folder), "--around", str(source), "--epochs", "1"]) == 0
+    run = reopen(folder)
+    assert run.data.mean.tolist() == [0.25]
+    assert run.space.fingerprint == nas.around(network, name="around_c01p").fingerprint
+    largest = nas.Supernet(run.space).eval()
+    x = torch.randn(3, *network.input_shape)
+    with torch.no_grad():
+        torch.testing.assert_close(largest(x), network.eval()(x), atol=1e-4, rtol=1e-4)
+    capsys.readouterr()
+    assert main(["train", "--run-dir", str(folder), "--around", f"{source}2", "--resume"]) == 2
+    assert f"was made with around {source}, not {source}2" in capsys.readouterr().err
+    assert cli_names.space(around=str(source), classes=3).classes == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--space", "resnet.cifar", "--around", "x"], "space and around both say what is searched; give one of them"),
+        (["--pretrained", "x", "--around", "x"], "pretrained and around both say what is searched; give one of them"),
+        (["--around", "nowhere"], "nowhere"),
+        (["--pretrained", "nowhere"], "no pretrained network and no file 'nowhere'; networks: efficientnet_lite0"),
+    ],
+)
+def test_a_start_that_is_not_there_is_one_line(tmp_path, capsys, flags, told):
+    folder = tmp_path / "run"
+    assert main(["train", "--run-dir", str(folder), *flags]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_a_run_around_a_pretrained_network_has_its_pixels_and_its_normalisation(tmp_path, monkeypatch):
+    """With a made-up network instead of a published one."""
+
+    def pretrained(source, *, classes=None, size=None):
+        return taught(classes=classes or 1000, size=size or 24)
+
+    monkeypatch.setattr("nas.layouts.pretrained", pretrained)
+    assert main(["train", "--run-dir", str(tmp_path), "--pretrained", "made_up", "--epochs", "1"]) == 0
+    run = reopen(tmp_path)
+    assert (run.space.name, run.space.classes) == ("around_made_up", 10)
+    assert max(run.space.choices[0].values) == run.data.size == 8
+    assert run.data.std.tolist() == [0.5]

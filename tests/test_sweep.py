@@ -30,7 +30,7 @@ from nas.report.sweep_page import write_sweep_report
 from nas.runs.folder import new_run, opened
 from nas.searchers.random import RandomSearch
 from nas.supernet import Supernet
-from nas.sweeps.folder import last_report, read_settings, read_sweep, trial_name
+from nas.sweeps.folder import last_report, read_sweep, read_sweep_record, trial_name
 from nas.sweeps.sweep import sweep
 from nas.sweeps.trial import TrialRunner
 from nas.tables.table import LatencyTable, Validation
@@ -113,8 +113,21 @@ def test_finished_trials_are_not_done_again(swept, tmp_path, state):
 
 
 def test_a_folder_is_not_swept_twice_by_accident(swept):
+    settings = {"weight": [1, 2], "seed": [0, 1]}
     with pytest.raises(BadInput, match=r"already holds a sweep; pass resume \(--resume\)"):
-        sweep(small_search, {"weight": [1], "seed": [0]}, run_dir=swept)
+        sweep(small_search, settings, run_dir=swept, resume=False)
+    for trial, change, options, differing in (
+        (
+            small_search,
+            {"weight": [1]},
+            {},
+            r"settings \({'weight': \[1, 2\], 'seed': \[0, 1\]}, now {'weight': \[1\],",
+        ),
+        (small_search, {}, {"seed": 1}, r"seed \(0, now 1\);"),
+        (unlucky, {}, {}, r"trial \(test_sweep.small_search, now test_sweep.unlucky\);"),
+    ):
+        with pytest.raises(BadInput, match=rf"holds a sweep of other {differing}"):
+            sweep(trial, settings | change, run_dir=swept, **options)
 
 
 def unlucky(settings, run_dir, report):
@@ -169,7 +182,7 @@ def test_a_training_sampled_by_optuna_and_stopped_by_asha(started, tmp_path, cap
     assert (table[~stopped]["epoch"] == 20).all()
     assert (table[~stopped]["test"] == table[~stopped]["lr"]).all()
     assert table["accuracy"].idxmax() == table[~stopped]["lr"].idxmax()
-    again = sweep(training, settings, run_dir=tmp_path / "sweep", samples=10, max_concurrent=2, resume=True, **chosen)
+    again = sweep(training, settings, run_dir=tmp_path / "sweep", samples=10, max_concurrent=2, **chosen)
     pd.testing.assert_frame_equal(again, table)
     assert len((tmp_path / "sweep" / "trained").read_text().splitlines()) == 10
     assert capfd.readouterr() == ("", "")
@@ -181,7 +194,7 @@ def test_sampled_settings_are_the_same_after_a_loss_of_state(started, tmp_path):
     folder = tmp_path / "sweep"
     first = sweep(training, {"lr": tune.uniform(0, 1)}, run_dir=folder, samples=3)
     shutil.rmtree(folder / "tune")
-    again = sweep(training, {"lr": tune.uniform(0, 1)}, run_dir=folder, samples=3, resume=True)
+    again = sweep(training, {"lr": tune.uniform(0, 1)}, run_dir=folder, samples=3)
     pd.testing.assert_frame_equal(first, again)
     assert len((folder / "trained").read_text().splitlines()) == 3
 
@@ -200,7 +213,7 @@ def test_a_killed_driver_loses_no_evaluation(started, tmp_path):
     driver.wait()
     before = ledger(folder)
     assert 0 < len(before) < 60
-    table = sweep(small_search, settings, run_dir=folder, resume=True)
+    table = sweep(small_search, settings, run_dir=folder)
     assert (table["error"] == "").all()
     after = ledger(folder)
     assert before <= after
@@ -354,7 +367,7 @@ def test_a_damaged_file_is_one_line(tmp_path, file, content):
     (tmp_path / "trials" / "seed=0" / "settings.json").write_text('{"seed": 0}')
     (tmp_path / file).write_text(content)
     with pytest.raises(BadInput, match=f"{Path(file).name} is damaged") as refused:
-        read_settings(tmp_path) if file == "sweep.json" else read_sweep(tmp_path)
+        read_sweep_record(tmp_path) if file == "sweep.json" else read_sweep(tmp_path)
     assert "\n" not in str(refused.value)
 
 

@@ -100,7 +100,7 @@ def add_measure(sub: argparse.ArgumentParser) -> None:
 
 def run_measure(args: argparse.Namespace) -> None:
     """Measure, or write or read a kit, as the parsed arguments say."""
-    from nas.measuring.campaign import add_energy
+    from nas.measuring.campaign import add_energy, measure
 
     what, device = Measured(**given(args, Measured)), Device(**given(args, Device))
     precisions = _precisions(what, device)
@@ -119,7 +119,8 @@ def run_measure(args: argparse.Namespace) -> None:
             if device.remote:
                 print_table(stem, _remotely(args, device, precision, shared))
             else:
-                print_table(stem, _here(args, what, runtime, shared))
+                shared |= {"isolate": True, "meter": meter(what.energy), **given(args, measure, *_NETWORKS)}
+                print_table(stem, measure(_space(args), runtime, **shared))
 
 
 def _imported(what: Measured, device: Device) -> tuple[Path, LatencyTable]:
@@ -154,13 +155,6 @@ def _remotely(args: argparse.Namespace, device: Device, precision: Precision, sh
         **given(args, measure_remote, *_NETWORKS, *_EVERYWHERE),
         **shared,
     )
-
-
-def _here(args: argparse.Namespace, what: Measured, runtime: Runtime, shared: dict[str, Any]) -> LatencyTable:
-    from nas.measuring.campaign import measure
-
-    settings = given(args, measure, *_NETWORKS)
-    return measure(_space(args), runtime, isolate=True, meter=meter(what.energy), **settings, **shared)
 
 
 def _space(args: argparse.Namespace) -> SearchSpace:

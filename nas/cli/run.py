@@ -18,8 +18,8 @@ from nas.runs.settings import SETTINGS_OF, Settings
 if TYPE_CHECKING:
     from nas.runs.folder import Run
 
-
-# ---- flags -----------------------------------------------------------------------------------------------------
+_OF_SPACE = ("space", "pretrained", "around")
+"""What a run's command line says of its space; the rest is said by its images."""
 
 
 def add_quickstart(sub: argparse.ArgumentParser) -> None:
@@ -51,7 +51,7 @@ def add_compress(sub: argparse.ArgumentParser) -> None:
 
 
 def add_export(sub: argparse.ArgumentParser) -> None:
-    _add_folder(sub)
+    add_flag(sub, "run_dir", RunDir)
     add_flag(sub, "candidate", Annotated[Text, "its id in the final table, such as c03"])
     from nas.deploy import names as formats
 
@@ -61,7 +61,7 @@ def add_export(sub: argparse.ArgumentParser) -> None:
 
 
 def add_report(sub: argparse.ArgumentParser) -> None:
-    _add_folder(sub)
+    add_flag(sub, "run_dir", RunDir)
 
 
 def _add_folder(sub: argparse.ArgumentParser, *default: str) -> None:
@@ -71,11 +71,9 @@ def _add_folder(sub: argparse.ArgumentParser, *default: str) -> None:
 
 
 def _add_inputs(sub: argparse.ArgumentParser) -> None:
-    add_flags(sub, names.images, "data", "test_data", "size", "channels", "skip_bad")
-    add_flags(sub, names.space, "space")
-
-
-# ---- commands --------------------------------------------------------------------------------------------------
+    more = (*_OF_SPACE, "seed")
+    add_flags(sub, names.images, *(name for name in parameters(names.images) if name not in more))
+    add_flags(sub, names.space, *_OF_SPACE)
 
 
 def run_quickstart(args: argparse.Namespace) -> None:
@@ -152,9 +150,6 @@ def run_report(args: argparse.Namespace) -> None:
     print((write_sweep_report if (folder / "sweep.json").exists() else write_report)(folder))
 
 
-# ---- the run of a folder ---------------------------------------------------------------------------------------
-
-
 def _run(args: argparse.Namespace) -> Run:
     """Of what the command line says; of the folder, where there is one."""
     there = (folder_of(args.run_dir) / CONFIG).exists()
@@ -165,10 +160,18 @@ def _new(args: argparse.Namespace) -> Run:
     from nas.runs.folder import new_run
 
     settings = Settings(**given(args, Settings))
-    names.space(**given(args, names.space, "space"))  # a wrong name is refused before images are read
-    of_data = _all(args, names.images) | {"seed": settings.seed}
+    of_data, of_space = _all(args, names.images) | {"seed": settings.seed}, _all(args, names.space)
+    chosen = {name: of_space[name] for name in _OF_SPACE}
+    if names.network(**chosen) is None:
+        names.space(**chosen)  # a wrong name is refused before images are read
+        if of_data["data"] == names.DIGITS:
+            of_space["space"] = of_space["space"] or names.SPACE
+        else:
+            fit = names.suited(of_data["data"], of_space["space"], of_data["size"], of_data["channels"])
+            of_space["space"], of_data["size"], of_data["channels"] = fit
     images = names.images(**of_data)
-    of_space = _all(args, names.space) | {"classes": len(images.classes), "channels": images.channels}
+    sizes = {"classes": len(images.classes), "channels": images.channels}
+    of_space |= sizes | {"size": images.size if of_space["pretrained"] else None}
     return new_run(
         names.space(**of_space),
         images,
@@ -192,7 +195,7 @@ def _reopened(args: argparse.Namespace) -> Run:
     return reopen(
         args.run_dir,
         given(args, Settings),
-        space=given(args, names.space, "space"),
+        space=given(args, names.space, *_OF_SPACE),
         data=given(args, names.images),
         resume="resume" in args,
         command=args.command_line,

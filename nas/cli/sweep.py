@@ -63,11 +63,12 @@ def add_sweep(sub: argparse.ArgumentParser) -> None:
 def run_sweep(args: argparse.Namespace) -> None:
     """Run the sweep of the parsed arguments, print its table, write its report."""
     from nas.report.sweep_page import write_sweep_report
-    from nas.sweeps.folder import read_settings
+    from nas.sweeps.folder import read_sweep_record
     from nas.sweeps.sweep import sweep
 
     resume, where = bool(given(args, sweep, "resume")), Cluster(**given(args, Cluster))
-    settings = _settings(given(args, Swept), read_settings(args.run_dir) if resume else {}, args.run_dir)
+    before = read_sweep_record(args.run_dir) if resume else None
+    settings = _settings(given(args, Swept), before.settings if before else {}, args.run_dir)
     trial = _on_run if "run" in settings else _on_table
     frame = sweep(trial, settings, run_dir=args.run_dir, resume=resume, **asdict(where))
     print(frame.drop(columns=[c for c in ("trial", "run") if c in frame]).to_string(index=False))

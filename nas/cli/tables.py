@@ -62,10 +62,6 @@ def add_tables(sub: argparse.ArgumentParser) -> None:
     sub.parse_known_args = parse_known_args  # type: ignore[method-assign, assignment]
 
 
-# --------------------------------------------------------------------------------------------------------------
-# Commands
-
-
 def _list(path: Sequence[str]) -> None:
     found, others = readable(path)
     rows = [{"table": _short(stem, path), **_row(table)} for stem, table in found]
@@ -169,10 +165,6 @@ def _heatmap(
     print(write_heat_map(panels, output))
 
 
-# --------------------------------------------------------------------------------------------------------------
-# Heat maps
-
-
 def _space_panels(found: Found, networks: int) -> list[Panel]:
     from nas.report.heat_map import Panel
     from nas.tables.compare import network_ms, rank_correlations
@@ -219,10 +211,6 @@ def _whole_panel(path: Path, networks: int) -> Panel:
 
 def _note(text: str) -> None:
     logging.getLogger("nas").info("note: left out: %s", text)
-
-
-# --------------------------------------------------------------------------------------------------------------
-# Printing
 
 
 def _about_table(table: LatencyTable) -> Row:

@@ -8,7 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -19,7 +19,7 @@ from nas.engine.problem import space_text
 from nas.errors import BadInput
 from nas.files import first_line
 from nas.objectives.objective import ObjectiveRecord
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 LEDGER = "evaluations.db"
 """Its name in a run folder."""
@@ -200,25 +200,36 @@ def read(path: Path, space: SearchSpace) -> tuple[Identity, str, list[Entry]]:
         return identity, stopped, entries
 
 
-class Columns(TypedDict):
-    """``archs (n, genes)``, ``values (n, names)``, ``violation (n,)`` and ``error (n,)`` of entries."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Batch:
+    """Candidates side by side.
+
+    ``values (n, names)``: NaN where unknown or failed; ``violation (n,)``; ``error (n,)``; ``ask``: that proposed all.
+    """
 
     archs: Archs
-    values: NDArray[np.float64]
-    violation: NDArray[np.float64]
+    values: Floats
+    violation: Floats
     error: NDArray[np.object_]
+    ask: int = 0
 
+    @staticmethod
+    def of(entries: Sequence[Entry], space: SearchSpace, names: Sequence[str]) -> Batch:
+        """Entries, ``names`` giving the order of the values."""
+        values = np.array([[e.values[n] for n in names] for e in entries], np.float64)
+        return Batch(
+            archs=np.frombuffer(b"".join(e.arch for e in entries), np.uint8).reshape(-1, space.genes),
+            values=values.reshape(len(entries), len(names)),
+            violation=np.array([e.violation for e in entries], dtype=np.float64),
+            error=np.array([e.error for e in entries], dtype=object),
+        )
 
-def columns(entries: Sequence[Entry], space: SearchSpace, names: Sequence[str]) -> Columns:
-    """Entries side by side, ``names`` giving the order of the values."""
-    return {
-        "archs": np.frombuffer(b"".join(e.arch for e in entries), np.uint8).reshape(-1, space.genes),
-        "values": np.array([[e.values[n] for n in names] for e in entries], np.float64).reshape(
-            len(entries), len(names)
-        ),
-        "violation": np.array([e.violation for e in entries], dtype=np.float64),
-        "error": np.array([e.error for e in entries], dtype=object),
-    }
+    def __len__(self) -> int:
+        return len(self.archs)
+
+    def __getitem__(self, rows: Any) -> Batch:
+        columns = {k: v[rows] for k, v in vars(self).items() if k != "ask"}
+        return Batch(**columns, ask=self.ask)
 
 
 def _contents(db: sqlite3.Connection) -> tuple[Identity, str, list[Entry]]:
@@ -253,7 +264,7 @@ def _check_archs(entries: Sequence[Entry], space: SearchSpace) -> None:
     """Raises ValueError for what are no architectures of ``space``, each in its canonical form."""
     if wrong := [e.arch for e in entries if len(e.arch) != space.genes]:
         raise ValueError(f"an architecture of {len(wrong[0])} genes, {space.name} has {space.genes}")
-    archs = columns(entries, space, ())["archs"]
+    archs = Batch.of(entries, space, ()).archs
     wide = archs.astype(np.int64)
     if (wide >= space.sizes).any() or (space.canonical(archs) != archs).any():
         raise ValueError(f"an architecture that {space.name} does not have")

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from nas.checks import Batch as BatchSize, Count, FilePath, Positive, Seed, checked
 from nas.engine.evaluate import Evaluate, Outcome, check_timeout
-from nas.engine.ledger import LEDGER, Entry, Identity, Ledger
+from nas.engine.ledger import LEDGER, Batch, Entry, Identity, Ledger
 from nas.engine.problem import Problem
-from nas.engine.proposals import MAX_IDLE_ASKS, Batch, Proposals
+from nas.engine.proposals import MAX_IDLE_ASKS, Proposals
 from nas.engine.result import SearchResult
 from nas.errors import BadInput
 from nas.files import folder_of, locked
@@ -117,7 +117,16 @@ def search(
         completed: Literal["in batches", "one by one"] = "in batches" if make is None else "one by one"
         identity = Identity(**problem.described(), searcher=identity_of(searcher), batch=rows, completed=completed)
         with contextlib.closing(Ledger(path, identity, space, resume=bool(resume))) as ledger:
-            run = _Search(problem, searcher, ledger, pool, budget=budget, rows=rows, bar=shown, on_result=on_result)
+            run = _Search(
+                problem=problem,
+                proposals=Proposals(problem, searcher),
+                ledger=ledger,
+                pool=pool,
+                budget=budget,
+                rows=rows,
+                bar=shown,
+                on_result=on_result,
+            )
             return run.run(one_by_one=make is not None)
 
 
@@ -153,36 +162,30 @@ class _Candidate:
     future: Future[Outcome] | None
 
 
+@dataclass(kw_only=True)
 class _Search:
     """One search, from its first ask to its result."""
 
-    def __init__(
-        self,
-        problem: Problem,
-        searcher: Searcher,
-        ledger: Ledger,
-        pool: Workers,
-        *,
-        budget: int,
-        rows: int,
-        bar: tqdm[Any],
-        on_result: OnResult | None,
-    ) -> None:
-        self._problem, self._ledger, self._pool = problem, ledger, pool
-        self._proposals = Proposals(problem, searcher)
-        self._budget, self._rows, self._bar, self._on_result = budget, rows, bar, on_result
-        self._done = 0
+    problem: Problem
+    proposals: Proposals
+    ledger: Ledger
+    pool: Workers
+    budget: int
+    rows: int
+    bar: tqdm[Any]
+    on_result: OnResult | None
+    done: int = 0
 
     def run(self, *, one_by_one: bool) -> SearchResult:
-        log.info("search of %s: %d networks", self._problem.space.name, self._budget)
+        log.info("search of %s: %d networks", self.problem.space.name, self.budget)
         try:
-            batches = self._costly(one_by_one) if self._problem.costly else self._cheap()
+            batches = self._costly(one_by_one) if self.problem.costly else self._cheap()
         except KeyboardInterrupt as interrupt:
-            on = "the same call goes on from there" if self._ledger.on_disk else "without run_dir nothing is kept"
-            interrupt.args = (f"search stopped after {self._done} of {self._budget} evaluations; {on}",)
+            on = "the same call goes on from there" if self.ledger.on_disk else "without run_dir nothing is kept"
+            interrupt.args = (f"search stopped after {self.done} of {self.budget} evaluations; {on}",)
             raise
-        result = self._proposals.result(batches, self._budget)
-        self._ledger.finish(result.stopped)
+        result = self.proposals.result(batches, self.budget)
+        self.ledger.finish(result.stopped)
         log.info("%s: %d on the front", result.stopped, len(result.front))
         return result
 
@@ -190,14 +193,14 @@ class _Search:
         """All in arrays; a ledger, where there is one, is written but need not be read."""
         told: list[Batch] = []
         idle = 0
-        while self._done < self._budget and idle < MAX_IDLE_ASKS:
-            found = self._proposals.ask(self._rows)[: self._budget - self._done]
+        while self.done < self.budget and idle < MAX_IDLE_ASKS:
+            found = self.proposals.ask(self.rows)[: self.budget - self.done]
             idle = 0 if len(found) else idle + 1
             if len(found):
-                if self._ledger.on_disk or self._on_result:
+                if self.ledger.on_disk or self.on_result:
                     rows = range(len(found))
-                    self._record([self._proposals.entry(found, i, Outcome(error=found.error[i])) for i in rows])
-                self._proposals.tell(found)
+                    self._record([self.proposals.entry(found, i, Outcome(error=found.error[i])) for i in rows])
+                self.proposals.tell(found)
                 told.append(found)
                 self._count(len(found))
         return told
@@ -206,7 +209,7 @@ class _Search:
         """Keeps ``rows`` candidates under way. They are told all together, or ``one_by_one`` as they arrive."""
         under_way: dict[bytes, _Candidate] = {}
         finished: list[Entry] = []
-        while len(finished) < self._budget:
+        while len(finished) < self.budget:
             if one_by_one or not under_way:
                 self._send(under_way, one_by_one)
             if not under_way:
@@ -214,17 +217,17 @@ class _Search:
             keys = [self._next_to_arrive(under_way)] if one_by_one else list(under_way)
             arrived = [self._finish(under_way.pop(key)) for key in keys]
             finished += arrived
-            self._proposals.tell(self._proposals.batch_of(arrived))
-        return [self._proposals.batch_of(finished)]
+            self.proposals.tell(self.proposals.batch_of(arrived))
+        return [self.proposals.batch_of(finished)]
 
     def _send(self, under_way: dict[bytes, _Candidate], one_by_one: bool) -> None:
         """Ask for as many candidates as there is room for, and submit those whose result is not known."""
-        room, idle = self._rows - len(under_way), 0
-        while room > 0 and idle < MAX_IDLE_ASKS and (left := self._budget - self._done - len(under_way)) > 0:
-            found = self._proposals.ask(room)[:left]
+        room, idle = self.rows - len(under_way), 0
+        while room > 0 and idle < MAX_IDLE_ASKS and (left := self.budget - self.done - len(under_way)) > 0:
+            found = self.proposals.ask(room)[:left]
             for row, arch in enumerate(found.archs):
-                nothing_to_do = self._ledger.get(arch.tobytes()) is not None or found.error[row]
-                future = None if nothing_to_do else self._pool.submit(arch)
+                nothing_to_do = self.ledger.get(arch.tobytes()) is not None or found.error[row]
+                future = None if nothing_to_do else self.pool.submit(arch)
                 under_way[arch.tobytes()] = _Candidate(batch=found, row=row, future=future)
             room, idle = room - len(found), 0 if len(found) else idle + 1
             if under_way and (not one_by_one or not len(found)):
@@ -232,7 +235,7 @@ class _Search:
 
     def _next_to_arrive(self, under_way: Mapping[bytes, _Candidate]) -> bytes:
         """The candidate that is told next: as the ledger has it while it does, then whichever is finished first."""
-        recorded = self._ledger.completed(self._done)
+        recorded = self.ledger.completed(self.done)
         if recorded is not None and recorded in under_way:
             return recorded
         running = {}
@@ -245,34 +248,34 @@ class _Search:
 
     def _finish(self, candidate: _Candidate) -> Entry:
         batch, row = candidate.batch, candidate.row
-        entry = self._ledger.get(batch.archs[row].tobytes())
+        entry = self.ledger.get(batch.archs[row].tobytes())
         if entry is None:
             outcome = candidate.future.result() if candidate.future else Outcome(error=str(batch.error[row]))
-            entry = self._proposals.entry(batch, row, outcome)
+            entry = self.proposals.entry(batch, row, outcome)
             self._record([entry])
         self._count(1)
         return entry
 
     def _record(self, entries: list[Entry]) -> None:
-        for number, entry in enumerate(self._ledger.record(entries), self._done + 1):
+        for number, entry in enumerate(self.ledger.record(entries), self.done + 1):
             if entry.error:
                 log.info("network %d failed: %s", number, entry.error)
-            if self._on_result:
+            if self.on_result:
                 arch = np.frombuffer(entry.arch, np.uint8)[None]
-                self._on_result(
+                self.on_result(
                     {
                         "evaluation": number,
                         **entry.values,
                         "violation": entry.violation,
                         "error": entry.error,
-                        "architecture": self._problem.space.describe(arch)[0],
+                        "architecture": self.problem.space.describe(arch)[0],
                         "seconds": entry.seconds,
                     }
                 )
 
     def _count(self, more: int) -> None:
-        self._done += more
-        self._bar.update(more)
+        self.done += more
+        self.bar.update(more)
 
 
 class _InThisProcess:

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nas.errors import BadInput
 from nas.objectives.objective import Constraint, Objective
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class Problem:
     def costly(self) -> tuple[Objective, ...]:
         return tuple(o for o in self.everything if not o.cheap)
 
-    def costs(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def costs(self, values: Floats) -> Floats:
         """``values (n, everything)`` as costs ``(n, objectives)``."""
         return np.column_stack([o.cost(values[:, i]) for i, o in enumerate(self.objectives)])
 

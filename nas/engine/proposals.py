@@ -3,52 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.engine.evaluate import Outcome
-from nas.engine.ledger import Entry, columns
+from nas.engine.ledger import Batch, Entry
 from nas.engine.problem import Problem
 from nas.engine.result import SearchResult
 from nas.objectives.objective import Constraint
 from nas.objectives.scoring import score
 from nas.searchers.searcher import Searcher
 from nas.searchers.seen import Seen
-from nas.space import Archs
+from nas.space import Archs, Floats
 
 MAX_IDLE_ASKS = 50
 """Asks in a row without a new candidate that may be evaluated, after which a search stops."""
 _WIDEST = 6  # an ask after proposals that all violate constraints is twice as large as the last, up to 64 times
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Batch:
-    """Rows of one ask, or of several.
-
-    ``values (n, objectives)``: of the search's and the constraints' objectives, in the order of ``Problem.everything``,
-    NaN where unknown or failed; ``violation (n,)``; ``error (n,)``.
-    """
-
-    archs: Archs
-    values: NDArray[np.float64]
-    violation: NDArray[np.float64]
-    error: NDArray[np.object_]
-    ask: int = 0
-
-    def __len__(self) -> int:
-        return len(self.archs)
-
-    def __getitem__(self, rows: slice | NDArray[Any]) -> Batch:
-        return Batch(
-            archs=self.archs[rows],
-            values=self.values[rows],
-            violation=self.violation[rows],
-            error=self.error[rows],
-            ask=self.ask,
-        )
 
 
 class Proposals:
@@ -109,7 +79,7 @@ class Proposals:
 
     def batch_of(self, entries: Sequence[Entry]) -> Batch:
         """Entries as columns."""
-        return Batch(**columns(entries, self._space, list(self._column)))
+        return Batch.of(entries, self._space, list(self._column))
 
     def result(self, batches: Sequence[Batch], budget: int) -> SearchResult:
         """What was evaluated, in order."""
@@ -142,7 +112,5 @@ class Proposals:
         return text
 
 
-def _violation(
-    constraints: Sequence[Constraint], values: Mapping[str, NDArray[np.float64]], n: int
-) -> NDArray[np.float64]:
+def _violation(constraints: Sequence[Constraint], values: Mapping[str, Floats], n: int) -> Floats:
     return sum((c.violation(values[c.objective.name]) for c in constraints), start=np.zeros(n))

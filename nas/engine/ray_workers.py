@@ -16,6 +16,7 @@ from nas.checks import Positive, checked
 from nas.cluster import check_resources, import_ray, quiet, start_ray
 from nas.engine.evaluate import Evaluate, Outcome, timed_out
 from nas.errors import BadInput
+from nas.files import first_line
 from nas.space import Archs
 
 _RETRIES = 2  # of a candidate whose actor was lost
@@ -143,7 +144,7 @@ class RayWorkers:
         try:
             return self._ray.put(evaluate)
         except TypeError as error:
-            why = str(error.__cause__ or error).splitlines()[0]
+            why = first_line(error.__cause__ or error)
             raise BadInput(
                 f"with workers the objectives go to other processes, and {', '.join(self._objectives)} cannot: {why}"
             ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -13,11 +12,13 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from nas.checks import FilePath, checked
-from nas.engine.ledger import LEDGER, columns, read
+from nas.engine.ledger import LEDGER, Batch, read
 from nas.errors import BadInput, Infeasible
 from nas.objectives.objective import Constraint, Objective, ObjectiveRecord
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
+
+_COLUMNS = ("archs", "values", "violation", "error")
 
 
 @checked
@@ -33,8 +34,8 @@ class SearchResult:
     space: SearchSpace
     objectives: tuple[Objective, ...]
     archs: Archs
-    values: NDArray[np.float64]
-    violation: NDArray[np.float64]
+    values: Floats
+    violation: Floats
     error: NDArray[np.object_]
     stopped: str = ""
     _reference: tuple[float, ...] | None = field(default=None, repr=False)
@@ -55,8 +56,8 @@ class SearchResult:
             there, now = (", ".join(f"{o.name} ({o.identity})" for o in side) for side in (identity.objectives, given))
             raise BadInput(f"{path} is a search for {there}; got {now}")
         stopped = stopped or f"not finished: {len(entries)} evaluations so far"
-        found = columns(entries, space, [o.name for o in made])
-        return SearchResult(space=space, objectives=made, stopped=stopped, **found)
+        found = vars(Batch.of(entries, space, [o.name for o in made]))
+        return SearchResult(space=space, objectives=made, stopped=stopped, **{k: found[k] for k in _COLUMNS})
 
     def __len__(self) -> int:
         return len(self.archs)
@@ -68,14 +69,7 @@ class SearchResult:
 
     def __getitem__(self, rows: int | slice | NDArray[np.bool_] | NDArray[np.int64]) -> SearchResult:
         rows = np.atleast_1d(np.arange(len(self))[rows])
-        return replace(
-            self,
-            archs=self.archs[rows],
-            values=self.values[rows],
-            violation=self.violation[rows],
-            error=self.error[rows],
-            _reference=tuple(self.reference),
-        )
+        return replace(self, **{k: getattr(self, k)[rows] for k in _COLUMNS}, _reference=tuple(self.reference))
 
     @property
     def good(self) -> NDArray[np.bool_]:
@@ -83,7 +77,7 @@ class SearchResult:
         return (self.violation <= 0) & (self.error == "") & np.isfinite(self.values).all(axis=1)
 
     @property
-    def costs(self) -> NDArray[np.float64]:
+    def costs(self) -> Floats:
         """``values`` with the sign that makes smaller better; NaN for rows that are not good."""
         costs = np.column_stack([o.cost(self.values[:, i]) for i, o in enumerate(self.objectives)])
         return np.where(self.good[:, None], costs, np.nan)
@@ -102,7 +96,8 @@ class SearchResult:
         by = next((i for i, o in enumerate(self.objectives) if o.cheap), 0)
         return self[rows[np.argsort(self.values[rows, by], kind="stable")]]
 
-    def column(self, objective: Objective) -> NDArray[np.float64]:
+    @checked
+    def column(self, objective: Objective) -> Floats:
         """The values of one objective, ``(n,)``. Raises BadInput when the search did not have it."""
         names = [o.name for o in self.objectives]
         if objective.name not in names:
@@ -114,6 +109,7 @@ class SearchResult:
             )
         return self.values[:, names.index(objective.name)]
 
+    @checked
     def best(self, objective: Objective, *constraints: Constraint) -> Archs:
         """The good architecture ``(genes,)`` with the best ``objective`` among those that meet ``constraints``.
 
@@ -133,7 +129,7 @@ class SearchResult:
         return self.archs[np.where(rows, objective.cost(self.column(objective)), np.inf).argmin()]
 
     @property
-    def reference(self) -> NDArray[np.float64]:
+    def reference(self) -> Floats:
         """Default reference point, as costs ``(k,)``: the worst of all good rows plus a tenth of their range."""
         if self._reference is not None:
             return np.array(self._reference)
@@ -148,7 +144,7 @@ class SearchResult:
         costs = self.costs[self.good]
         return hypervolume(costs, self.reference if reference is None else reference) if len(costs) else 0.0
 
-    def hypervolume_history(self, reference: ArrayLike | None = None) -> NDArray[np.float64]:
+    def hypervolume_history(self, reference: ArrayLike | None = None) -> Floats:
         """Hypervolume after each evaluation, ``(n,)``."""
         return hypervolume_history(self.costs, self.reference if reference is None else reference)
 
@@ -167,7 +163,8 @@ class SearchResult:
         genes = pd.DataFrame(self.space.decode(self.archs), columns=[c.name for c in self.space.choices])
         return pd.concat([frame, genes], axis=1)
 
-    def plot(self, path: str | os.PathLike[str]) -> Path:
+    @checked
+    def plot(self, path: FilePath) -> Path:
         """A picture of the first two objectives: all good rows, and their own front as a step line.
 
         ``path``: the suffix says the format (.png, .svg, .pdf). Raises BadInput with fewer than two objectives.

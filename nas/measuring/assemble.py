@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from nas.device import Device
 from nas.errors import BadInput
 from nas.measuring.plan import Plan
+from nas.space import Floats
 from nas.tables.fit.calibration import fit_calibration
 from nas.tables.fit.refine import refined
 from nas.tables.table import LatencyTable
@@ -24,7 +24,7 @@ def assemble(
     plan: Plan,
     device: Device,
     rows: pd.DataFrame,
-    network_ms: NDArray[np.float64],
+    network_ms: Floats,
     *,
     kind: str = "measured",
     source: str = "",

@@ -8,18 +8,17 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pandas as pd
 
 from nas.blocks import Block
 from nas.checks import Count, FilePath, Seed, checked
-from nas.device import Device
 from nas.errors import BadInput
 from nas.files import first_line, locked
 from nas.measuring.energy import Meter, with_energy
 from nas.measuring.plan import Plan, plan
-from nas.measuring.results import Finished, already, beside, finished, problems_are_bad_input, stem_of
+from nas.measuring.results import already, beside, finished, problems_are_bad_input, stem_of
 from nas.measuring.timing import Direct, Isolated, Timer, end_if_started_again
 from nas.on_device.campaign import Campaign, Driver, Json
 from nas.on_device.device import conditions, texts_of
@@ -39,7 +38,7 @@ def measure(
     *,
     run_dir: FilePath,
     name: str | None = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = "auto",
     calibrate: Annotated[Count, "networks timed to fit what blocks alone do not show"] = 60,
     validate: Annotated[Count, "other networks, to judge the table by"] = 20,
     seed: Annotated[Seed, "of the networks that are timed"] = 0,
@@ -60,40 +59,40 @@ def measure(
     ``meter``: also the energy of every block (``nas.measuring.energy``). ``progress``: a bar on stderr, by default on a
     terminal and in a notebook. The logger "nas" is told the time estimate and what makes the numbers doubtful.
 
-    Writes ``<name>.csv/.json`` and ``<name>_networks.csv`` into ``run_dir`` (default name: table_<precision>). With
-    ``resume``, a finished table is loaded and an interrupted campaign goes on after its last finished group.
-    Raises BadInput when there is one already and ``resume`` is not given, when it was made for something else, when
-    another process measures there, or when the disk is full (what was measured is kept).
+    Writes ``<name>.csv/.json`` and ``<name>_networks.csv`` into ``run_dir`` (default name: table_<precision>). The same
+    call again loads a finished table, and goes on after the last finished group of an interrupted campaign.
+    Raises BadInput for another call in that folder (naming what differs), for any with ``resume=False``, when another
+    process measures there, or when the disk is full (what was measured is kept).
     """
     if isolate:
         end_if_started_again()
     device = runtime.device
     stem = stem_of(run_dir, name, device.precision)
     campaign = plan(space, calibrate=calibrate, validate=validate, seed=seed)
-    asked = {"networks": [calibrate, validate, seed], "energy": type(meter).__name__ if meter else ""}
+    energy = {"energy": type(meter).__name__} if meter else {}
+    asked = {"networks": [calibrate, validate, seed], "energy": "", **energy}
     partial = beside(stem, ".partial.jsonl")
-    if there := already(stem, partial, resume):
-        return _matching(there, space, runtime)
+    if there := already(stem, partial, resume, campaign, **asdict(device), **energy):
+        return there
     with locked(stem.parent), problems_are_bad_input(), contextlib.ExitStack() as stack:
         timer: Timer = stack.enter_context(Isolated(runtime, meter=meter)) if isolate else Direct(runtime, meter)
         log = stack.enter_context(_log_of(partial, campaign, {"space": space.fingerprint, **asdict(device), **asked}))
         advance = stack.enter_context(bar(len(campaign.models()), stem.name, "model", progress))
-        made = _timed(campaign, timer, log, advance, device, getattr(runtime, "kind", "measured"))
+        _time(campaign, timer, log, advance)
+        kind = getattr(runtime, "kind", "measured")
+        made = finished(campaign, device, campaign.models(), log, kind=kind, source="nas.measure", notes=energy)
         table = made.save(stem, windows=meter is not None)
         partial.unlink()
         return table
 
 
-def _timed(
-    campaign: Plan, timer: Timer, log: Log, advance: Callable[[int], None], device: Device, kind: str
-) -> Finished:
-    """Time what ``log`` lacks; the table of all."""
+def _time(campaign: Plan, timer: Timer, log: Log, advance: Callable[[int], None]) -> None:
+    """Time what ``log`` lacks."""
     models = campaign.models()
     networks = [*((block,) for block in campaign.order()), *campaign.space.networks(campaign.archs)]
     here = _Here(timer, dict(zip((m["file"] for m in models), networks, strict=True)))
     reference = next(m for m in models if m["key"] == campaign.reference.key)
     Campaign(models, reference, here, log, _log.info, lambda done, total, text: advance(done)).run()
-    return finished(campaign, device, models, log, kind=kind, source="nas.measure")
 
 
 def add_energy(stem: str | os.PathLike[str], log: str | os.PathLike[str]) -> LatencyTable:
@@ -152,14 +151,3 @@ def bar(total: int, what: str, unit: str, progress: bool | None) -> Iterator[Cal
             shown_bar.update(done - shown_bar.n)
 
         yield advance
-
-
-def _matching(table: LatencyTable, space: SearchSpace, runtime: Runtime) -> LatencyTable:
-    table.check_space(space)
-    if table.device != runtime.device:
-        differing = [k for k, v in asdict(table.device).items() if v != asdict(runtime.device)[k]]
-        raise BadInput(
-            f"the table there is for another device ({', '.join(differing)} differ): {table.name}, "
-            f"this is {runtime.device.key}; choose another folder"
-        )
-    return table

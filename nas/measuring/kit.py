@@ -11,14 +11,12 @@ import importlib.metadata
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from nas.blocks import Block, from_key
@@ -34,15 +32,11 @@ from nas.on_device import device as on_device, runner
 from nas.on_device.results import HEADER, Results, kit_id, load_manifest, parse_lines, wrong
 from nas.runtimes.litert import timing_tflite
 from nas.runtimes.timing_model import onnx_bytes
-from nas.space import Archs, SearchSpace
+from nas.space import SearchSpace
 from nas.tables.table import LatencyTable
 
 Tool = Literal["onnxruntime", "trtexec", "benchmark_model"]
-PRECISIONS = {
-    "onnxruntime": ("fp32", "int8"),
-    "trtexec": ("fp32", "fp16", "int8"),
-    "benchmark_model": ("fp32", "int8"),
-}
+PRECISIONS = {"onnxruntime": ("fp32", "int8"), "trtexec": ("fp32", "fp16", "int8"), "benchmark_model": ("fp32", "int8")}
 RUNTIME = {"onnxruntime": "onnxruntime", "trtexec": "tensorrt", "benchmark_model": "litert"}
 """What a tool's table calls its runtime."""
 RUN = '''#!/usr/bin/env python3
@@ -251,38 +245,22 @@ def _whole_lines(path: Path) -> str:
 
 
 def _table(manifest: dict[str, Any], device: Device, results: Results) -> Finished:
-    recorded = cast(SearchSpace, _Recorded(manifest))
     index: Any = np.arange(sum(m["role"] != "block" for m in manifest["models"]))[:, None]
     first = sum(m["role"] == "calibrate" for m in manifest["models"])
-    campaign = Plan(space=recorded, calibrate=index[:first], validate=index[first:], seed=manifest["plan"]["seed"])
+    campaign = Plan(
+        space=_recorded(manifest), calibrate=index[:first], validate=index[first:], seed=manifest["plan"]["seed"]
+    )
     notes, source = {"kit": manifest["kit"]}, f"nas.measure kit, {results.header['tool']}"
     return finished(campaign, device, manifest["models"], results, source=source, notes=notes)
 
 
-@dataclass(frozen=True, eq=False)
-class _Recorded:
-    """What a table needs of a space, from a manifest: an architecture is the number of one of its networks, ``(n, 1)``."""
-
-    manifest: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        return str(self.manifest["space"]["name"])
-
-    @property
-    def fingerprint(self) -> str:
-        return str(self.manifest["space"]["fingerprint"])
-
-    @cached_property
-    def blocks(self) -> tuple[Block, ...]:
-        return tuple(from_key(m["key"]) for m in self.manifest["models"] if m["role"] == "block")
-
-    def networks(self, archs: Archs) -> list[tuple[Block, ...]]:
-        return [tuple(self.blocks[b] for b in m["blocks"]) for m in self._chosen(archs)]
-
-    def describe(self, archs: Archs) -> list[str]:
-        return [m["key"] for m in self._chosen(archs)]
-
-    def _chosen(self, archs: NDArray[Any]) -> list[dict[str, Any]]:
-        networks = [m for m in self.manifest["models"] if m["role"] != "block"]
-        return [networks[i] for i in archs[:, 0].astype(int)]
+def _recorded(manifest: dict[str, Any]) -> Any:
+    """What a table needs of a space: an architecture ``(1,)`` is the number of one of the manifest's networks."""
+    blocks = tuple(from_key(m["key"]) for m in manifest["models"] if m["role"] == "block")
+    networks = [m for m in manifest["models"] if m["role"] != "block"]
+    return SimpleNamespace(
+        **manifest["space"],
+        blocks=blocks,
+        networks=lambda archs: [tuple(blocks[b] for b in networks[i]["blocks"]) for i in archs[:, 0]],
+        describe=lambda archs: [networks[i]["key"] for i in archs[:, 0]],
+    )

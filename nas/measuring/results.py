@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pandas as pd
 
 from nas.device import Device
 from nas.errors import BadInput
-from nas.files import file_name, folder_of, write_text
+from nas.files import file_name, first_line, folder_of, write_text
 from nas.measuring.assemble import assemble
 from nas.measuring.energy import with_energy
 from nas.measuring.plan import Plan
@@ -23,7 +23,7 @@ from nas.on_device.campaign import DISTURBED
 from nas.on_device.device import warnings
 from nas.on_device.outputs import Problem
 from nas.on_device.results import Results
-from nas.tables.names import table_stem
+from nas.tables.names import networks_path, table_stem
 from nas.tables.table import COLUMNS, LatencyTable
 from nas.tables.validation import repeatability
 
@@ -49,12 +49,33 @@ def beside(stem: Path, ending: str) -> Path:
     return stem.with_name(stem.name + ending)
 
 
-def already(stem: Path, begun: Path, resume: bool) -> LatencyTable | None:
-    """The table, when it is finished. Raises BadInput when there is one, or one was begun, and it is not to be used."""
+def already(stem: Path, begun: Path, resume: object, plan: Plan, **asked: object) -> LatencyTable | None:
+    """The table, when it is finished. ``asked``: fields of its device, and notes.
+
+    Raises BadInput when there is one, or one was begun, and ``resume`` is false, or when it is not what is asked for.
+    """
     is_finished = beside(stem, ".json").exists()
     if (is_finished or begun.exists()) and not resume:
         raise BadInput(f"{stem.parent} already holds {stem.name}; pass resume (--resume) to use it, or another folder")
-    return LatencyTable.load(stem) if is_finished else None
+    if not is_finished:
+        return None
+    table = LatencyTable.load(stem)
+    there = {"energy": "", **asdict(table.device), **table.notes, "space": table.space.get("fingerprint")}
+    asked["space"] = plan.space.fingerprint
+    differing = [f"{k} ({there[k]}, now {now})" for k, now in asked.items() if k in there and there[k] != now]
+    networks = networks_path(stem)
+    if networks.exists() and _architectures(networks) != plan.space.describe(plan.archs):
+        differing.append("choice of networks (calibrate, validate, seed)")
+    if differing:
+        raise BadInput(f"{stem} is a table of another {' and another '.join(differing)}; choose another folder or name")
+    return table
+
+
+def _architectures(path: Path) -> list[str]:
+    try:
+        return list(pd.read_csv(path)["architecture"])
+    except (OSError, ValueError, KeyError) as error:
+        raise BadInput(f"{path} is damaged: {first_line(error)}") from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +92,7 @@ class Finished:
             logging.getLogger("nas").info("note: %s", line)
         if windows:
             write_text(beside(stem, "_windows.csv"), self.windows.to_csv(index=False))
-        write_text(beside(stem, "_networks.csv"), self.networks.to_csv(index=False, float_format="%.6g"))
+        write_text(networks_path(stem), self.networks.to_csv(index=False, float_format="%.6g"))
         self.table.save(stem)
         return LatencyTable.load(stem)
 

@@ -27,8 +27,9 @@ from msgspec import Meta
 
 from nas.checks import Batch, Count, Seed, Threads, checked
 from nas.errors import BadInput
-from nas.files import append_text, locked
-from nas.measuring.kit import Tool, export_kit, import_kit
+from nas.files import append_text, locked, read_text, write_text
+from nas.measuring.kit import RUNTIME, Tool, export_kit, import_kit
+from nas.measuring.plan import plan
 from nas.measuring.results import already, beside, problems_are_bad_input, stem_of
 from nas.on_device import agent
 from nas.on_device.results import load_manifest
@@ -36,6 +37,7 @@ from nas.space import SearchSpace
 from nas.tables.table import LatencyTable
 
 POLL_S = 5.0
+_HOST = "host.txt"  # in the kit's folder here: which it is of
 _log = logging.getLogger("nas")
 _STARTS = 3  # of a runner that ends without a word
 
@@ -56,7 +58,7 @@ def measure_remote(
     calibrate: Count = 60,
     validate: Count = 20,
     seed: Seed = 0,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = "auto",
     ssh_options: Sequence[str] = (),
     python: str = "python3",
     tool_path: str | None = None,
@@ -70,25 +72,28 @@ def measure_remote(
     one to run there. ``remote_dir``: where kits go there, below the home directory; emptied when the table is made.
     The logger "nas" is told the progress. Blocks that failed on the device are left out of the table (``notes["failed"]``).
 
-    Writes what ``measure`` writes into ``run_dir``, and ``<name>_kit`` with the raw results. With ``resume``, a finished
-    table is loaded, and an interrupted round goes on wherever it was, be it the export, the copying or the timing.
-    Raises BadInput with one line: not reachable, host key unknown or changed, login refused, no python3 or runtime
-    there, disk full there. What is finished is kept on both sides.
+    Writes what ``measure`` writes into ``run_dir``, and ``<name>_kit`` with the raw results. The same call again loads a
+    finished table, and goes on wherever an interrupted round was, be it the export, the copying or the timing.
+    Raises BadInput with one line: another call in that folder (naming what differs), or any with ``resume=False``; not
+    reachable, host key unknown or changed, login refused, no python3 or runtime there, disk full there. What is finished
+    is kept on both sides.
     """
     _check_names(host, ssh_options, remote_dir)
     stem = stem_of(run_dir, name, precision)
     kit = beside(stem, "_kit")
-    if table := already(stem, kit, resume):
-        if table.space.get("fingerprint") != space.fingerprint:
-            raise BadInput(f"{stem} is a table of {table.space.get('name')}, not of {space.name} as it is now")
+    device: dict[str, Any] = {"precision": precision, "batch": batch, "threads": threads}
+    networks: dict[str, Any] = {"calibrate": calibrate, "validate": validate, "seed": seed}
+    table = already(stem, kit, resume, plan(space, **networks), runtime=RUNTIME[runtime], **device)
+    if (kit / _HOST).exists() and (before := read_text(kit / _HOST)) != host:
+        raise BadInput(f"{kit} is of another host ({before}, now {host}); choose another folder or name")
+    if table:
         return table
-    settings: dict[str, Any] = {"runtime": runtime, "precision": precision, "batch": batch, "threads": threads}
-    settings |= {"calibrate": calibrate, "validate": validate, "seed": seed}
     tool = ["--tool", runtime] + (["--tool-path", tool_path] if tool_path else [])
     with _connected(host, ssh_options, python) as ssh:
         _check_machine(ssh)
         with locked(stem.parent):
-            export_kit(space, kit, **settings)
+            export_kit(space, kit, runtime=runtime, **device, **networks)
+            write_text(kit / _HOST, host)
             folder = _round(ssh, kit, remote_dir.rstrip("/"), tool, _Patience(patience_s, host))
             table = import_kit(kit, space=space, run_dir=run_dir, name=stem.name, allow_failed=True)
         _tidy(ssh, kit, folder)

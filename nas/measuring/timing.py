@@ -13,14 +13,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from nas.blocks import Block
 from nas.errors import BadInput, NasError
 from nas.measuring.energy import Meter
 from nas.modules import Network, build
-from nas.on_device.clock import MAX_ROUNDS, MIN_ROUNDS, in_turns, summary
+from nas.on_device.clock import in_turns, summary
 from nas.on_device.power import sustained
 from nas.runtimes import Runtime
 
@@ -99,20 +96,6 @@ def load(runtime: Runtime, networks: Sequence[Sequence[Block]]) -> list[Any]:
         except Exception as error:
             prepared.append(error)
     return prepared
-
-
-def time_interleaved(
-    runtime: Runtime, prepared: Sequence[Any], *, min_rounds: int = MIN_ROUNDS, max_rounds: int = MAX_ROUNDS
-) -> list[NDArray[np.float64]]:
-    """Samples in ms, ``(samples,)`` for each of ``prepared``, taken in turns (``nas.on_device.clock.in_turns``).
-
-    Each is visited at least ``min_rounds`` and at most ``max_rounds`` times. Raises what timing one of them raised.
-    """
-    found = in_turns([partial(runtime.time, p) for p in prepared], rounds=(min_rounds, max_rounds))
-    for samples in found:
-        if isinstance(samples, Exception):
-            raise samples
-    return [np.array(samples) for samples in found]
 
 
 class Isolated:

@@ -5,17 +5,7 @@
 
 from nas.objectives.combine import penalized, weighted
 from nas.objectives.memory import flash_size, peak_sram
-from nas.objectives.objective import (
-    Constraint,
-    Objective,
-    additive,
-    energy,
-    flash,
-    latency,
-    macs,
-    params,
-    peak_memory,
-)
+from nas.objectives.objective import Constraint, Objective, additive, energy, flash, latency, macs, params, peak_memory
 
 __all__ = [
     "Constraint",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
 
 from nas.checks import checked
 from nas.data.images import ImageData
 from nas.objectives.objective import Objective
-from nas.space import Archs
+from nas.space import Archs, Floats
 from nas.supernet.evaluation import subnet_accuracies
 from nas.supernet.supernet import Supernet
 from nas.supernet.training import check_fit
@@ -23,7 +21,7 @@ def accuracy(supernet: Supernet, data: ImageData, *, identity: str = "") -> Obje
     """
     check_fit(supernet.space, data)
 
-    def evaluate(archs: Archs) -> NDArray[np.float64]:
+    def evaluate(archs: Archs) -> Floats:
         return subnet_accuracies(supernet, archs, data)
 
     return Objective(

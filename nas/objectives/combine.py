@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.checks import Positive, checked
 from nas.errors import BadInput
 from nas.objectives.objective import Constraint, Objective
-from nas.space import Archs
+from nas.space import Archs, Floats
 
 
 @checked
@@ -24,9 +23,8 @@ def weighted(weights: Mapping[str, Positive], objectives: Sequence[Objective], *
     if set(weights) != set(names) or not all(w > 0 for w in weights.values()):
         raise BadInput(f"a positive weight for each of {', '.join(names)} is needed, got {dict(weights)}")
 
-    def total(archs: Archs) -> NDArray[np.float64]:
-        added: NDArray[np.float64] = -np.sum([weights[o.name] * o.cost(o(archs)) for o in objectives], axis=0)
-        return added
+    def total(archs: Archs) -> Floats:
+        return -np.sum([weights[o.name] * o.cost(o(archs)) for o in objectives], axis=0)
 
     return Objective(
         name=name,
@@ -46,7 +44,7 @@ def penalized(objective: Objective, *constraints: Constraint, weight: Positive =
     if not constraints:
         raise BadInput("penalized needs at least one constraint, such as latency <= 5.0")
 
-    def penalty(archs: Archs) -> NDArray[np.float64]:
+    def penalty(archs: Archs) -> Floats:
         missed = np.sum([c.violation(c.objective(archs)) for c in constraints], axis=0)
         return objective(archs) + objective.cost(weight * missed)
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.checks import checked
 from nas.deploy.arena import FILE, MODEL_VERSION, MemoryModel
 from nas.objectives.objective import Objective, additive
-from nas.space import Archs, Extremes, SearchSpace
+from nas.space import Archs, Extremes, Floats, SearchSpace
 
 _NEVER = 1e15  # bytes
 
@@ -25,7 +24,7 @@ def peak_sram(space: SearchSpace) -> Objective:
     """
     model = MemoryModel(space.blocks)
 
-    def fn(archs: Archs) -> NDArray[np.float64]:
+    def fn(archs: Archs) -> Floats:
         return model.arena(space.block_ids(archs)).astype(np.float64)
 
     ends = np.stack([_frugal(space, model), _lavish(space, model)])

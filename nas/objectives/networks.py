@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from nas.checks import Seed, checked
 from nas.modules import Network
 from nas.objectives.objective import Objective
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 
 @checked
@@ -34,7 +33,7 @@ def of_networks(
     """
     plain = Objective.of(fn)  # type: ignore[arg-type]  # its name and identity, not what it takes
 
-    def evaluate(archs: Archs) -> NDArray[np.float64]:
+    def evaluate(archs: Archs) -> Floats:
         values = np.empty(len(archs))
         for i, blocks in enumerate(space.networks(archs)):
             with torch.random.fork_rng(devices=[]):

@@ -10,15 +10,14 @@ from typing import Annotated, Protocol
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nas.blocks import Block
 from nas.checks import Finite, checked, shown
 from nas.errors import BadInput, Infeasible
-from nas.space import Archs, Extremes, SearchSpace
+from nas.space import Archs, Extremes, Floats, SearchSpace
 
-Bytes = Annotated[int, Meta(ge=1, le=16)]
-"""Of one number."""
+BytesEach = Annotated[int, Meta(ge=1, le=16)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +36,8 @@ class ObjectiveRecord:
     identity: str = ""
     within: tuple[float, float] | None = None
 
-    def cost(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    @checked
+    def cost(self, values: Floats) -> Floats:
         """``values (n,)``, or of any shape, in the direction in which smaller is better; its own inverse.
 
         The sign of an objective is flipped here and nowhere else.
@@ -57,7 +57,7 @@ class Objective(ObjectiveRecord):
 
     fn: Callable[[Archs], ArrayLike] = field(repr=False)
     extremes: Extremes | None = field(default=None, compare=False)  # arrays: no hash, no plain equality
-    per_block: NDArray[np.float64] | None = field(default=None, repr=False, compare=False)
+    per_block: Floats | None = field(default=None, repr=False, compare=False)
     parts: tuple[Objective, ...] = field(default=(), repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -87,23 +87,9 @@ class Objective(ObjectiveRecord):
         where = f"{getattr(given, '__module__', '')}.{getattr(given, '__qualname__', name)}"
         return Objective(name=name, fn=given, cheap=False, identity=f"function {where}")
 
-    def __call__(self, archs: Archs) -> NDArray[np.float64]:
+    def __call__(self, archs: Archs) -> Floats:
         """``(n,)``. Raises BadInput when ``fn`` returns another shape."""
-        return self.checked(self.fn(archs), len(archs))
-
-    def checked(self, returned: ArrayLike, n: int) -> NDArray[np.float64]:
-        """What ``fn`` returned for ``n`` architectures as ``(n,)`` floats. Raises BadInput when it is something else."""
-        try:
-            values = np.asarray(returned, dtype=np.float64)
-        except (TypeError, ValueError):
-            raise BadInput(
-                f"objective {self.name} returned {type(returned).__name__}, expected {n} numbers, one per architecture"
-            ) from None
-        if values.shape != (n,):
-            raise BadInput(
-                f"objective {self.name} returned shape {values.shape}, expected ({n},): one value per architecture"
-            )
-        return values
+        return values_of(self.name, self.fn(archs), len(archs))
 
     @property
     def record(self) -> ObjectiveRecord:
@@ -139,7 +125,8 @@ class Constraint:
         # Python reads 1 <= x <= 2 as (1 <= x) and (x <= 2), which would silently drop the first bound
         raise BadInput(f"{self} is a constraint, not true or false; write two bounds as two constraints")
 
-    def violation(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    @checked
+    def violation(self, values: Floats) -> Floats:
         """How far ``values (n,)`` miss the bound, relative to it where it is not 0; 0 where they meet it, NaN for NaN."""
         excess = values - self.bound if self.sense == "<=" else self.bound - values
         return np.maximum(excess, 0) / (abs(self.bound) or 1.0)
@@ -166,7 +153,7 @@ class Constraint:
 
 
 class Table(Protocol):
-    """What ``latency`` needs of a latency table: ``lookup`` and ``spread``, ms of blocks and their deviation, ``(n,)``."""
+    """What is needed of a latency table: ms of blocks, their deviation, and for ``energy`` their mJ, ``(n,)`` each."""
 
     @property
     def fixed_ms(self) -> float: ...
@@ -180,18 +167,23 @@ class Table(Protocol):
     @property
     def relative_error(self) -> float: ...
 
-    def lookup(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
+    def lookup(self, blocks: Sequence[Block]) -> Floats: ...
 
-    def spread(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
+    def spread(self, blocks: Sequence[Block]) -> Floats: ...
+
+    def lookup_energy(self, blocks: Sequence[Block]) -> Floats: ...
 
 
-class EnergyTable(Protocol):
-    """What ``energy`` needs of a table: ``lookup_energy``, mJ of each block ``(n,)``."""
-
-    @property
-    def fingerprint(self) -> str: ...
-
-    def lookup_energy(self, blocks: Sequence[Block]) -> NDArray[np.float64]: ...
+def values_of(name: str, returned: ArrayLike, n: int) -> Floats:
+    """What an objective returned for ``n`` architectures as ``(n,)`` floats. Raises BadInput when it is something else."""
+    try:
+        values = np.asarray(returned, dtype=np.float64)
+        got = f"shape {values.shape}"
+    except (TypeError, ValueError):
+        values, got = np.empty((0, 0)), type(returned).__name__
+    if values.shape != (n,):
+        raise BadInput(f"objective {name} returned {got}, expected ({n},): one number per architecture")
+    return values
 
 
 def additive(
@@ -256,7 +248,7 @@ def latency(
     variance = additive(space, f"{name}_variance", table.spread(space.blocks) ** 2, unit="ms^2")
     relative = table.relative_error
 
-    def bounded(archs: Archs) -> NDArray[np.float64]:
+    def bounded(archs: Archs) -> Floats:
         mean = expected(archs)
         return mean + deviations * np.sqrt(variance(archs) + (relative * mean) ** 2)
 
@@ -270,7 +262,7 @@ def latency(
 
 
 @checked
-def energy(space: SearchSpace, table: EnergyTable, *, name: str = "energy_mj") -> Objective:
+def energy(space: SearchSpace, table: Table, *, name: str = "energy_mj") -> Objective:
     """Energy per image in mJ, predicted as the sum of a table's blocks (``nas.measure(..., meter=)`` makes such tables).
 
     Raises MissingBlocks or BadInput when the table does not know it for every block of ``space``.
@@ -292,14 +284,14 @@ def params(space: SearchSpace) -> Objective:
 
 
 @checked
-def peak_memory(space: SearchSpace, *, bytes_per_element: Bytes = 1) -> Objective:
+def peak_memory(space: SearchSpace, *, bytes_per_element: BytesEach = 1) -> Objective:
     """Most bytes of activations alive at once, block by block (1 byte per element for int8, 4 for fp32)."""
     per_block = bytes_per_element * space.per_block(lambda b: b.live_elements)
     return additive(space, "peak_memory", per_block, unit="bytes", combine=np.maximum)
 
 
 @checked
-def flash(space: SearchSpace, *, bytes_per_weight: Bytes = 1) -> Objective:
+def flash(space: SearchSpace, *, bytes_per_weight: BytesEach = 1) -> Objective:
     """Bytes of weights stored on the device, batch norm folded (1 byte each for int8, 4 for fp32)."""
     per_block = bytes_per_weight * space.per_block(lambda b: b.weights)
     return additive(space, "flash", per_block, unit="bytes")

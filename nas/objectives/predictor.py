@@ -16,9 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from nas.errors import BadInput
-from nas.space import Archs, SearchSpace, is_ordered
-
-Floats = NDArray[np.float64]
+from nas.space import Archs, Floats, SearchSpace, is_ordered
 
 _FEWEST = 4
 _JITTER = 1e-6
@@ -96,8 +94,7 @@ class Posterior:
     @property
     def std(self) -> Floats:
         variance = (self._variance.clamp_min(0) + self._noise).sqrt()
-        result: Floats = variance.numpy() * (self._predictor._std * self._predictor.spread)
-        return result
+        return variance.numpy() * (self._predictor._std * self._predictor.spread)
 
     def observe(self, row: int) -> None:
         """Condition on having measured ``row`` and found its mean: the means stay, the uncertainty around it shrinks."""
@@ -117,7 +114,7 @@ class View:
     ``scale_of (features,)``: which length scale each feature has.
     """
 
-    lookup: NDArray[np.float64]
+    lookup: Floats
     scale_of: NDArray[np.int64]
 
 
@@ -221,9 +218,7 @@ def _fit(inputs: _Inputs, target: Tensor, start: Hyperparameters, steps: int) ->
     if not fine:
         return start
     return Hyperparameters(
-        scales=tuple(s.detach() for s in found.scales),
-        variances=found.variances.detach(),
-        noise=found.noise.detach(),
+        scales=tuple(s.detach() for s in found.scales), variances=found.variances.detach(), noise=found.noise.detach()
     )
 
 

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.objectives.objective import Objective
-from nas.space import Archs
+from nas.objectives.objective import Objective, values_of
+from nas.space import Archs, Floats
 
 
-def score(objectives: Sequence[Objective], archs: Archs) -> tuple[dict[str, NDArray[np.float64]], NDArray[np.object_]]:
+def score(objectives: Sequence[Objective], archs: Archs) -> tuple[dict[str, Floats], NDArray[np.object_]]:
     """``{name: (n,)}`` and the text of the first failure of each row, ``(n,)``, '' where there was none."""
     errors = np.full(len(archs), "", dtype=object)
-    values: dict[str, NDArray[np.float64]] = {}
+    values: dict[str, Floats] = {}
     for objective in objectives:
         values[objective.name], failed = _column(objective, archs)
         if failed is not None:
@@ -22,14 +22,16 @@ def score(objectives: Sequence[Objective], archs: Archs) -> tuple[dict[str, NDAr
     return values, errors
 
 
-def _column(objective: Objective, archs: Archs) -> tuple[NDArray[np.float64], NDArray[np.object_] | None]:
+def _column(objective: Objective, archs: Archs) -> tuple[Floats, NDArray[np.object_] | None]:
     if not len(archs):
         return np.empty(0), None
     try:
         returned = objective.fn(archs)
     except Exception as failure:  # whatever it was: the search goes on, and the ledger says what happened
         return _failed(objective, archs, failure)
-    values = objective.checked(returned, len(archs))  # a wrong shape is wrong for all: that does stop the search
+    values = values_of(
+        objective.name, returned, len(archs)
+    )  # a wrong shape is wrong for all: that does stop the search
     finite = np.isfinite(values)
     low, high = objective.within or (-np.inf, np.inf)
     fine = finite & (values >= low) & (values <= high)
@@ -42,9 +44,7 @@ def _column(objective: Objective, archs: Archs) -> tuple[NDArray[np.float64], ND
     return np.where(fine, values, np.nan), texts
 
 
-def _failed(
-    objective: Objective, archs: Archs, failure: Exception
-) -> tuple[NDArray[np.float64], NDArray[np.object_] | None]:
+def _failed(objective: Objective, archs: Archs, failure: Exception) -> tuple[Floats, NDArray[np.object_] | None]:
     if len(archs) == 1:
         text = f"{objective.name}: {type(failure).__name__}: {failure}"
         return np.full(1, np.nan), np.array([text], dtype=object)

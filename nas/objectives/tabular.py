@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from nas.checks import FilePath, checked
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 from nas.tables.shipped import SHIPPED
 from nas.tables.whole import read_about
 
@@ -36,7 +36,7 @@ class TabularBenchmark:
     """
 
     space: SearchSpace
-    columns: Mapping[str, NDArray[np.float64]]
+    columns: Mapping[str, Floats]
     about: Mapping[str, Any]
     fingerprint: str
 
@@ -58,7 +58,7 @@ class TabularBenchmark:
         genes = [c.name for c in space.choices]
         if missing := [g for g in genes if g not in frame]:
             raise BadInput(f"{path} has no column {missing[0]}; a table of {space.name} has {', '.join(genes)}")
-        archs = space.encode([dict(zip(genes, row, strict=True)) for row in frame[genes].itertuples(index=False)])
+        archs = space.encode(dict(zip(genes, row, strict=True)) for row in frame[genes].itertuples(index=False))
         index = _index(space, archs)
         everything = int(np.prod(space.sizes))
         if len(np.unique(index)) != len(index) or len(index) != everything:
@@ -83,6 +83,7 @@ class TabularBenchmark:
         """Those that it has latencies for."""
         return tuple(c.removeprefix("latency_ms.") for c in self.columns if c.startswith("latency_ms."))
 
+    @checked
     def objective(
         self, column: str, *, name: str | None = None, unit: str = "", maximize: bool = False, cheap: bool = False
     ) -> Objective:
@@ -106,6 +107,7 @@ class TabularBenchmark:
         """The column ``accuracy``, to be maximised."""
         return self.objective("accuracy", unit="fraction", maximize=True)
 
+    @checked
     def latency(self, device: str, *, cheap: bool = False) -> Objective:
         """The latency on ``device``, in ms. Raises BadInput, naming the devices there are, for another."""
         if device not in self.devices:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any, Callable, Dict, List, Sequence
+from dataclasses import dataclass
+from typing import Callable, Dict, List, Sequence
 
+from .device import Json
 from .outputs import Problem
 from .results import ROLES, Log
 
 DISTURBED = 1.10  # a group is timed again when the reference ran this much slower than usual
 NETWORK = 5  # a network is about five blocks' work
-
-Json = Dict[str, Any]
 
 
 class Driver:
@@ -39,6 +39,7 @@ class Driver:
         raise NotImplementedError
 
 
+@dataclass
 class Campaign:
     """Times what ``log`` lacks of ``models``, in their order, keeping every group.
 
@@ -46,20 +47,17 @@ class Campaign:
     ``say``: is told the estimate. ``progress``: is told (models finished, of how many, what else there is to say).
     """
 
-    def __init__(
-        self,
-        models: Sequence[Json],
-        reference: Json,
-        driver: Driver,
-        log: Log,
-        say: Callable[[str], None],
-        progress: Callable[[int, int, str], None],
-    ) -> None:
-        self.models, self.reference, self.driver, self.log = list(models), reference, driver, log
-        self.say, self.progress = say, progress
+    models: Sequence[Json]
+    reference: Json
+    driver: Driver
+    log: Log
+    say: Callable[[str], None]
+    progress: Callable[[int, int, str], None]
+    work: float = 0.0  # still to be done, in blocks
+    is_estimated: bool = False
+
+    def __post_init__(self) -> None:
         self.blocks = [m for m in self.models if m["role"] == "block"]
-        self.work = 0.0  # still to be done, in blocks
-        self.is_estimated = False
 
     def run(self) -> None:
         """Raises Problem when not even the reference block can be timed."""

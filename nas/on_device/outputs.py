@@ -1,17 +1,16 @@
 """What tools print, as milliseconds; and what can go wrong."""
 
-# ruff: noqa: UP006, UP035 - Python 3.8
+# ruff: noqa: UP035 - Python 3.8
 from __future__ import annotations
 
 import json
 import math
 import re
 import statistics
-from typing import Any, Dict, Sequence
+from typing import Sequence
 
 from .clock import summary
-
-Json = Dict[str, Any]
+from .device import Json
 
 _NUMBER = r"(\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
 

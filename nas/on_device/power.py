@@ -8,15 +8,14 @@ import math
 import statistics
 import threading
 import time
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, List
 
-from .device import text_of
+from .device import Json, text_of
 
 WINDOW_S = 0.3
 """How long a network runs alone for its energy: hundreds of updates of RAPL, a few of a board's sensor."""
 EVERY_S = 0.01
 
-Json = Dict[str, Any]
 Rail = List[Any]
 """[label, file, file or None, factor]: the power is the product of the files times the factor, in W."""
 

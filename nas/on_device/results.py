@@ -15,9 +15,9 @@ import re
 import time
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
+from .device import Json
 from .outputs import Problem
 
-Json = Dict[str, Any]
 Check = Tuple[str, Callable[[Any], bool]]
 
 
@@ -34,6 +34,7 @@ def _is_whole(value: Any) -> bool:
 
 TEXT: Check = ("a text", lambda v: isinstance(v, str))
 NUMBER: Check = ("a finite number", _is_number)
+AMOUNT: Check = ("a number of at least 0", lambda v: _is_number(v) and v >= 0)
 POSITIVE: Check = ("a positive number", lambda v: _is_number(v) and v > 0)
 WHOLE: Check = ("a whole number", _is_whole)
 COUNT: Check = ("a whole number of at least 1", lambda v: _is_whole(v) and v >= 1)
@@ -71,7 +72,8 @@ MANIFEST: Json = {
 }
 HEADER: Json = {"kit": TEXT, "tool": NAME, "version": TEXT, "threads": COUNT, "name": TEXT, "chip": TEXT}
 CONDITIONS: Json = {
-    **{f"{name}?": NUMBER for name in ("cpus", "load", "mhz", "max_mhz", "hottest_c", "throttled", "gpu_mhz")},
+    **{f"{name}?": AMOUNT for name in ("cpus", "load", "mhz", "max_mhz", "throttled", "gpu_mhz")},
+    "hottest_c?": NUMBER,
     **{f"{name}?": TEXT for name in ("time", "governor", "nvpmodel")},
 }
 TIMING: Json = {"ms": POSITIVE, "p10_ms": POSITIVE, "p90_ms": POSITIVE, "runs": COUNT, "watts?": NUMBER}

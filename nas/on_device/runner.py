@@ -1,25 +1,23 @@
 """What ``run.py`` does: time what ``results.jsonl`` lacks, a line for each finished model, and go on when run again."""
 
-# ruff: noqa: UP006, UP035 - Python 3.8
+# ruff: noqa: UP035 - Python 3.8
 from __future__ import annotations
 
 import argparse
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
 import signal
 import sys
-from typing import Any, Dict, Iterator, Sequence
+from typing import Iterator, Sequence
 
 from .campaign import Campaign
+from .device import Json, digest
 from .outputs import Broken, Problem
 from .results import Log, load_manifest
 from .tools import TOOLS, Tool
 from .worker import worker
-
-Json = Dict[str, Any]
 
 
 def main(folder: str, argv: Sequence[str] | None = None) -> int:
@@ -115,8 +113,7 @@ def check_folder(folder: str, manifest: Json) -> None:
 
 def is_whole(folder: str, model: Json) -> bool:
     try:
-        with open(os.path.join(folder, model["file"]), "rb") as file:
-            return hashlib.sha256(file.read()).hexdigest() == model["sha256"]
+        return digest(os.path.join(folder, model["file"])) == model["sha256"]
     except OSError:
         return False
 

@@ -3,7 +3,7 @@
 trtexec and adb were tested against recorded forms of their output, not on real devices.
 """
 
-# ruff: noqa: UP006, UP035, B905 - Python 3.8
+# ruff: noqa: UP035, B905 - Python 3.8
 from __future__ import annotations
 
 import argparse
@@ -17,10 +17,10 @@ import shutil
 import signal
 import sys
 import tempfile
-from typing import Any, Callable, Dict, Iterable, Iterator
+from typing import Callable, Iterable, Iterator
 
 from .campaign import Driver
-from .device import affinity, conditions, cpu_name, digest, machine, text_of, texts_of
+from .device import Json, affinity, conditions, cpu_name, digest, machine, text_of, texts_of
 from .outputs import (
     Broken,
     Problem,
@@ -32,8 +32,6 @@ from .outputs import (
 )
 from .power import Power, power_rails
 from .process import checked, died, run_tool
-
-Json = Dict[str, Any]
 
 
 class Tool(Driver):

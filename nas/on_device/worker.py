@@ -6,14 +6,13 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from typing import Any, Callable, Dict, Sequence
+from typing import Callable, Dict, Sequence
 
 from .clock import Loaded, in_turns, summary, timed, warmed_up
+from .device import Json
 from .power import Power, sustained
 
 LONG_S = 60.0  # then a group's least number of rounds is enough
-
-Json = Dict[str, Any]
 
 
 def worker() -> int:

@@ -6,15 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+
+from nas.space import Floats
 
 FEWEST_ROWS = 40
 WEAKEST_FIT = 0.2
 _FOLDS, _TREES, _REPEATS = 5, 60, 3
 _PAIRS = 2000  # of networks compared for their distance
 _MOST_ROWS = 1000  # that a forest is fitted to; more would take minutes and say the same
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
 from nas.checks import shown
 from nas.errors import BadInput
 from nas.files import replacing, writable
+from nas.space import Floats
 
 _CELL = 0.42  # inches
 _MARGIN = 0.9  # for title and space between panels
@@ -27,8 +27,8 @@ class Panel:
 
     title: str
     labels: Sequence[str]
-    kendall: NDArray[np.float64]
-    spearman: NDArray[np.float64]
+    kendall: Floats
+    spearman: Floats
 
 
 def picture(path: str | os.PathLike[str]) -> Path:
@@ -84,7 +84,7 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.set_title(f"{panel.title}\nbelow the diagonal Kendall's tau, above Spearman's rho", fontsize=9, loc="left")
 
 
-def _order(kendall: NDArray[np.float64]) -> list[int]:
+def _order(kendall: Floats) -> list[int]:
     """Leaves of a hierarchical clustering: devices that rank networks alike stand together."""
     from scipy.cluster.hierarchy import leaves_list, linkage
     from scipy.spatial.distance import squareform

@@ -16,19 +16,8 @@ from nas.report.chart import Area, Chart, Line, Points
 from nas.report.document import Cell, Section, Table, write_page
 from nas.report.explain import FEWEST_ROWS, diversity, importance
 from nas.report.units import Scale, scale, shown, title_of
-from nas.runs.artefacts import (
-    CANDIDATES,
-    CONFIG,
-    EVALUATIONS,
-    FINAL,
-    FINAL_TABLE,
-    HYPERVOLUME,
-    TRAINING,
-    Contents,
-    StepRecord,
-    best_of,
-    read_run,
-)
+from nas.runs import artefacts
+from nas.runs.artefacts import Contents, StepRecord
 
 REPORT, PICTURE = "report.html", "pareto.png"
 _MOST_GENES = 12  # of which the importance is shown
@@ -41,7 +30,7 @@ def write_report(run_dir: FilePath) -> Path:
     Sections whose artefacts are missing say which command makes them. Raises BadInput when the folder holds nothing
     to report or a damaged file, or cannot be written.
     """
-    contents = read_run(run_dir)
+    contents = artefacts.read_run(run_dir)
     sections = [make(contents) for make in _SECTIONS]
     pairs = tradeoff.tradeoffs(contents)
     if pairs:
@@ -51,14 +40,11 @@ def write_report(run_dir: FilePath) -> Path:
     return write_page(contents.folder / REPORT, title, sections)
 
 
-# ---- sections, in the order of the page ------------------------------------------------------------------------
-
-
 def _summary(c: Contents) -> Section:
     facts = {}
     if c.final is not None and len(c.final):
         f = c.final
-        best = f[f["id"].astype(str) == best_of(f)].iloc[0]
+        best = f[f["id"].astype(str) == artefacts.best_of(f)].iloc[0]
         fast = f.sort_values("measured_int8_ms").iloc[0]
         faster = f["speedup_int8"]
         facts = {
@@ -105,9 +91,9 @@ def _deployed(c: Contents) -> Section:
     title = "Deployed networks"
     failed = [f"{f.id} could not be deployed: {f.error}" for f in c.failures]
     if c.final is None:
-        return Section(title=title, missing=(FINAL_TABLE, "nas compress"), notes=failed)
+        return Section(title=title, missing=(artefacts.FINAL_TABLE, "nas compress"), notes=failed)
     final = c.final
-    there = [column for column in FINAL if column.name in final]
+    there = [column for column in artefacts.FINAL if column.name in final]
     rows = list(zip(*(_column(column.kind, final[column.name]) for column in there), strict=True))
     note = (
         "From the supernet's shared weights to the int8 file as it is deployed. Latencies in the two 'meas.' columns were "
@@ -122,7 +108,7 @@ def _deployed(c: Contents) -> Section:
 def _front(c: Contents) -> Section:
     title = "The Pareto front"
     if c.evaluations is None or c.search is None:
-        return Section(title=title, missing=(EVALUATIONS, "nas search"))
+        return Section(title=title, missing=(artefacts.EVALUATIONS, "nas search"))
     found = tradeoff.tradeoffs(c)
     charts = [tradeoff.chart(t, c.search.objectives, alone=len(found) == 1) for t in found]
     front = c.evaluations[c.evaluations["on_front"].astype(bool)]
@@ -201,7 +187,7 @@ def _diagonal(c: Contents, name: str, frame: pd.DataFrame) -> Chart:
 def _progress(c: Contents) -> Section:
     title = "Search progress"
     if c.hypervolume is None or not len(c.hypervolume):
-        return Section(title=title, missing=(HYPERVOLUME, "nas search"))
+        return Section(title=title, missing=(artefacts.HYPERVOLUME, "nas search"))
     volume = c.hypervolume["hypervolume"]
     line = Line(xs=list(c.hypervolume["evaluations"]), ys=list(volume / (volume.max() or 1)), css="front", step=True)
     chart = Chart(
@@ -214,7 +200,7 @@ def _progress(c: Contents) -> Section:
 def _what_matters(c: Contents) -> Section:
     title = "What matters"
     if c.evaluations is None or c.search is None:
-        return Section(title=title, missing=(EVALUATIONS, "nas search"))
+        return Section(title=title, missing=(artefacts.EVALUATIONS, "nas search"))
     found = {o.name: importance(c.evaluations, o.name) for o in c.search.objectives}
     known = {name: f for name, f in found.items() if f.believable}
     genes = {gene: [f.share.get(gene, 0.0) for f in known.values()] for f in known.values() for gene in f.share}
@@ -251,7 +237,7 @@ def _training(c: Contents) -> Section:
     title = "Supernet training"
     t = c.training
     if t is None or not len(t):
-        return Section(title=title, missing=(TRAINING, "nas train"))
+        return Section(title=title, missing=(artefacts.TRAINING, "nas train"))
     loss = Line(xs=list(t["epoch"]), ys=list(t["loss"]), css="front")
     charts = [Chart(x_label="epoch", y_label="training loss (largest subnet)", layers=[loss], title="loss")]
     layers: list[Line | Points] = []
@@ -259,10 +245,7 @@ def _training(c: Contents) -> Section:
         if f"accuracy_{name}" in t:
             known = t[t[f"accuracy_{name}"].notna()]
             xs, ys = list(known["epoch"]), list(known[f"accuracy_{name}"] * 100)
-            layers += [
-                Line(xs=xs, ys=ys, css=css),
-                Points(xs=xs, ys=ys, css=css, radius=3, legend=f"{name} subnet"),
-            ]
+            layers += [Line(xs=xs, ys=ys, css=css), Points(xs=xs, ys=ys, css=css, radius=3, legend=f"{name} subnet")]
     if any(len(layer.xs) for layer in layers):
         charts.append(Chart(x_label="epoch", y_label="validation accuracy (%)", layers=layers, title="accuracy"))
     note = "All subnets share these weights. Largest and smallest should end close to each other, and level."
@@ -272,7 +255,7 @@ def _training(c: Contents) -> Section:
 def _steps(c: Contents) -> Section:
     title = "Compression, step by step"
     if not c.candidates:
-        return Section(title=title, missing=(f"{CANDIDATES}/", "nas compress"))
+        return Section(title=title, missing=(f"{artefacts.CANDIDATES}/", "nas compress"))
     head = ["network", "step", "precision", "val. accuracy", "MACs", "size", "predicted", "measured", "note"]
     rows = [_step_row(candidate.id, step) for candidate in c.candidates for step in candidate.steps]
     note = (
@@ -319,7 +302,7 @@ def _tables(c: Contents) -> Section:
 def _repeating(c: Contents) -> Section:
     title = "How to repeat this run"
     if c.config is None:
-        return Section(title=title, missing=(CONFIG, "nas quickstart"))
+        return Section(title=title, missing=(artefacts.CONFIG, "nas quickstart"))
     config, machine = c.config, c.config.environment
     data, space = config.data, config.space
     facts = {

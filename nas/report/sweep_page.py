@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from nas.objectives.objective import ObjectiveRecord
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
@@ -19,14 +18,13 @@ from nas.report.document import Cell, Section, Table, write_page
 from nas.report.tradeoff import label, pairs, staircase
 from nas.report.units import scale, title_of
 from nas.runs.artefacts import EVALUATIONS, read_run
+from nas.space import Floats
 from nas.sweeps.folder import read_sweep
 
 _COLOURS = 8  # that the style sheet has
 _FEWEST_SHARED = 20  # architectures evaluated on two devices, below which their rank correlation says nothing
 _CURVE_POINTS = 200
 REPORT = "sweep.html"
-
-Floats = NDArray[np.float64]
 
 
 def write_sweep_report(run_dir: str | os.PathLike[str]) -> Path:
@@ -112,9 +110,6 @@ def _searches(folder: Path, trials: pd.DataFrame) -> list[_Search]:
             )
         )
     return found
-
-
-# ---- sections --------------------------------------------------------------------------------------------------
 
 
 def _trials(trials: pd.DataFrame) -> Section:

@@ -17,6 +17,7 @@ from nas.pareto import non_dominated
 from nas.report.chart import Chart, Line, Points
 from nas.report.units import Scale, scale, shown, title_of
 from nas.runs.artefacts import TARGET, Contents
+from nas.space import Floats
 
 _MOST_POINTS = 2000  # that are drawn, besides the front's; a page must open on a phone
 _OUTLIERS = 0.02  # share of networks so bad that showing them would flatten the front
@@ -57,7 +58,7 @@ def pairs(objectives: Sequence[ObjectiveRecord]) -> list[tuple[ObjectiveRecord, 
     return [(x, y) for x in sorted((o for o in objectives if o is not y), key=lambda o: o.maximize)]
 
 
-def staircase(costs: NDArray[np.float64]) -> NDArray[np.int64]:
+def staircase(costs: Floats) -> NDArray[np.int64]:
     """Rows of ``costs (n, 2)`` that no other dominates, from the smallest first cost on: a ``Line`` with ``step``."""
     rows = np.flatnonzero(non_dominated(costs))
     return rows[np.argsort(costs[rows, 0], kind="stable")]
@@ -160,10 +161,7 @@ def _places(t: Tradeoff, frame: pd.DataFrame) -> tuple[list[float], list[float]]
 
 
 def _scales(t: Tradeoff) -> tuple[Scale, Scale]:
-    return (
-        scale(t.x.unit, [*t.evaluated[t.x.name], *t.deployed[t.x.name]]),
-        scale(t.y.unit, t.evaluated[t.y.name]),
-    )
+    return (scale(t.x.unit, [*t.evaluated[t.x.name], *t.deployed[t.x.name]]), scale(t.y.unit, t.evaluated[t.y.name]))
 
 
 def _y_range(t: Tradeoff, factor: float) -> tuple[float, float]:

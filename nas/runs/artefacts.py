@@ -104,6 +104,13 @@ class Environment:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Version:
+    """What ``config.json`` of any version of this project can be read as; the first wrote none."""
+
+    version: Amount = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Config:
     """``config.json``: everything needed to repeat a run."""
 
@@ -159,6 +166,7 @@ class Candidate:
     """``candidates/<id>/summary.json``: a network of the front that was cut out, compressed and exported.
 
     ``blocks``: keys. ``fp32_step``: the step whose network is the exported float one; the last step's is the int8 one.
+    ``normalise``: mean and standard deviation per channel of pixels in [0, 1] that it was taught with; None: not noted.
     """
 
     id: str
@@ -169,6 +177,7 @@ class Candidate:
     fp32_step: str
     blocks: tuple[str, ...]
     steps: Annotated[tuple[StepRecord, ...], Meta(min_length=1)]
+    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __post_init__(self) -> None:
         file_name(self.id, "the id of a candidate")
@@ -257,10 +266,15 @@ def write_record(path: Path, record: Any) -> None:
 
 
 def read_config(folder: str | os.PathLike[str]) -> Config:
-    """``config.json``. Raises BadInput when it is missing or damaged."""
+    """``config.json``. Raises BadInput when it is missing, damaged, or another version's."""
     path = folder_of(folder) / CONFIG
     if not path.exists():
         raise BadInput(f"{folder} is not a run folder: it has no {CONFIG}")
+    if (version := read_json(path, _Version).version) != VERSION:
+        raise BadInput(
+            f"{path} is of format {version}, this nas reads {VERSION}: go on with the version that made it, or start anew "
+            "in another run folder"
+        )
     return read_json(path, Config)
 
 

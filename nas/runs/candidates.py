@@ -26,23 +26,8 @@ from nas.deploy.to_onnx import export_onnx
 from nas.errors import MissingPackage, NasError, Unwritable
 from nas.files import file_name, first_line
 from nas.modules import Network
-from nas.runs.artefacts import (
-    CANDIDATES,
-    FAILURE,
-    FINAL_TABLE,
-    FP32,
-    INT8,
-    SUMMARY,
-    WEIGHTS,
-    Candidate,
-    Failure,
-    MadeFrom,
-    StepRecord,
-    read_candidate,
-    read_candidates,
-    read_failures,
-    write_record,
-)
+from nas.runs import artefacts
+from nas.runs.artefacts import Candidate, Failure, MadeFrom, StepRecord
 from nas.runs.folder import Run, log
 from nas.runs.names import reads_onnx, runtimes_of
 from nas.runs.search import front_of, load_trained
@@ -96,8 +81,8 @@ def missing_candidates(run: Run) -> list[Todo]:
     nor is what starts from it. What starts from one that is missing is missing too.
     """
     chosen = spread_over_front(front_of(run), run.settings.candidates)
-    failures = read_failures(run.folder)
-    tried: list[Candidate | Failure] = [*failures, *read_candidates(run.folder)]
+    failures = artefacts.read_failures(run.folder)
+    tried: list[Candidate | Failure] = [*failures, *artefacts.read_candidates(run.folder)]
     there = {one.id: one for one in tried}
     recipe = {i for i, one in there.items() if one.made_from == _made_from(run, one.made_from.genes)}
     names = {there[i].made_from.genes: i.rstrip("p") for i in sorted(recipe, reverse=True)}
@@ -121,7 +106,7 @@ def compress_stage(run: Run) -> list[Candidate]:
     Raises NasError when no network could be deployed.
     """
     if missing_candidates(run):
-        (run.folder / FINAL_TABLE).unlink(missing_ok=True)  # of other candidates
+        (run.folder / artefacts.FINAL_TABLE).unlink(missing_ok=True)  # of other candidates
         supernet = load_trained(run)
         teacher = calibrated(supernet, supernet.largest, run.data).to("cpu")
         while todo := missing_candidates(run):  # a failure takes those that start from it off the list
@@ -137,16 +122,16 @@ def _drop_what_started_from(run: Run, one: Todo) -> None:
     """Variants that were made from the network which ``one`` has just replaced."""
     for ending, variant in variants(run.settings).items():
         if variant.after == one.ending:
-            shutil.rmtree(run.folder / CANDIDATES / f"{one.name}{ending}", ignore_errors=True)
+            shutil.rmtree(run.folder / artefacts.CANDIDATES / f"{one.name}{ending}", ignore_errors=True)
 
 
 def deployed(run: Run) -> list[Candidate]:
     """The finished candidates of a run. Raises NasError when all have failed."""
-    there, failures = read_candidates(run.folder), read_failures(run.folder)
+    there, failures = artefacts.read_candidates(run.folder), artefacts.read_failures(run.folder)
     if failures and not there:
         raise NasError(
             f"none of {len(failures)} networks could be deployed, {failures[0].id} for one: {failures[0].error}; "
-            f"delete {run.folder / CANDIDATES} to try again"
+            f"delete {run.folder / artefacts.CANDIDATES} to try again"
         )
     return there
 
@@ -158,7 +143,8 @@ def _tried(run: Run, one: Todo, supernet: Supernet, teacher: nn.Module) -> Candi
     except NOT_ITS_OWN:
         raise
     except Exception as error:
-        _record(run, one, error)
+        text = run.space.describe(one.arch[None])[0]
+        record_failure(run, f"{one.name}{one.ending}", text, _made_from(run, one.arch), error)
         return None
     last = candidate.steps[-1]
     log.info(
@@ -168,18 +154,14 @@ def _tried(run: Run, one: Todo, supernet: Supernet, teacher: nn.Module) -> Candi
     return candidate
 
 
-def _record(run: Run, one: Todo, error: Exception) -> None:
+def record_failure(run: Run, name: str, architecture: str, made_from: MadeFrom, error: Exception) -> None:
     """Write ``failure.json``, alone in its folder. Of an error that is none of ours the log has the traceback, too."""
     known = isinstance(error, NasError)
-    folder = run.folder / CANDIDATES / f"{one.name}{one.ending}"
-    failure = Failure(
-        id=folder.name,
-        architecture=run.space.describe(one.arch[None])[0],
-        made_from=_made_from(run, one.arch),
-        error=first_line(error) if known else f"{type(error).__name__}: {first_line(error)}",
-    )
+    folder = run.folder / artefacts.CANDIDATES / name
+    text = first_line(error) if known else f"{type(error).__name__}: {first_line(error)}"
+    failure = Failure(id=name, architecture=architecture, made_from=made_from, error=text)
     shutil.rmtree(folder, ignore_errors=True)
-    write_record(folder / FAILURE, failure)
+    artefacts.write_record(folder / artefacts.FAILURE, failure)
     log.warning(
         "%s failed and is left out: %s (delete %s to try it again)", failure.id, failure.error, folder,
         exc_info=None if known else error,
@@ -193,15 +175,17 @@ def spread_over_front(front: Archs, n: int) -> Archs:
 
 def load_candidate(folder: Path) -> Network:
     """The float network of a candidate. Raises BadInput when the folder holds none."""
-    network = Network(from_key(key) for key in read_candidate(folder).blocks)
-    load_weights(folder / WEIGHTS, network, {})
+    candidate = artefacts.read_candidate(folder)
+    network = Network(from_key(key) for key in candidate.blocks)
+    load_weights(folder / artefacts.WEIGHTS, network, {})
+    network.normalise = candidate.normalise
     return network.eval()
 
 
 def candidate_folder(run_dir: Path, candidate: str) -> Path:
     """Where a candidate lies. Raises BadInput when ``candidate`` is no id, or none that is there."""
-    folder = run_dir / CANDIDATES / file_name(candidate, "the id of a candidate")
-    read_candidate(folder)
+    folder = run_dir / artefacts.CANDIDATES / file_name(candidate, "the id of a candidate")
+    artefacts.read_candidate(folder)
     return folder
 
 
@@ -218,8 +202,8 @@ def _deploy(run: Run, one: Todo, network: nn.Module, teacher: nn.Module) -> Cand
     variant = variants(run.settings)[one.ending]
     earlier: tuple[StepRecord, ...] = ()
     if variant.after is not None:
-        folder = run.folder / CANDIDATES / f"{one.name}{variant.after}"
-        before = read_candidate(folder)
+        folder = run.folder / artefacts.CANDIDATES / f"{one.name}{variant.after}"
+        before = artefacts.read_candidate(folder)
         network, earlier = load_candidate(folder), before.steps[: before.steps.index(before.float_step) + 1]
     assert isinstance(network, Network)
     result = compress(
@@ -240,10 +224,10 @@ def _write(run: Run, one: Todo, variant: Variant, result: Compressed, earlier: t
     network, int8 = result.stages[float_step], result.network
     assert isinstance(network, Network)
     assert isinstance(int8, Int8Network)
-    folder = run.folder / CANDIDATES / f"{one.name}{one.ending}"
-    export_onnx(network, folder / FP32)
-    int8.save(folder / INT8)
-    save_weights(folder / WEIGHTS, network, {})
+    folder = run.folder / artefacts.CANDIDATES / f"{one.name}{one.ending}"
+    export_onnx(network, folder / artefacts.FP32)
+    int8.save(folder / artefacts.INT8)
+    save_weights(folder / artefacts.WEIGHTS, network, {})
     records = tuple(StepRecord(**asdict(r)) for r in result.records)
     candidate = Candidate(
         id=folder.name,
@@ -254,8 +238,9 @@ def _write(run: Run, one: Todo, variant: Variant, result: Compressed, earlier: t
         fp32_step=float_step,
         blocks=tuple(b.key for b in network.describe()),
         steps=earlier + (records[1:] if earlier else records),
+        normalise=(tuple(map(float, run.data.mean)), tuple(map(float, run.data.std))),
     )
-    write_record(folder / SUMMARY, candidate)
+    artefacts.write_record(folder / artefacts.SUMMARY, candidate)
     return candidate
 
 

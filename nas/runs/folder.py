@@ -23,21 +23,8 @@ from nas.device import cores, cpu_name
 from nas.engine.ledger import LEDGER
 from nas.errors import BadInput
 from nas.files import folder_of, locked
-from nas.runs.artefacts import (
-    CANDIDATES,
-    CONFIG,
-    SECONDS,
-    VERSION,
-    Call,
-    Candidate,
-    Config,
-    DataRecord,
-    Environment,
-    SpaceRecord,
-    read_config,
-    read_seconds,
-    write_record,
-)
+from nas.runs import artefacts
+from nas.runs.artefacts import Call, Candidate, Config, DataRecord, Environment, SpaceRecord
 from nas.runs.made_by import check_inputs, made, make
 from nas.runs.names import PRECISIONS, check_names
 from nas.runs.settings import SETTINGS_OF, Settings
@@ -93,8 +80,8 @@ def new_run(
     data or folder.
     """
     folder = folder_of(run_dir)
-    if settings is None and options.get("resume") and (folder / CONFIG).exists():
-        settings = read_config(folder).settings
+    if settings is None and options.get("resume") and (folder / artefacts.CONFIG).exists():
+        settings = artefacts.read_config(folder).settings
     made_space, space_by = made(space, SearchSpace, "space")
     made_data, data_by = made(data, ImageData, "data")
     return Run(
@@ -120,7 +107,7 @@ def reopen(
     the folder holds no run, or one whose space and data only Python can make again.
     """
     folder = folder_of(run_dir)
-    config = read_config(folder)
+    config = artefacts.read_config(folder)
     check_inputs(config.space.made_by, dict(space or {}), folder)
     check_inputs(config.data.made_by, dict(data or {}), folder)
     return Run(
@@ -147,7 +134,7 @@ def opened(run: Run) -> Iterator[None]:
         if before is not None and run.settings.epochs > before.settings.epochs:
             _set_aside_training(run.folder, before.settings.epochs)
         if config != before:
-            write_record(run.folder / CONFIG, config)
+            artefacts.write_record(run.folder / artefacts.CONFIG, config)
         _clear(run.folder)
         yield
 
@@ -156,9 +143,9 @@ def check_run(run: Run) -> Config | None:
     """What the folder holds, None when it is new. Raises BadInput when this run may not go on with it."""
     check_fit(run.space, run.data)
     check_names(run.settings, run.space)
-    if not (run.folder / CONFIG).exists():
+    if not (run.folder / artefacts.CONFIG).exists():
         return None
-    there = read_config(run.folder)
+    there = artefacts.read_config(run.folder)
     for part, record, given in (("space", there.space, run.space), ("data", there.data, run.data)):
         if record.fingerprint != given.fingerprint:
             raise BadInput(
@@ -182,11 +169,11 @@ def check_run(run: Run) -> Config | None:
 def has_begun(run: Run, stage: str) -> bool:
     """Whether a stage has left anything in the folder."""
     names = {
-        "run": [CONFIG],
+        "run": [artefacts.CONFIG],
         "tables": [f"{table_stem(run.folder, p).name}.*" for p in PRECISIONS],
         "supernet": [SUPERNET, CHECKPOINT],
         "search": [LEDGER],
-        "candidates": [f"{CANDIDATES}/*"],
+        "candidates": [f"{artefacts.CANDIDATES}/*"],
     }[stage]
     return any(True for name in names for _ in run.folder.glob(name))
 
@@ -199,15 +186,15 @@ def timed(run: Run, stage: str) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(BadInput):  # never hides what stopped the stage
-            seconds = read_seconds(run.folder)
+            seconds = artefacts.read_seconds(run.folder)
             seconds[stage] = round(seconds.get(stage, 0.0) + time.perf_counter() - started, 2)
-            write_record(run.folder / SECONDS, seconds)
+            artefacts.write_record(run.folder / artefacts.SECONDS, seconds)
 
 
 def config_of(run: Run) -> Config:
     """The ``config.json`` of a new run."""
     return Config(
-        version=VERSION,
+        version=artefacts.VERSION,
         command=run.command,
         created=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         space=SpaceRecord(
@@ -250,7 +237,7 @@ def _may_change(run: Run, stage: str, name: str, before: Settings) -> bool:
 
 def _clear(folder: Path) -> None:
     """Take away what a killed process had half written, files and bundles; nobody else is at work in the folder."""
-    for left in [*folder.rglob(".*.tmp*"), *folder.glob(f"{CANDIDATES}/*/.bundle-*")]:
+    for left in [*folder.rglob(".*.tmp*"), *folder.glob(f"{artefacts.CANDIDATES}/*/.bundle-*")]:
         if left.is_dir():
             shutil.rmtree(left, ignore_errors=True)
         else:

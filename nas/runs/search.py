@@ -14,15 +14,7 @@ from nas.errors import BadInput
 from nas.files import read_json, write_text
 from nas.objectives import Objective
 from nas.objectives.accuracy import accuracy
-from nas.runs.artefacts import (
-    EVALUATIONS,
-    HYPERVOLUME,
-    PARETO,
-    SEARCH,
-    Search,
-    read_frame,
-    write_record,
-)
+from nas.runs.artefacts import EVALUATIONS, HYPERVOLUME, PARETO, SEARCH, Search, read_frame, write_record
 from nas.runs.folder import Run, has_begun
 from nas.runs.names import searcher_of
 from nas.runs.tables import constraints_of, predicted_latency

@@ -67,7 +67,7 @@ def run(
     *,
     run_dir: str | os.PathLike[str],
     settings: Settings | None = None,
-    resume: bool | Literal["auto"] = False,
+    resume: bool | Literal["auto"] = "auto",
     progress: bool | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     on_result: Callable[[Any], None] | None = None,
@@ -78,11 +78,11 @@ def run(
     ``space``, ``data``: objects, or functions of a module that make them (``functools.partial`` of one where it takes
     arguments); of a function the commands of ``nas`` can go on with the folder, such as ``nas export``. The function's
     annotation says what it makes: ``def flowers() -> nas.ImageData``.
-    ``resume`` (or "auto"): go on with what is there, and with its settings where none are given; what is finished is
-    not done again. ``on_epoch``, ``on_result``, ``on_candidate``: called with every epoch (a dict), evaluated network (a
-    dict) and finished candidate. ``nas.write_report`` makes the page.
+    The same call again goes on with what is there, and with its settings where none are given; what is finished is not
+    done again. ``on_epoch``, ``on_result``, ``on_candidate``: called with every epoch (a dict), evaluated network (a dict)
+    and finished candidate. ``nas.write_report`` makes the page.
 
-    Raises BadInput when the folder already holds a run and ``resume`` is not given, holds another one, or when the
+    Raises BadInput when the folder holds another run (naming what differs), or any with ``resume=False``, or when the
     settings do not fit; Infeasible when no network meets a limit: both before anything is measured or trained.
     """
     job = new_run(
@@ -99,7 +99,7 @@ def run(
     try:
         return run_all(job)
     except KeyboardInterrupt:
-        log.warning("interrupted; the same call with resume=True goes on from here")
+        log.warning("interrupted; the same call goes on from here")
         raise
 
 

@@ -17,10 +17,7 @@ from nas.objectives.objective import Objective
 from nas.objectives.predictor import Posterior, Predictor
 from nas.objectives.scoring import score
 from nas.pareto import non_dominated
-from nas.space import Archs
-
-Costs = NDArray[np.float64]
-Floats = NDArray[np.float64]
+from nas.space import Archs, Floats
 
 RESOLUTION = 0.1
 TINY_VIOLATION = 1e-3
@@ -43,7 +40,7 @@ class Scale:
     reference: Floats
 
     @staticmethod
-    def of(costs: Costs) -> Scale:
+    def of(costs: Floats) -> Scale:
         """From the costs ``(n, k)`` of all feasible rows."""
         front = costs[non_dominated(costs)]
         ideal, nadir, worst = front.min(axis=0), front.max(axis=0), costs.max(axis=0)
@@ -52,10 +49,10 @@ class Scale:
         reference = np.clip(worst, nadir + 0.1 * span, nadir + _BEYOND * span)
         return Scale(ideal=ideal, span=span, reference=(reference - ideal) / span)
 
-    def normalised(self, costs: Costs) -> Costs:
+    def normalised(self, costs: Floats) -> Floats:
         return (costs - self.ideal) / self.span
 
-    def modelled(self, costs: Costs, column: int) -> Floats:
+    def modelled(self, costs: Floats, column: int) -> Floats:
         """What a model of this column learns, ``(n,)``: logarithms, level beyond the reference."""
         values = self.normalised(costs)[:, column].clip(-RESOLUTION / 2, self.reference[column] + _CLIP)
         return np.log(values + RESOLUTION)
@@ -88,8 +85,7 @@ class Models:
 
 def _likely(feasibility: Predictor, archs: Archs) -> Floats:
     mean, std = feasibility.predict(archs)
-    result: Floats = ndtr((np.log(3 * TINY_VIOLATION) - mean) / std)
-    return result
+    return ndtr((np.log(3 * TINY_VIOLATION) - mean) / std)
 
 
 class JointPosterior:
@@ -98,20 +94,20 @@ class JointPosterior:
     ``modelled``: by column; ``likely (n,)``: the probability that all constraints are met.
     """
 
-    def __init__(self, *, exact: Costs, modelled: Mapping[int, Posterior], likely: Floats) -> None:
+    def __init__(self, *, exact: Floats, modelled: Mapping[int, Posterior], likely: Floats) -> None:
         self._exact, self._modelled, self._likely = exact, modelled, likely
 
     def __len__(self) -> int:
         return len(self._exact)
 
-    def optimistic(self, deviations: float) -> Costs:
+    def optimistic(self, deviations: float) -> Floats:
         """Normalised costs ``(n, k)``, modelled ones that many standard deviations better than expected."""
         costs = self._exact.copy()
         for i, posterior in self._modelled.items():
             costs[:, i] = np.exp(posterior.mean - deviations * posterior.std) - RESOLUTION
         return costs
 
-    def observe(self, row: int, front: Costs) -> Costs:
+    def observe(self, row: int, front: Floats) -> Floats:
         """Condition on the mean of ``row``; returns the front ``(m, k)`` with it."""
         for posterior in self._modelled.values():
             posterior.observe(row)
@@ -121,7 +117,7 @@ class JointPosterior:
         front = np.vstack([front, point])
         return front[non_dominated(front)]
 
-    def pick(self, n: int, candidates: int, front: Costs, reference: Floats, rng: np.random.Generator) -> list[int]:
+    def pick(self, n: int, candidates: int, front: Floats, reference: Floats, rng: np.random.Generator) -> list[int]:
         """``n`` of the first ``candidates`` rows, one after the other, each by its expected gain over those before.
 
         Behind them come, from best to worst at the first look, the others that were worth following.
@@ -140,7 +136,7 @@ class JointPosterior:
         return [*chosen, *(int(row) for row in shortlist if row not in chosen)] if chosen else []
 
     def expected_gain(
-        self, rows: NDArray[np.int64], front: Costs, reference: Floats, rng: np.random.Generator
+        self, rows: NDArray[np.int64], front: Floats, reference: Floats, rng: np.random.Generator
     ) -> Floats:
         """``(rows,)``: in hypervolume with two costs, in the cost itself with one, else in a random scalarisation."""
         columns = self._exact.shape[1]
@@ -150,7 +146,7 @@ class JointPosterior:
             return self._hypervolume_gain(rows, front, reference)
         return self._chebyshev_gain(rows, front, rng)
 
-    def _hypervolume_gain(self, rows: NDArray[np.int64], front: Costs, reference: Floats) -> Floats:
+    def _hypervolume_gain(self, rows: NDArray[np.int64], front: Floats, reference: Floats) -> Floats:
         gain = np.zeros(len(rows))
         front = front[(front < reference).all(axis=1)]
         front = front[np.argsort(front[:, 0])]
@@ -166,7 +162,7 @@ class JointPosterior:
         gain[worth] = (widths * heights).sum(axis=1)
         return gain
 
-    def _chebyshev_gain(self, rows: NDArray[np.int64], front: Costs, rng: np.random.Generator) -> Floats:
+    def _chebyshev_gain(self, rows: NDArray[np.int64], front: Floats, rng: np.random.Generator) -> Floats:
         """Expected improvement of the largest weighted cost (Knowles 2006), weights drawn anew for every pick."""
         weights = rng.dirichlet(np.ones(self._exact.shape[1]))
         normal = rng.standard_normal((_DRAWS, 1, len(self._modelled)))
@@ -174,15 +170,13 @@ class JointPosterior:
         for j, (i, posterior) in enumerate(self._modelled.items()):
             values[:, :, i] = np.exp(posterior.mean[rows] + posterior.std[rows] * normal[:, :, j]) - RESOLUTION
         best = _chebyshev(front, weights).min()
-        gain: Floats = np.maximum(best - _chebyshev(values, weights), 0).mean(axis=0)
-        return gain
+        return np.maximum(best - _chebyshev(values, weights), 0).mean(axis=0)
 
     def _bound(self, column: int, rows: NDArray[np.int64], deviations: float) -> Floats:
         if column not in self._modelled:
             return self._exact[rows, column]
         posterior = self._modelled[column]
-        bound: Floats = np.exp(posterior.mean[rows] - deviations * posterior.std[rows]) - RESOLUTION
-        return bound
+        return np.exp(posterior.mean[rows] - deviations * posterior.std[rows]) - RESOLUTION
 
     def _shortfall(self, column: int, rows: NDArray[np.int64], levels: Floats) -> Floats:
         """Expected ``max(level - cost, 0)``, ``(rows, levels)``."""
@@ -192,11 +186,9 @@ class JointPosterior:
         mean, std = posterior.mean[rows, None], posterior.std[rows, None].clip(max=_VAGUEST)
         shifted = np.maximum(levels + RESOLUTION, 1e-9)
         distance = (np.log(shifted) - mean) / std
-        result: Floats = shifted * ndtr(distance) - np.exp(mean + std**2 / 2) * ndtr(distance - std)
-        return result
+        return shifted * ndtr(distance) - np.exp(mean + std**2 / 2) * ndtr(distance - std)
 
 
-def _chebyshev(costs: Costs, weights: Floats) -> Floats:
+def _chebyshev(costs: Floats, weights: Floats) -> Floats:
     weighted = costs * weights
-    result: Floats = weighted.max(axis=-1) + 0.05 * weighted.sum(axis=-1)
-    return result
+    return weighted.max(axis=-1) + 0.05 * weighted.sum(axis=-1)

@@ -6,14 +6,13 @@ from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
-from nas.checks import Seed, checked
+from nas.checks import Count, Seed, checked
 from nas.errors import BadInput
 from nas.pareto import crowding_by_front
 from nas.searchers.nsga2 import constrained_rank
 from nas.searchers.seen import LAST, NeverTwice, Results
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 
 class RegularizedEvolution(NeverTwice):
@@ -38,13 +37,15 @@ class RegularizedEvolution(NeverTwice):
         self.population, self.sample = population, sample
         self.reset(seed)
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         super().reset(seed)
         self._alive = Results.none(self.space)
         self._asked = 0
 
-    def ask(self, n: int) -> Archs:
+    @checked
+    def ask(self, n: Count) -> Archs:
         """Up to ``n`` new architectures: random ones until a population has been asked for, children from then on."""
 
         def propose(attempt: int, missing: int) -> Archs:
@@ -56,7 +57,8 @@ class RegularizedEvolution(NeverTwice):
         self._asked += len(chosen)
         return chosen
 
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    @checked
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results; the oldest members make room. Failed rows (NaN without a violation) do not live."""
         archs = self.space.canonical(archs)
         self._seen.add(archs)

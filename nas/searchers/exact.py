@@ -17,9 +17,7 @@ from nas.checks import Count, Share, checked
 from nas.errors import BadInput, Infeasible
 from nas.objectives.objective import Constraint, Objective
 from nas.pareto import non_dominated
-from nas.space import Archs, SearchSpace
-
-Costs = NDArray[np.float64]
+from nas.space import Archs, Floats, SearchSpace
 
 _CHUNK = 2_000_000  # sums formed at a time
 
@@ -32,7 +30,7 @@ class ExactFront:
     """
 
     archs: Archs
-    values: NDArray[np.float64]
+    values: Floats
     error: float
 
 
@@ -105,14 +103,14 @@ def exact_best(
 class _Set:
     """Partial networks that do not dominate each other: ``points (n, k)``, and the genes that are settled in ``archs``."""
 
-    points: Costs
+    points: Floats
     archs: Archs
 
 
 _Factor = tuple[tuple[int, ...], dict[tuple[int, ...], _Set]]
 
 
-def _eliminated(space: SearchSpace, factors: list[_Factor], gene: int, grid: Costs, most: int) -> list[_Factor]:
+def _eliminated(space: SearchSpace, factors: list[_Factor], gene: int, grid: Floats, most: int) -> list[_Factor]:
     """The factors without ``gene``: for every assignment of the genes it meets, the best of all its values."""
     touching = [f for f in factors if gene in f[0]]
     scope = tuple(sorted({g for genes, _ in touching for g in genes} - {gene}))
@@ -135,7 +133,7 @@ def _eliminated(space: SearchSpace, factors: list[_Factor], gene: int, grid: Cos
     return [f for f in factors if gene not in f[0]] + [(scope, cells)]
 
 
-def _sum(first: _Set, second: _Set, grid: Costs, most: int) -> _Set:
+def _sum(first: _Set, second: _Set, grid: Floats, most: int) -> _Set:
     """Every partial network of one with every one of the other; they settle different genes."""
     if len(first.points) < len(second.points):
         first, second = second, first
@@ -150,7 +148,7 @@ def _sum(first: _Set, second: _Set, grid: Costs, most: int) -> _Set:
     return kept
 
 
-def _best(points: Costs, archs: Archs, grid: Costs, most: int) -> _Set:
+def _best(points: Floats, archs: Archs, grid: Floats, most: int) -> _Set:
     keep = _worth_keeping(points, grid)
     if keep.sum() > most:
         raise BadInput(
@@ -159,7 +157,7 @@ def _best(points: Costs, archs: Archs, grid: Costs, most: int) -> _Set:
     return _Set(points[keep], archs[keep])
 
 
-def _worth_keeping(points: Costs, grid: Costs) -> NDArray[np.bool_]:
+def _worth_keeping(points: Floats, grid: Floats) -> NDArray[np.bool_]:
     """One of each non-dominated point; of those in the same cell of the grid (where it is not 0) the first."""
     if len(points) == 1:
         return np.ones(1, dtype=bool)

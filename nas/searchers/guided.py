@@ -12,9 +12,8 @@ from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
-from nas.checks import Batch, Seed, checked
+from nas.checks import Batch, Count, Seed, checked
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.objectives.predictor import Hyperparameters, Predictor
@@ -23,9 +22,7 @@ from nas.pareto import non_dominated, rank
 from nas.searchers.acquisition import TINY_VIOLATION, Models, Scale
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.searcher import text_of
-from nas.space import Archs, SearchSpace
-
-Costs = NDArray[np.float64]
+from nas.space import Archs, Floats, SearchSpace
 
 _ENUMERABLE = 20_000  # spaces up to this size are looked at whole
 _MOST_ROWS = 1000  # a model's examples: the best ones
@@ -62,11 +59,12 @@ class Guided:
         self._all = _everything(space) if combinations <= _ENUMERABLE else None
         self.reset(seed)
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         self.seed = seed
         self._rng = np.random.default_rng(seed)
-        self._completed: dict[bytes, tuple[Costs, float]] = {}
+        self._completed: dict[bytes, tuple[Floats, float]] = {}
         self._under_way: dict[bytes, None] = {}
         self._shortlist = np.empty((0, self.space.genes), dtype=np.uint8)
         self._kernels: dict[int, tuple[int, Hyperparameters]] = {}
@@ -77,7 +75,8 @@ class Guided:
     def known(self) -> int:
         return len(self._completed)
 
-    def tell(self, archs: Archs, costs: Costs, violation: NDArray[np.float64]) -> None:
+    @checked
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results ``costs (n, k)``, ``violation (n,)``. Failed rows (NaN) are not proposed again.
 
         Raises BadInput for another number of costs than ``objectives``.
@@ -88,7 +87,8 @@ class Guided:
             self._completed[arch.tobytes()] = (cost, float(missed))
             self._under_way.pop(arch.tobytes(), None)
 
-    def ask(self, n: int) -> Archs:
+    @checked
+    def ask(self, n: Count) -> Archs:
         """Up to ``n`` new architectures: random ones until ``initial`` results are there."""
         archs, costs, violation = self._results()
         if len(archs) < self.initial or not (violation <= 0).any():
@@ -112,14 +112,14 @@ class Guided:
         rows = [round(_spread(asked + i) * (len(pool) - 1)) for i in range(n)] if len(pool) else []
         return pool[list(dict.fromkeys(rows))]
 
-    def _results(self) -> tuple[Archs, Costs, NDArray[np.float64]]:
+    def _results(self) -> tuple[Archs, Floats, Floats]:
         """All that was told and did not fail, in order."""
         fine = [(key, cost, missed) for key, (cost, missed) in self._completed.items() if np.isfinite(cost).all()]
         archs = np.frombuffer(b"".join(key for key, _, _ in fine), np.uint8).reshape(-1, self.space.genes)
         costs = np.array([cost for _, cost, _ in fine]).reshape(len(fine), -1 if fine else 1)
         return archs, costs, np.array([missed for _, _, missed in fine])
 
-    def _models(self, archs: Archs, costs: Costs, violation: NDArray[np.float64]) -> Models:
+    def _models(self, archs: Archs, costs: Floats, violation: Floats) -> Models:
         """A predictor for every column that is not cheap, and one for the violation where there is any."""
         scale = Scale.of(costs[violation <= 0])
         if len(archs) > _MOST_ROWS:
@@ -133,7 +133,7 @@ class Guided:
         feasibility = self._predictor(-1, archs, missed) if (violation > 0).any() else None
         return Models(scale=scale, predictors=predictors, known=known, feasibility=feasibility)
 
-    def _predictor(self, column: int, archs: Archs, values: NDArray[np.float64]) -> Predictor:
+    def _predictor(self, column: int, archs: Archs, values: Floats) -> Predictor:
         fitted, kernel = self._kernels.get(column, (0, None))
         grown = len(archs) >= (1 + _REFIT) * fitted
         steps = 60 if kernel is None else 0 if not grown else 20 if len(archs) < _SETTLED else 8
@@ -143,7 +143,7 @@ class Guided:
         self._kernels[column] = (len(archs) if steps else fitted, predictor.hyperparameters)
         return predictor
 
-    def _best(self, n: int, models: Models, feasible: Costs) -> Archs:
+    def _best(self, n: int, models: Models, feasible: Floats) -> Archs:
         candidates = self._candidates(models)
         posterior = models.posterior(np.vstack([candidates, self._pending()]))
         front = models.scale.normalised(feasible)

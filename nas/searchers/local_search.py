@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.checks import Count, Seed, checked
 from nas.searchers.nsga2 import constrained_rank
 from nas.searchers.seen import NeverTwice, Results
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 
 class LocalSearch(NeverTwice):
@@ -23,14 +22,16 @@ class LocalSearch(NeverTwice):
         self.initial = initial
         self.reset(seed)
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         super().reset(seed)
         self._explored: set[bytes] = set()
         self._front = Results.none(self.space)
         self._asked = 0
 
-    def ask(self, n: int) -> Archs:
+    @checked
+    def ask(self, n: Count) -> Archs:
         """Up to ``n`` new architectures."""
         near = self._near(n) if self._asked >= self.initial else self._front.archs[:0]
         more = self._seen.fill(n - len(near), lambda attempt, missing: self.space.sample(missing, self._rng))
@@ -51,7 +52,8 @@ class LocalSearch(NeverTwice):
                     self._explored.add(front[i].tobytes())
         return np.concatenate(chosen)
 
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    @checked
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results and keep the front: the feasible non-dominated, or else the smallest violation."""
         archs = self.space.canonical(archs)
         self._seen.add(archs)

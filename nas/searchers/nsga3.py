@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.searchers.nsga2 import NSGA2
-
-Floats = NDArray[np.float64]
+from nas.space import Floats
 
 
 class NSGA3(NSGA2):
@@ -56,8 +55,7 @@ def reference_directions(objectives: int, about: int) -> Floats:
     bars = bars.reshape(-1, objectives - 1)
     edges = np.column_stack([np.full(len(bars), -1), bars, np.full(len(bars), divisions + objectives - 1)])
     weights = (np.diff(edges, axis=1) - 1) / divisions
-    directions: Floats = weights / np.linalg.norm(weights, axis=1, keepdims=True)
-    return directions
+    return weights / np.linalg.norm(weights, axis=1, keepdims=True)
 
 
 def _normalised(costs: Floats) -> Floats:
@@ -73,8 +71,7 @@ def _normalised(costs: Floats) -> Floats:
             intercepts = 1 / planes
         if (np.isfinite(intercepts) & (intercepts > 1e-9) & (intercepts <= span * 1.0001)).all():
             span = intercepts
-    normalised: Floats = shifted / np.where(span > 0, span, 1.0)
-    return normalised
+    return shifted / np.where(span > 0, span, 1.0)
 
 
 def _associated(points: Floats, directions: Floats) -> tuple[NDArray[np.int64], Floats]:

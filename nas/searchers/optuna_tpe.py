@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,10 +11,12 @@ import numpy as np
 import optuna
 from numpy.typing import NDArray
 
-from nas.checks import Seed, checked
+from nas.checks import Count, Seed, checked
 from nas.errors import BadInput
+from nas.files import first_line
+from nas.progress import silenced
 from nas.searchers.searcher import text_of
-from nas.space import Archs, Choice, SearchSpace, is_ordered
+from nas.space import Archs, Choice, Floats, SearchSpace, is_ordered
 
 _PATIENCE = 5  # proposals of the sampler per architecture wanted, and 20 more; then random ones
 _TRIES = 20  # rounds of random proposals per ask
@@ -34,18 +35,15 @@ class OptunaSearch:
 
     @checked
     def __init__(
-        self,
-        space: SearchSpace,
-        sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None,
-        *,
-        seed: Seed = 0,
+        self, space: SearchSpace, sampler: Callable[[int], optuna.samplers.BaseSampler] | None = None, *, seed: Seed = 0
     ) -> None:
         self.space = space
         self._make = _tpe if sampler is None else sampler
         self._distributions = {c.name: _of_index(c) for c in space.choices}
         self.reset(seed)
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         self.seed = seed
         self._rng = np.random.default_rng(seed)
@@ -54,7 +52,7 @@ class OptunaSearch:
         self.settings = {k: v for k, v in vars(self._sampler).items() if isinstance(v, int | float | str)}
         self._study: optuna.Study | None = None  # how many objectives it has is known with the first results
         self._under_way: dict[bytes, list[optuna.Trial]] = {}
-        self._completed: dict[bytes, tuple[NDArray[np.float64], float]] = {}
+        self._completed: dict[bytes, tuple[Floats, float]] = {}
 
     __repr__ = text_of
 
@@ -62,7 +60,8 @@ class OptunaSearch:
     def known(self) -> int:
         return len(self._completed)
 
-    def ask(self, n: int) -> Archs:
+    @checked
+    def ask(self, n: Count) -> Archs:
         """Up to ``n`` new architectures; random ones before the first results, fewer when the space is exhausted."""
         n = min(n, self.space.size - len(self._completed) - len(self._under_way))
         chosen: list[NDArray[np.uint8]] = []
@@ -88,7 +87,8 @@ class OptunaSearch:
                     chosen.append(row)
         return np.array(chosen, dtype=np.uint8).reshape(-1, self.space.genes)
 
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    @checked
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results ``costs (n, k)``; what is NaN makes a failed trial.
 
         Unless it violates a constraint: then costs do not count, and the worst ones known stand in for missing ones.
@@ -134,7 +134,7 @@ class OptunaSearch:
             _ = trial.relative_params  # looking makes the trial a member of the generation; others are never parents
         return trial
 
-    def _close(self, trial: optuna.Trial, cost: NDArray[np.float64], missed: float) -> None:
+    def _close(self, trial: optuna.Trial, cost: Floats, missed: float) -> None:
         assert self._study is not None
         trial.set_constraint(VIOLATION, missed)
         fine = bool(np.isfinite(cost).all())
@@ -162,23 +162,15 @@ class OptunaSearch:
         except BadInput:
             raise
         except (ImportError, RuntimeError, ValueError) as error:
-            raise BadInput(f"this Optuna sampler cannot run this search: {str(error).splitlines()[0]}") from error
+            raise BadInput(f"this Optuna sampler cannot run this search: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Optuna tells of every trial, and of every feature that is experimental; within this it does not."""
-    loggers = [logging.getLogger(name) for name in ("optuna", "alembic")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with silenced("optuna", "alembic"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _of_index(choice: Choice) -> Any:

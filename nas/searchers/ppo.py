@@ -13,15 +13,12 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from msgspec import Meta
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nas.checks import Count, Finite, Positive, Seed, checked, shown
 from nas.errors import BadInput
 from nas.searchers.seen import LAST, NeverTwice
-from nas.space import Archs, SearchSpace
-
-Floats = NDArray[np.float64]
+from nas.space import Archs, Floats, SearchSpace
 
 _HIDDEN = 128
 _MNASNET_EXPONENT = -0.07  # Tan et al. 2019: twice the latency is worth 5% accuracy
@@ -61,7 +58,8 @@ class PolicySearch(NeverTwice):
         self.learning_rate, self.entropy, self.rollout = learning_rate, entropy, rollout
         self.reset(seed)
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         super().reset(seed)
         self._aims: dict[bytes, Floats] = {}
@@ -71,7 +69,8 @@ class PolicySearch(NeverTwice):
         self._baseline: float | None = None
         self._results = 0
 
-    def ask(self, n: int) -> Archs:
+    @checked
+    def ask(self, n: Count) -> Archs:
         """Up to ``n`` new architectures: uniform ones before the first result, rollouts of the policy from then on."""
         chosen: list[Archs] = []
         missing = n
@@ -89,6 +88,7 @@ class PolicySearch(NeverTwice):
                 break
         return np.concatenate(chosen)
 
+    @checked
     def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Take in results ``costs (n, k)``; every ``rollout`` of them the policy is updated.
 
@@ -123,8 +123,7 @@ class PolicySearch(NeverTwice):
         low, high = seen.min(axis=0), seen.max(axis=0)
         share = self._rng.random((n, seen.shape[1]))
         logarithmic = (low > 0).all()
-        aims: Floats = low * (high / low) ** share if logarithmic else low + (high - low) * share
-        return aims
+        return low * (high / low) ** share if logarithmic else low + (high - low) * share
 
     def _features(self, aims: Floats) -> Tensor:
         """Aims as the policy sees them: 0 to 1 over the range seen."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nas.checks import Seed, checked
+from nas.checks import Count, Seed, checked
 from nas.searchers.seen import NeverTwice
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 
 
 class RandomSearch(NeverTwice):
@@ -18,10 +15,12 @@ class RandomSearch(NeverTwice):
         self.space = space
         self.reset(seed)
 
-    def ask(self, n: int) -> Archs:
+    @checked
+    def ask(self, n: Count) -> Archs:
         """Up to ``n`` new architectures."""
         return self._seen.fill(n, lambda attempt, missing: self.space.sample(n, self._rng))
 
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    @checked
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Only remembers what has been seen."""
         self._seen.add(self.space.canonical(archs))

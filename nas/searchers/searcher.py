@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.objectives.objective import Objective
-from nas.space import Archs
+from nas.space import Archs, Floats
 
 
 class Searcher(Protocol):
@@ -35,7 +34,7 @@ class Searcher(Protocol):
         """
         ...
 
-    def tell(self, archs: Archs, costs: NDArray[np.float64], violation: NDArray[np.float64]) -> None:
+    def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
         """Results ``costs (n, objectives)`` of ``archs (n, genes)``: of any subset of what was asked for, in any order,
         and of networks it never proposed.
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from nas.checks import Seed, checked
 from nas.searchers.searcher import text_of
-from nas.space import Archs, SearchSpace, keys
+from nas.space import Archs, Floats, SearchSpace, keys
 
 LAST = 19
 """The last round of ``fill``, counted from 0: the moment to draw at random."""
@@ -60,7 +60,8 @@ class NeverTwice:
 
     space: SearchSpace
 
-    def reset(self, seed: int) -> None:
+    @checked
+    def reset(self, seed: Seed) -> None:
         """Forget everything and start from ``seed``."""
         self.seed = seed
         self._rng = np.random.default_rng(seed)
@@ -78,8 +79,8 @@ class Results:
     """Networks with their results: ``archs (n, genes)``, ``costs (n, k)``, ``violation (n,)``."""
 
     archs: Archs
-    costs: NDArray[np.float64]
-    violation: NDArray[np.float64]
+    costs: Floats
+    violation: Floats
 
     @classmethod
     def none(cls, space: SearchSpace) -> Results:
@@ -94,10 +95,11 @@ class Results:
 
     def usable(self) -> Results:
         """Without failed ones. Costs that are not finite are no failure where a constraint is violated: none count there."""
-        return self.take(np.isfinite(self.costs).all(axis=1) | (self.violation > 0))
+        finite = np.isfinite(self.costs)
+        return self if finite.all() else self.take(finite.all(axis=1) | (self.violation > 0))
 
     def plus(self, more: Results) -> Results:
         """These, then ``more``."""
-        costs = np.vstack([self.costs.reshape(-1, more.costs.shape[1]), more.costs])
-        archs, violation = np.vstack([self.archs, more.archs]), np.concatenate([self.violation, more.violation])
+        costs = np.concatenate([self.costs.reshape(-1, more.costs.shape[1]), more.costs])
+        archs, violation = np.concatenate([self.archs, more.archs]), np.concatenate([self.violation, more.violation])
         return Results(archs=archs, costs=costs, violation=violation)

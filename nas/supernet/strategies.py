@@ -44,6 +44,7 @@ class Sandwich:
 
     randoms: Annotated[int, Meta(ge=0, le=64)] = 2
 
+    @checked
     def step(
         self, supernet: Supernet, images: Tensor, labels: Tensor, rng: np.random.Generator, recipe: Recipe
     ) -> Tensor:
@@ -61,6 +62,7 @@ class Sandwich:
 class SinglePath:
     """One random subnet per batch on the labels (Guo et al., "Single Path One-Shot NAS", ECCV 2020)."""
 
+    @checked
     def step(
         self, supernet: Supernet, images: Tensor, labels: Tensor, rng: np.random.Generator, recipe: Recipe
     ) -> Tensor:

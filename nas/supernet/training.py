@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from msgspec import Meta
 
+from nas.around import SpaceAround
 from nas.checks import Count, FilePath, Seed, checked, shown
 from nas.data.images import ImageData
 from nas.data.inputs import batches, fixed_choice
@@ -149,7 +150,7 @@ def _identity(
     device: torch.device,
 ) -> Identity:
     """Everything that decides the trained weights."""
-    return stated(recipe) | {
+    identity = stated(recipe) | {
         "augment": stated(augment),
         "strategy": repr(strategy),
         "seed": seed,
@@ -157,6 +158,7 @@ def _identity(
         "data": data.fingerprint,
         "precision": precision_of(device, recipe.precision),
     }
+    return identity | ({"start": space.start} if isinstance(space, SpaceAround) else {})
 
 
 def _evaluation(supernet: Supernet, data: ImageData, epochs: int) -> Callable[[int], dict[str, Any]]:

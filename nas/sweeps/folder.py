@@ -36,10 +36,12 @@ _LONGEST = 90  # characters of a trial's readable name, so that a digest still f
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """``sweep.json``. ``settings``: fixed ones, alternatives (a list), and domains as texts."""
+    """``sweep.json``. ``trial``: the function; ``settings``: fixed ones, alternatives (a list), and domains as texts."""
 
+    trial: str = ""
     settings: dict[str, Scalar | list[Scalar]]
     samples: Amount = 1
+    seed: Amount = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +71,10 @@ def read_sweep(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def read_settings(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
-    """The settings that a sweep folder was last run with; {} when it holds no sweep."""
+def read_sweep_record(run_dir: str | os.PathLike[str]) -> Sweep | None:
+    """What a sweep folder was last run with; None when it holds no sweep."""
     path = folder_of(run_dir, "sweep folder") / SWEEP
-    return dict(read_json(path, Sweep).settings) if path.exists() else {}
+    return read_json(path, Sweep) if path.exists() else None
 
 
 def read_numbers(path: Path) -> dict[str, float]:

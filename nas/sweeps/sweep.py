@@ -13,7 +13,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ from msgspec import Meta
 from nas.checks import Count, CountOrNone, Seed, Text, checked
 from nas.cluster import check_resources, import_ray, quiet, start_ray
 from nas.errors import BadInput, MissingPackage
-from nas.files import first_line, folder_of, locked, read_json, write_text
+from nas.files import first_line, folder_of, locked, write_text
 from nas.progress import bar
 from nas.runs.artefacts import write_record
 from nas.sweeps.folder import (
@@ -36,6 +36,7 @@ from nas.sweeps.folder import (
     Sweep,
     last_report,
     read_sweep,
+    read_sweep_record,
     trial_name,
 )
 from nas.sweeps.trial import Trial, TrialRunner
@@ -64,7 +65,7 @@ def sweep(
     mode: Literal["max", "min"] = "max",
     search_alg: Any = None,
     scheduler: Any = None,
-    resume: bool = False,
+    resume: bool | Literal["auto"] = "auto",
     address: Text | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
@@ -78,10 +79,11 @@ def sweep(
     early (Li et al. 2020, arXiv:1810.05934), both by ``metric``; Ray's own objects are taken as well. ``address``: of a
     cluster, as in ``ray.init``; all its machines must see ``run_dir``.
 
-    A trial that raises is tried again ``max_failures`` times and then is a row with its ``error``. ``resume=True`` goes on,
-    also with other settings: finished trials are known by their folders, failed ones get another chance, an interrupted
-    search replays its ledger. Raises BadInput when ``run_dir`` holds a sweep and ``resume`` is not given, another process is
-    at work there, or no machine has what a trial needs; MissingPackage without Ray.
+    A trial that raises is tried again ``max_failures`` times and then is a row with its ``error``. The same call again goes
+    on: finished trials are known by their folders, failed ones get another chance, an interrupted search replays its
+    ledger. ``resume=True`` goes on with other settings, too. Raises BadInput when ``run_dir`` holds another sweep (naming
+    what differs), or any with ``resume=False``, another process is at work there, or no machine has what a trial needs;
+    MissingPackage without Ray.
     """
     folder = folder_of(run_dir, "sweep folder").resolve()
     runner = TrialRunner(trial=trial, trials=folder / TRIALS, attempts=1 + max_failures, metric=metric, mode=mode)
@@ -109,8 +111,8 @@ class _Plan:
     scheduler: Any
     max_failures: int
 
-    def check(self, resume: bool) -> None:
-        """Raises BadInput for settings that make no sense, or a folder that holds a sweep."""
+    def check(self, resume: bool | Literal["auto"]) -> None:
+        """Raises BadInput for settings that make no sense, or a folder that holds a sweep which is not to be gone on with."""
         if not self.settings:
             raise BadInput("a sweep needs settings, such as {'seed': [0, 1, 2]}")
         trial_name(self.settings)
@@ -127,10 +129,28 @@ class _Plan:
             raise BadInput(
                 f"samples={self.samples} would repeat the same trials; add a Ray Tune domain, or a list of seeds"
             )
-        if (self.folder / SWEEP).exists() and not resume:
+        before = read_sweep_record(self.folder)
+        if before is not None and not resume:
             raise BadInput(
                 f"{self.folder} already holds a sweep; pass resume (--resume) to go on with it, or another folder"
             )
+        if before is not None and resume == "auto" and before != self.record:
+            there, now = asdict(before), asdict(self.record)
+            what = ", ".join(f"{k} ({there[k]}, now {now[k]})" for k in now if there[k] != now[k])
+            raise BadInput(
+                f"{self.folder} holds a sweep of other {what}; pass resume=True to add to it, or another folder"
+            )
+
+    @property
+    def record(self) -> Sweep:
+        """What the folder says of it."""
+        trial = self.runner.trial
+        return Sweep(
+            trial=f"{getattr(trial, '__module__', '')}.{getattr(trial, '__qualname__', type(trial).__name__)}",
+            settings=_plain(self.settings),
+            samples=self.samples,
+            seed=self.seed,
+        )
 
     @property
     def total(self) -> int:
@@ -146,17 +166,16 @@ class _Plan:
         trainable = tune.with_resources(
             lambda config: runner(config, tune.report), tune.PlacementGroupFactory([dict(needs)])
         )
-        path, record = self.folder / SWEEP, Sweep(settings=_plain(self.settings), samples=self.samples)
         # without these two nothing but the folders is needed to go on, and failed trials get another chance
         restorable = self.search_alg is not None or self.scheduler is not None
-        restorable = restorable and path.exists() and read_json(path, Sweep) == record
-        write_record(path, record)
+        restorable = restorable and read_sweep_record(self.folder) == self.record
+        write_record(self.folder / SWEEP, self.record)
         runner.trials.mkdir(exist_ok=True)
         with quiet(), _counted(runner.trials, self.total, progress):
             try:
                 _settle((restorable and self._restored(trainable)) or self._tuner(trainable).fit(), runner.trials)
             except KeyboardInterrupt:
-                logging.getLogger("nas").warning("interrupted; the same call with resume=True goes on from here")
+                logging.getLogger("nas").warning("interrupted; the same call goes on from here")
                 raise
             except (OSError, EOFError) as error:  # Tune on a full disk
                 raise BadInput(f"cannot write {self.folder}: {first_line(error)}; finished trials are kept") from None

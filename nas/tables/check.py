@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from nas.device import cpu_name
 from nas.errors import BadInput
-from nas.space import SearchSpace
+from nas.space import Floats, SearchSpace
 from nas.tables.check_pairs import beside
-from nas.tables.features import Array, field, live, macs, make, size_names, weights
+from nas.tables.features import field, live, macs, make, size_names, weights
 from nas.tables.finding import FEWEST, SAME, Finding, device_class, digits, error, warning
 from nas.tables.table import LatencyTable, saved_checksum
 
@@ -79,10 +79,6 @@ def check_saved(
         text = "the files are not what was saved (their checksum differs): edited by hand, or damaged"
         findings.insert(0, error("edited", text))
     return findings
-
-
-# --------------------------------------------------------------------------------------------------------------
-# One table
 
 
 def _spread(table: LatencyTable) -> list[Finding]:
@@ -233,9 +229,6 @@ def _age(table: LatencyTable, today: datetime.date) -> list[Finding]:
     return []
 
 
-# --------------------------------------------------------------------------------------------------------------
-
-
 def _limits(table: LatencyTable, kind: str) -> tuple[float, float, float]:
     """``_PLAUSIBLE`` for this device: GMAC/s at least and at most, ms at least."""
     slowest, fastest, shortest = _PLAUSIBLE[kind]
@@ -248,7 +241,7 @@ def _limits(table: LatencyTable, kind: str) -> tuple[float, float, float]:
     return slowest, fastest, shortest
 
 
-def _among_neighbours(at: Array, values: Array) -> Array:
+def _among_neighbours(at: Floats, values: Floats) -> Floats:
     """``(n,)``: the median of ``values`` among the 8 nearest other rows of ``at (n, d)``."""
     k = 8
     if len(at) <= k:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.tables.features import Array, macs
+from nas.space import Floats
+from nas.tables.features import macs
 from nas.tables.finding import FEWEST, SAME, Finding, device_class, digits, error, warning
 from nas.tables.table import LatencyTable
 
@@ -26,7 +27,7 @@ def beside(table: LatencyTable, other: LatencyTable) -> list[Finding]:
     return [*copied(table, other, rows, mine, theirs), *sister(table, other, rows, mine, theirs)]
 
 
-def copied(table: LatencyTable, other: LatencyTable, rows: Rows, a: Array, b: Array) -> list[Finding]:
+def copied(table: LatencyTable, other: LatencyTable, rows: Rows, a: Floats, b: Floats) -> list[Finding]:
     """Rows equal, or exactly proportional, to those of a table of another device.
 
     ``rows (n,)`` of ``table`` whose blocks both hold; ``a (n,)`` and ``b (n,)`` ms, here and there.
@@ -54,7 +55,7 @@ def copied(table: LatencyTable, other: LatencyTable, rows: Rows, a: Array, b: Ar
     return [(warning if adapted else error)("copied", text, keys)]
 
 
-def sister(table: LatencyTable, other: LatencyTable, rows: Rows, mine: Array, theirs: Array) -> list[Finding]:
+def sister(table: LatencyTable, other: LatencyTable, rows: Rows, mine: Floats, theirs: Floats) -> list[Finding]:
     """Factors between two tables that neither devices nor batch sizes nor threads can explain; arguments as ``copied``."""
     a, b = table.device, other.device
     arithmetic = macs([table.blocks[row] for row in rows])

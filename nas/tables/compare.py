@@ -9,11 +9,11 @@ from typing import Annotated
 import numpy as np
 import pandas as pd
 from msgspec import Meta
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nas.checks import checked
 from nas.errors import BadInput
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 from nas.tables.table import LatencyTable
 from nas.tables.validation import distinct_archs
 
@@ -51,11 +51,7 @@ class Comparison:
 
 @checked
 def compare(
-    first: LatencyTable,
-    second: LatencyTable,
-    space: SearchSpace | None = None,
-    *,
-    networks: Networks = NETWORKS,
+    first: LatencyTable, second: LatencyTable, space: SearchSpace | None = None, *, networks: Networks = NETWORKS
 ) -> Comparison:
     """Compare what blocks, and random networks of ``space``, cost on two devices (milliseconds inside a network).
 
@@ -77,24 +73,17 @@ def compare(
     return Comparison(blocks=_agreement(rows["first_ms"], rows["second_ms"]), networks=whole, rows=rows)
 
 
-def network_ms(table: LatencyTable, space: SearchSpace, archs: Archs) -> NDArray[np.float64]:
+def network_ms(table: LatencyTable, space: SearchSpace, archs: Archs) -> Floats:
     """``(n,)`` predicted ms of ``archs (n, genes)``. Raises MissingBlocks when the table does not cover the space."""
     return space.scorer(table.lookup(space.blocks), fixed=table.fixed_ms)(archs)
 
 
-def rank_correlations(ms: Sequence[ArrayLike]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def rank_correlations(ms: Sequence[ArrayLike]) -> tuple[Floats, Floats]:
     """Kendall's tau and Spearman's rho, each ``(devices, devices)``, between the rows of ``ms (devices, networks)``."""
-    from scipy.stats import kendalltau, rankdata
-
-    rows = np.asarray(ms, dtype=np.float64)
-    devices, constant = len(rows), np.ptp(rows, axis=1) == 0
-    kendall, spearman = np.eye(devices), np.eye(devices)
-    ranks = np.array([rankdata(row) for row in rows])
-    for i in range(devices):
-        for j in range(i):
-            known = not (constant[i] or constant[j])  # a constant ranks nothing
-            kendall[i, j] = kendall[j, i] = kendalltau(rows[i], rows[j]).statistic if known else np.nan
-            spearman[i, j] = spearman[j, i] = np.corrcoef(ranks[i], ranks[j])[0, 1] if known else np.nan
+    frame = pd.DataFrame(np.asarray(ms, dtype=np.float64).T)
+    kendall, spearman = (frame.corr(method).to_numpy(copy=True) for method in ("kendall", "spearman"))
+    np.fill_diagonal(kendall, 1.0)  # also of a constant, which otherwise ranks nothing
+    np.fill_diagonal(spearman, 1.0)
     return kendall, spearman
 
 

@@ -11,12 +11,9 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from nas.blocks import Block, Conv
-from nas.space import Archs, SearchSpace
-
-Array = NDArray[np.float64]
+from nas.space import Archs, Floats, SearchSpace
 
 OPERATORS = ("full", "pointwise", "depthwise", "dense")
 """Kinds of MACs: kxk, 1x1 and depthwise convolutions; matrix times vector, which squeeze-excite is too."""
@@ -43,22 +40,22 @@ def size_names(blocks: Sequence[Block]) -> list[str]:
     return list(dict.fromkeys(n for b in one_of_each for n, v in _fields(b).items() if _is_size(n, v)))
 
 
-def field(blocks: Sequence[Block], name: str) -> Array:
+def field(blocks: Sequence[Block], name: str) -> Floats:
     """``(blocks,)``: a number that blocks have as a field, 0 for those that have none of that name."""
     return np.array([getattr(b, name, 0) for b in blocks], dtype=np.float64)
 
 
-def macs(blocks: Sequence[Block]) -> Array:
+def macs(blocks: Sequence[Block]) -> Floats:
     """``(blocks,)``: multiply-accumulates of one image."""
     return np.array([b.macs for b in blocks], dtype=np.float64)
 
 
-def weights(blocks: Sequence[Block]) -> Array:
+def weights(blocks: Sequence[Block]) -> Floats:
     """``(blocks,)``: weights on the device."""
     return np.array([b.weights for b in blocks], dtype=np.float64)
 
 
-def macs_by_operator(blocks: Sequence[Block]) -> Array:
+def macs_by_operator(blocks: Sequence[Block]) -> Floats:
     """``(blocks, 4)``: MACs in the order of ``OPERATORS``."""
     found = np.zeros((len(blocks), len(OPERATORS)))
     for row, block in zip(found, blocks, strict=True):
@@ -67,18 +64,18 @@ def macs_by_operator(blocks: Sequence[Block]) -> Array:
     return found
 
 
-def elements(blocks: Sequence[Block]) -> Array:
+def elements(blocks: Sequence[Block]) -> Floats:
     """``(blocks,)``: elements of the input plus those of the output."""
     shapes = np.array([(b.in_shape, b.out_shape) for b in blocks], dtype=np.float64).reshape(len(blocks), 2, 3)
     return np.asarray(shapes.prod(axis=2).sum(axis=1))
 
 
-def convolved(blocks: Sequence[Block]) -> Array:
+def convolved(blocks: Sequence[Block]) -> Floats:
     """``(blocks,)``: elements that the convolutions write, inner activations included."""
     return np.array([sum(c.out_ch * c.size**2 for c in convolutions(b)) for b in blocks], dtype=np.float64)
 
 
-def live(blocks: Sequence[Block]) -> Array:
+def live(blocks: Sequence[Block]) -> Floats:
     """``(blocks,)``: most activation elements alive at once."""
     return np.array([b.live_elements for b in blocks], dtype=np.float64)
 
@@ -88,7 +85,7 @@ def convolutions(block: Block) -> list[Conv]:
     return [part for part in block.parts().values() if isinstance(part, Conv)]
 
 
-def block_counts(space: SearchSpace, archs: Archs) -> Array:
+def block_counts(space: SearchSpace, archs: Archs) -> Floats:
     """How often each of ``archs (n, genes)`` has each block of the space, ``(n, blocks)`` and a last column of 1 for the rest."""
     ids = space.block_ids(archs)
     counts = np.zeros((len(ids), len(space.blocks) + 1))

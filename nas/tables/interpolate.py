@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from nas.blocks import Block
 from nas.checks import checked
 from nas.errors import BadInput
-from nas.tables.features import Array, field, live, macs, macs_by_operator, make, size_names, weights
+from nas.space import Floats
+from nas.tables.features import field, live, macs, macs_by_operator, make, size_names, weights
 from nas.tables.table import LatencyTable
 
 PRUNED = 2.0
@@ -30,7 +31,7 @@ _BETWEEN = 0.15  # error added between two kernels, as a share of the logarithm 
 _NEIGHBOURS = 4
 _FEWEST = 6
 
-Estimate = tuple[Array, Array]
+Estimate = tuple[Floats, Floats]
 Rows = Mapping[Hashable, NDArray[np.int64]]
 
 
@@ -80,9 +81,6 @@ def _known_error(table: LatencyTable, row: int) -> float:
     return 1.25 * deviation / runs**0.5 if table.kind == "measured" and runs >= 1 else deviation
 
 
-# ---- blocks alike ----------------------------------------------------------------------------------------------
-
-
 def _rows(table: LatencyTable) -> Rows:
     """Rows of the table by make, and by make whatever the activation; not those that cost nothing."""
     found: dict[Hashable, list[int]] = {}
@@ -128,7 +126,7 @@ def _with_kernel(block: Block, kernel: int) -> Block:
     return dataclasses.replace(block, kernel=kernel)  # type: ignore[call-arg]
 
 
-def _outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block], beyond: float) -> Array:
+def _outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block], beyond: float) -> Floats:
     """``(wanted,)`` by what factor each lies outside the measured range, 1 within; raises BadInput past ``beyond``."""
     if len(same) < _FEWEST:
         raise BadInput(
@@ -153,17 +151,14 @@ def _outside(table: LatencyTable, same: Sequence[Block], wanted: Sequence[Block]
     return worst
 
 
-# ---- arithmetic ------------------------------------------------------------------------------------------------
-
-
-def _smooth(blocks: Sequence[Block]) -> Array:
+def _smooth(blocks: Sequence[Block]) -> Floats:
     """``(blocks, 6)``: logarithms of what latency is smooth in."""
     depthwise = macs_by_operator(blocks)[:, 2]
     columns = [macs(blocks) - depthwise, depthwise, live(blocks), weights(blocks)]
     return np.log(np.column_stack([*columns, field(blocks, "size") ** 2, field(blocks, "out_ch")]) + 1)
 
 
-def _interpolate(known: Array, log_ms: Array, wanted: Array) -> Estimate:
+def _interpolate(known: Floats, log_ms: Floats, wanted: Floats) -> Estimate:
     """``(ms (m,), relative error (m,))`` at ``wanted (m, d)``, from ``log_ms (n,)`` at ``known (n, d)``."""
     centre, width = known.mean(0), known.std(0) + 1e-9
     a, b = (known - centre) / width, (wanted - centre) / width
@@ -179,7 +174,7 @@ def _interpolate(known: Array, log_ms: Array, wanted: Array) -> Estimate:
     return np.exp(log_wanted), np.full(len(b), error)
 
 
-def _weights(to: Array, at: Array, *, exclude_self: bool = False) -> Array:
+def _weights(to: Floats, at: Floats, *, exclude_self: bool = False) -> Floats:
     """``(m, n)``: inverse-distance weights of the few nearest of ``at (n, d)`` for each of ``to (m, d)``."""
     distance = np.sqrt(((to[:, None] - at[None]) ** 2).sum(-1)) + 1e-3
     if exclude_self:

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from nas.errors import BadInput
+from nas.files import short
 
 SHIPPED = Path(__file__).parents[2] / "latency_tables"
 """In a checkout and in an installed wheel alike."""
@@ -24,13 +25,13 @@ def stem_of(name: str | os.PathLike[str]) -> Path:
             return found[0]
         folder = path.is_dir()
     except OSError as error:  # a name that is too long, a loop of links
-        raise BadInput(f"{_shown(path)} cannot be read: {error.strerror}") from None
+        raise BadInput(f"{short(path)} cannot be read: {error.strerror}") from None
     if folder:
-        raise BadInput(f"{_shown(path)} is a folder; name a table, which is two files there, .csv and .json")
+        raise BadInput(f"{short(path)} is a folder; name a table, which is two files there, .csv and .json")
     shipped = sorted(p.stem for p in SHIPPED.glob("*.csv"))
     near = difflib.get_close_matches(path.name, shipped, n=3, cutoff=0.5)
     raise BadInput(
-        f"{_shown(path)} does not exist; a table is two files, .csv and .json, side by side, or the name of one that "
+        f"{short(path)} does not exist; a table is two files, .csv and .json, side by side, or the name of one that "
         f"ships{', such as ' + ', '.join(near) if near else ': nas tables lists them'}"
     )
 
@@ -42,8 +43,3 @@ def without_ending(name: str | os.PathLike[str]) -> Path:
         raise BadInput(f"a latency table is a path or the name of one that ships, got {text[:60]!r}")
     path = Path(text)
     return path.with_suffix("") if path.suffix in (".csv", ".json") else path
-
-
-def _shown(path: Path) -> str:
-    text = " ".join(str(path).split())
-    return text if len(text) <= 200 else f"{text[:60]}..."

@@ -19,14 +19,13 @@ from typing import Annotated, Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from nas.blocks import Block, from_key
 from nas.checks import Count, FilePath, Probability, check, checked, shown
 from nas.device import Device
 from nas.errors import BadInput, MissingBlocks
 from nas.files import file_name, first_line, read_json, read_text, write_text
-from nas.space import SearchSpace
+from nas.space import Floats, SearchSpace
 from nas.tables.fit.calibration import Calibration
 from nas.tables.shipped import stem_of, without_ending
 
@@ -111,7 +110,7 @@ class LatencyTable:
         return tuple(from_key(key) for key in self.rows["block"])
 
     @cached_property
-    def effective_ms(self) -> NDArray[np.float64]:
+    def effective_ms(self) -> Floats:
         """``(rows,)``: what each row's block costs inside a network."""
         calibrated = self.calibration.apply(self.blocks, self.rows["latency_ms"].to_numpy(float))
         return calibrated + self.rows["correction_ms"].to_numpy(float) if "correction_ms" in self.rows else calibrated
@@ -121,24 +120,28 @@ class LatencyTable:
         """Block key -> position in ``rows``."""
         return {key: i for i, key in enumerate(self.rows["block"])}
 
+    @checked
     def missing(self, blocks: Sequence[Block]) -> list[Block]:
         """Those of ``blocks`` that the table lacks."""
         return [b for b in blocks if b.key not in self.row_of]
 
-    def lookup(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
+    @checked
+    def lookup(self, blocks: Sequence[Block]) -> Floats:
         """``(blocks,)`` ms inside a network. Raises MissingBlocks, naming them."""
         if missing := self.missing(blocks):
             raise MissingBlocks(self.name, [b.key for b in missing])
         return self.effective_ms[[self.row_of[b.key] for b in blocks]]
 
-    def lookup_energy(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
+    @checked
+    def lookup_energy(self, blocks: Sequence[Block]) -> Floats:
         """``(blocks,)`` mJ each. Raises BadInput when the table has no column ``energy_mj``, MissingBlocks as ``lookup``."""
         self.lookup(blocks)
         if "energy_mj" not in self.rows or self.rows["energy_mj"].isna().any():
             raise BadInput(f"table {self.name} has no energy of its blocks (a column energy_mj)")
         return self.rows["energy_mj"].to_numpy(float)[[self.row_of[b.key] for b in blocks]]
 
-    def spread(self, blocks: Sequence[Block]) -> NDArray[np.float64]:
+    @checked
+    def spread(self, blocks: Sequence[Block]) -> Floats:
         """``(blocks,)`` standard deviations in ms of one block's timings, from their 10th and 90th percentiles."""
         self.lookup(blocks)
         width = (self.rows["p90_ms"] - self.rows["p10_ms"]).to_numpy(float) / (2 * NormalDist().inv_cdf(0.9))
@@ -151,10 +154,12 @@ class LatencyTable:
             raise BadInput(f"table {self.name} has no validation, so nothing is known of its error on whole networks")
         return self.validation.mape * (np.pi / 2) ** 0.5  # normal: from the mean absolute error
 
+    @checked
     def predict(self, network: Sequence[Block]) -> float:
         """Milliseconds of one network, given as its blocks."""
         return float(self.lookup(network).sum()) + self.fixed_ms
 
+    @checked
     def check_space(self, space: SearchSpace) -> None:
         """Raises BadInput when the table lacks blocks of ``space``."""
         missing = self.missing(space.blocks)
@@ -173,7 +178,8 @@ class LatencyTable:
         digest.update(self.rows[columns].to_csv(index=False, float_format="%.6g").encode())
         return digest.hexdigest()[:16]
 
-    def save(self, stem: str | os.PathLike[str]) -> Path:
+    @checked
+    def save(self, stem: FilePath) -> Path:
         """Write ``<stem>.csv`` and ``<stem>.json``, each atomically; returns the csv's path.
 
         Raises BadInput where they cannot be written.

@@ -6,18 +6,18 @@ from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from nas.checks import Seed, checked, shown
 from nas.errors import BadInput
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 from nas.tables.table import LatencyTable, Validation
 
 Sampled = Annotated[int, Meta(ge=0, le=1_000_000)]
 """Random networks."""
 
 
-def validated(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> Validation:
+def validated(predicted: Floats, measured: Floats) -> Validation:
     """The figures of a table's validation, from ms ``(n,)`` each."""
     error = np.abs(predicted / measured - 1)
     return Validation(
@@ -28,9 +28,7 @@ def validated(predicted: NDArray[np.float64], measured: NDArray[np.float64]) -> 
     )
 
 
-def repeatability(
-    once: NDArray[np.float64] | LatencyTable, again: NDArray[np.float64] | LatencyTable
-) -> dict[str, float]:
+def repeatability(once: Floats | LatencyTable, again: Floats | LatencyTable) -> dict[str, float]:
     """How well two campaigns agree, block by block: median and 90th percentile of the relative difference.
 
     From two tables (over the blocks that both hold) or two arrays of ms ``(n,)`` each. Raises BadInput for tables with
@@ -60,7 +58,7 @@ def distinct_archs(space: SearchSpace, n: Sampled, seed: Seed, exclude: Archs | 
     return pool[np.sort(first[first >= len(excluded)])[:n] - len(excluded)]
 
 
-def positive(what: str, values: ArrayLike) -> NDArray[np.float64]:
+def positive(what: str, values: ArrayLike) -> Floats:
     """``values`` as an array ``(n,)``. Raises BadInput when one is not a positive number."""
     try:
         found = np.asarray(values, dtype=np.float64)
@@ -71,7 +69,7 @@ def positive(what: str, values: ArrayLike) -> NDArray[np.float64]:
     return found
 
 
-def kendall_tau(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+def kendall_tau(a: Floats, b: Floats) -> float:
     """Rank correlation of ``a (n,)`` and ``b (n,)``: pairs in the same order less pairs in another; NaN for a constant."""
     from scipy.stats import kendalltau
 

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from nas.data.feed import feed
 from nas.data.images import ImageData
 from nas.data.inputs import normalised
 from nas.training.augment import Augment, Augmentation, changed, drawn_changes, own_change
@@ -51,31 +53,40 @@ class Batches:
         self.data, self.recipe, self.augment = data, recipe, augment
         self.size, self.seed, self.device = size, seed, device
         self.worker, self.workers = worker, workers
-        self._images = torch.from_numpy(data.train.images).to(device)
+        self._feed = feed(data.train, device)
+        # images are mixed with any other of the batch, and a function of one's own is shown whole batches
+        self._reads_all = bool(recipe.mixup or recipe.cutmix) or not (augment is None or isinstance(augment, Augment))
         self._labels = torch.from_numpy(data.train.labels).to(device)
 
     def __len__(self) -> int:
         return -(-len(self._labels) // self.recipe.batch_size)
 
     def epoch(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch (counted from 0): every training image once."""
+        """The batches of an epoch (counted from 0), in the order of ``ImageData.epoch_rows``."""
         rng = np.random.default_rng([self.seed, epoch])
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        order = torch.from_numpy(rng.permutation(len(self._labels))).to(self.device)
-        for chosen in order.split(self.recipe.batch_size):
-            yield self._batch(chosen, generator, rng)
+        batches = torch.from_numpy(self.data.epoch_rows(rng)).to(self.device).split(self.recipe.batch_size)
+        read = batches if self._reads_all else [chosen[self._share(len(chosen))] for chosen in batches]
+        for chosen, images in zip(batches, self._feed(read), strict=True):
+            yield self._batch(chosen, images, generator, rng)
 
-    def _batch(self, chosen: Tensor, generator: torch.Generator, rng: np.random.Generator) -> Batch:
+    def _share(self, n: int) -> NDArray[np.int64]:
+        """This worker's rows of a batch of ``n``."""
+        return np.array_split(np.arange(n), self.workers)[self.worker]
+
+    def _batch(self, chosen: Tensor, stored: Tensor, generator: torch.Generator, rng: np.random.Generator) -> Batch:
         n, labels = len(chosen), self._labels[chosen]
         augment = self.augment
         draws = drawn_changes(augment, n, self.size, generator) if isinstance(augment, Augment) else None
         mix = drawn_mix(self.recipe, n, rng)
-        mine = np.array_split(np.arange(n), self.workers)[self.worker]
+        mine = self._share(n)
         rows = torch.from_numpy(mine if mix is None else np.union1d(mine, mix.partner[mine])).to(self.device)
         if augment is not None and not isinstance(augment, Augment):
-            images = own_change(augment, self._images[chosen], self.size, generator)[rows]
+            images = own_change(augment, stored, self.size, generator)[rows]
         else:
-            images = changed(self._images[chosen[rows]], None if draws is None else draws.rows(rows), self.size)
+            images = changed(
+                stored[rows] if self._reads_all else stored, None if draws is None else draws.rows(rows), self.size
+            )
         images = normalised(images, self.data)
         if mix is None:
             return Batch(images=images, labels=labels[rows], rng=rng, of=n)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from nas.checks import checked
 from nas.data.images import ImageData
 from nas.data.inputs import batches, images_at_once, kept_inputs, normalised
 from nas.data.splits import Split
@@ -50,7 +52,7 @@ def validation_inputs(data: ImageData, size: int, device: torch.device) -> tuple
     def make() -> Iterator[Tensor]:
         if views == 1:
             return batches(data.val, data, size, n, device)
-        plain = torch.from_numpy(data.val.images).to(device)
+        plain = torch.from_numpy(data.val.images[:]).to(device)
         seeded = (torch.Generator(device).manual_seed(view) for view in range(1, views))
         changed = [normalised(augmented(plain, Augment(), size, generator), data) for generator in seeded]
         return iter(torch.cat([*batches(data.val, data, size, device=device), *changed]).split(n))
@@ -73,3 +75,10 @@ def device_of(model: nn.Module) -> torch.device:
     """Where the model's parameters are; the CPU for one without any."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
+
+
+@checked
+def balanced_accuracy(network: nn.Module, split: Split, data: ImageData) -> float:
+    """The mean over classes of how many of their images in ``split`` are recognised, where accuracy speaks for the large ones."""
+    right = predict(network, split, data).argmax(1).cpu().numpy() == split.labels
+    return float(np.mean([right[split.labels == label].mean() for label in np.unique(split.labels)]))

@@ -71,7 +71,8 @@ class Recipe:
     schedule: Callable[[float], float] | None = field(default=None, metadata=LATER)
     loss: Callable[[Tensor, Tensor], Tensor] | None = field(default=None, metadata=LATER)
 
-    def learning_rate(self, progress: float) -> float:
+    @checked
+    def learning_rate(self, progress: Probability) -> float:
         """At ``progress`` in [0, 1) of the training. Raises BadInput when a schedule of one's own gives no rate."""
         factor = cosine(progress, self.warmup) if self.schedule is None else self.schedule(progress)
         if not (isinstance(factor, int | float) and 0 <= factor < math.inf):

@@ -25,6 +25,7 @@ class FineTune:
     distill: Annotated[Probability, "share of the loss that comes from the teacher's predictions"] = 0.5
     name: str = "fine-tune"
 
+    @checked
     def apply(self, network: nn.Module, context: Context) -> nn.Module:
         tuned = copy.deepcopy(network)
         if self.epochs:

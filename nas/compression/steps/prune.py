@@ -29,6 +29,7 @@ class Prune:
     round_to: Annotated[Count, "channel counts stay multiples of it"] = 16
     name: str = "prune"
 
+    @checked
     def apply(self, network: nn.Module, context: Context) -> Network:
         import torch_pruning as tp
 
@@ -44,4 +45,5 @@ class Prune:
         # built anew from what the layers now are: no trace of the pruner, and proof that they still form blocks
         clean = Network(pruned.describe())
         clean.load_state_dict(pruned.state_dict())
+        clean.normalise = pruned.normalise
         return clean.to(device_of(network)).eval()

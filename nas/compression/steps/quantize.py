@@ -38,6 +38,7 @@ class Quantize:
     distill: Annotated[Probability, "share of its loss that comes from the teacher's predictions"] = 0.5
     name: str = "quantize"
 
+    @checked
     def apply(self, network: nn.Module, context: Context) -> Int8Network:
         """Raises NasError when the int8 network is broken either way."""
         network = float_network(network, self.name)

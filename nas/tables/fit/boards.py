@@ -23,8 +23,8 @@ from nas.checks import Positive, check, checked
 from nas.device import Device
 from nas.errors import BadInput
 from nas.files import read_json
-from nas.space import SearchSpace
-from nas.tables.features import OPERATORS, Array, convolutions, macs_by_operator
+from nas.space import Floats, SearchSpace
+from nas.tables.features import OPERATORS, convolutions, macs_by_operator
 from nas.tables.fit.calibration import Calibration
 from nas.tables.shipped import SHIPPED
 from nas.tables.table import LatencyTable, Validation
@@ -71,12 +71,12 @@ class Board:
         return f"{self.board}/{self.runtime}"
 
     @cached_property
-    def measured(self) -> Array:
+    def measured(self) -> Floats:
         """``(networks,)`` ms."""
         return np.array([n.measured_ms for n in self.networks.values()])
 
     @cached_property
-    def never_seen(self) -> Array:
+    def never_seen(self) -> Floats:
         """``(networks,)`` ms, each by a fit that has not seen that network on any board."""
         return np.array([n.never_seen_ms for n in self.networks.values()])
 
@@ -112,7 +112,7 @@ class Timings:
     new_boards: dict[str, Prior]
     boards: tuple[Board, ...]
 
-    def load(self, network: str) -> Array:
+    def load(self, network: str) -> Floats:
         """``(5,)``: MACs of a network by operator, and 1 for its call."""
         return np.array([*self.network_macs[network].values(), 1.0])
 
@@ -190,7 +190,7 @@ def own_board_table(
     )
 
 
-def _learn(core: str, mhz: float, ms: Mapping[str, float]) -> tuple[Array, Array]:
+def _learn(core: str, mhz: float, ms: Mapping[str, float]) -> tuple[Floats, Floats]:
     """``(costs (5,) in ms, covariance (5, 5) of their logarithms)``: of a new board, given its timings ``ms``."""
     of_core = {name.lower(): prior for name, prior in _file().new_boards.items()}
     prior = of_core.get(core.lower(), of_core["other"])
@@ -216,8 +216,8 @@ def _device(board: str, core: str, mhz: float, runtime: str, version: str) -> De
 
 def _table(
     space: SearchSpace,
-    costs: Array,
-    covariance: Array,
+    costs: Floats,
+    covariance: Floats,
     *,
     device: Device,
     validation: Validation | None,
@@ -252,7 +252,7 @@ def _table(
     )
 
 
-def _deviation(shares: Array, covariance: Array, untimed: Any) -> Array:
+def _deviation(shares: Floats, covariance: Floats, untimed: Any) -> Floats:
     """``(blocks,)`` standard deviation of the logarithm: of the costs, of the model, of what was never timed.
 
     ``shares (blocks, 4)`` of the operators, ``covariance (4, 4)``, ``untimed (blocks,) bool``.

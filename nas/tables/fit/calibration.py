@@ -17,10 +17,10 @@ from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from nas.blocks import Block
 from nas.checks import Positive, checked
+from nas.space import Floats
 from nas.tables.features import elements
 
 _FLOOR = 0.05  # a block never costs less than this share of its time alone
@@ -37,14 +37,14 @@ class Calibration:
     per_block_ms: _Finite = 0.0
     per_element_ms: _Finite = 0.0
 
-    def apply(self, blocks: Sequence[Block], alone_ms: NDArray[np.float64]) -> NDArray[np.float64]:
+    def apply(self, blocks: Sequence[Block], alone_ms: Floats) -> Floats:
         """``(blocks,)``: ms inside a network, from ``alone_ms (blocks,)``; always positive."""
         inside = self.scale * alone_ms + self.per_block_ms + self.per_element_ms * elements(blocks)
         return np.maximum(inside, _FLOOR * alone_ms)
 
 
 def fit_calibration(
-    networks: Sequence[Sequence[Block]], alone_ms: Sequence[NDArray[np.float64]], measured_ms: NDArray[np.float64]
+    networks: Sequence[Sequence[Block]], alone_ms: Sequence[Floats], measured_ms: Floats
 ) -> Calibration:
     """The calibration that best explains ``measured_ms (n,)`` of ``networks (n)`` whose blocks took ``alone_ms`` each.
 
@@ -58,7 +58,7 @@ def fit_calibration(
     unchanged = np.array([1.0, 0.0, 0.0, 0.0]) * size
     weight = 0.01 * np.sqrt(len(rows))
 
-    def residuals(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    def residuals(x: Floats) -> Floats:
         return np.concatenate([(features / size) @ x - 1.0, weight * (x - unchanged) * [0.1, 1, 1, 1]])
 
     lower, upper = np.array([0.2, 0.0, -np.inf, -np.inf]) * size, np.array([3.0, np.inf, np.inf, np.inf]) * size

@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from nas.checks import Positive, Seed, checked
 from nas.device import Device
 from nas.errors import BadInput
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 from nas.tables.features import block_counts
-from nas.tables.fit.gaussian import Array, i_optimal, solve
+from nas.tables.fit.gaussian import i_optimal, solve
 from nas.tables.fit.prior import cost_prior
 from nas.tables.fit.whole_network import Chosen, as_table, check_timings, choose_networks, solve_blocks
 from nas.tables.table import LatencyTable
@@ -46,7 +46,7 @@ def adapt(
     space: SearchSpace,
     tables: Sequence[LatencyTable],
     archs: Archs,
-    ms: Array,
+    ms: Floats,
     *,
     device: Device,
     max_error: Positive = 0.25,
@@ -105,7 +105,7 @@ def choose_to_adapt(space: SearchSpace, tables: Sequence[LatencyTable], n: Chose
 
 
 @checked
-def error_bound(predicted: Array, ms: Array) -> float:
+def error_bound(predicted: Floats, ms: Floats) -> float:
     """What the mean absolute relative error is below with probability 0.95, errors taken as normal around 0.
 
     From ``(n,)`` each, by the chi-squared distribution of their sum of squares: one network bounds hardly anything.
@@ -119,7 +119,7 @@ def error_bound(predicted: Array, ms: Array) -> float:
 
 
 @checked
-def transfer(known_ms: Array, timed: NDArray[np.intp], ms: Array, *, noise: Positive = 0.4) -> Array:
+def transfer(known_ms: Floats, timed: NDArray[np.intp], ms: Floats, *, noise: Positive = 0.4) -> Floats:
     """``(n,)`` ms on a new device, from ``known_ms (n, devices)`` and ``ms (k,)``, timings of the networks ``timed (k,)``.
 
     ``noise``: see ``rehearse``. Raises BadInput for latencies that are not positive, fewer than 3 timings, or shapes
@@ -134,7 +134,7 @@ def transfer(known_ms: Array, timed: NDArray[np.intp], ms: Array, *, noise: Posi
 
 
 @checked
-def choose_timed(known_ms: Array, n: Chosen = 10, *, noise: Positive = 0.4, seed: Seed = 0) -> NDArray[np.intp]:
+def choose_timed(known_ms: Floats, n: Chosen = 10, *, noise: Positive = 0.4, seed: Seed = 0) -> NDArray[np.intp]:
     """``(n,)`` different networks to time on a new device, among up to 1,000 random rows of ``known_ms``.
 
     Greedy I-optimal design under the prior of ``transfer``: no timing of the new device is needed. Raises BadInput for
@@ -148,7 +148,7 @@ def choose_timed(known_ms: Array, n: Chosen = 10, *, noise: Positive = 0.4, seed
 
 
 @checked
-def rehearse(known_ms: Array, families: Sequence[Hashable], n: Chosen = 10) -> tuple[float, float]:
+def rehearse(known_ms: Floats, families: Sequence[Hashable], n: Chosen = 10) -> tuple[float, float]:
     """``(noise, mean Spearman)``: every known device in turn is treated as new, to see which noise predicts it best.
 
     ``families (devices,)``: devices of one family (the same chip at another batch size) are left out together.
@@ -186,7 +186,7 @@ def _names(tables: Sequence[LatencyTable]) -> str:
     return ", ".join(t.name for t in tables)
 
 
-def _factor(known_ms: Array) -> Array:
+def _factor(known_ms: Floats) -> Floats:
     """``(n, devices + 1)``: log latencies, each with mean 0 and spread 1 (far-off ones cut), and the level."""
     logs = np.log(known_ms)
     logs -= np.median(logs, axis=0)
@@ -198,7 +198,7 @@ def _factor(known_ms: Array) -> Array:
     return np.column_stack([logs / np.sqrt(max(logs.shape[1], 1)), np.full(len(logs), _LEVEL)])
 
 
-def _transfer(factor: Array, timed: NDArray[np.intp], ms: Array, noise: float) -> Array:
+def _transfer(factor: Floats, timed: NDArray[np.intp], ms: Floats, noise: float) -> Floats:
     """``(n,)`` ms of all rows of ``factor (n, r)``, from ``ms (k,)`` of the rows ``timed (k,)``."""
     logs = np.log(ms)
     level = np.median(logs)
@@ -209,7 +209,7 @@ def _transfer(factor: Array, timed: NDArray[np.intp], ms: Array, noise: float) -
     return np.asarray(np.exp(level + spread * (factor @ w)))
 
 
-def _known(known_ms: Array) -> Array:
+def _known(known_ms: Floats) -> Floats:
     """``(networks, devices)`` positive ms. Raises BadInput for anything else."""
     known_ms = positive("known latencies", known_ms)
     if known_ms.ndim != 2 or known_ms.shape[1] < 1:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from nas.space import Floats
 
 _REWEIGHTINGS = 3
 _PIVOTS = 100  # rounds at most
@@ -17,8 +17,8 @@ _HUBER = 1.345  # in robust standard deviations; 95% efficient where the noise i
 
 
 def solve(
-    design: Array, target: Array, noise: float, *, robust: bool = True, least: float = 0.0
-) -> tuple[Array, Array]:
+    design: Floats, target: Floats, noise: float, *, robust: bool = True, least: float = 0.0
+) -> tuple[Floats, Floats]:
     """``(w (r,), weights (n,))``: the most probable ``w ~ N(0, I)`` given ``target (n,) = design (n, r) @ w`` + noise.
 
     ``robust``: what lies far off counts less (Huber's loss by iterated reweighting); ``weights`` says how much. Nothing
@@ -34,7 +34,7 @@ def solve(
     return w, weights
 
 
-def non_negative(hessian: Array, gradient: Array, start: Array) -> Array:
+def non_negative(hessian: Floats, gradient: Floats, start: Floats) -> Floats:
     """The ``x >= 0`` that minimises ``x @ hessian @ x / 2 - gradient @ x``; ``hessian (q, q)`` positive definite.
 
     Block principal pivoting (Portugal, Judice and Vicente, 1994): exact, and a few solves where few bounds bind.
@@ -62,7 +62,7 @@ def non_negative(hessian: Array, gradient: Array, start: Array) -> Array:
     return np.maximum(x, 0.0)
 
 
-def i_optimal(rows: Array, n: int, noise: float) -> NDArray[np.intp]:
+def i_optimal(rows: Floats, n: int, noise: float) -> NDArray[np.intp]:
     """``(n,)``: which rows to observe so that all are known best; ``rows (m, r)``: combinations of ``w``.
 
     Greedy: the next is the one whose observation lowers the mean variance over all rows most (I-optimal design). No
@@ -81,7 +81,7 @@ def i_optimal(rows: Array, n: int, noise: float) -> NDArray[np.intp]:
     return np.array(chosen, dtype=np.intp)
 
 
-def _ridge(design: Array, target: Array, weights: Array, noise: float) -> Array:
+def _ridge(design: Floats, target: Floats, weights: Floats, noise: float) -> Floats:
     """``(r,)``: ridge regression of ``target (n,)`` on ``design (n, r)``, in the smaller of the two dimensions."""
     n, r = design.shape
     if n <= r:

@@ -11,9 +11,8 @@ import numpy as np
 
 from nas.blocks import Block
 from nas.errors import BadInput
-from nas.space import SearchSpace
+from nas.space import Floats, SearchSpace
 from nas.tables.features import attributes, convolved, elements, macs, macs_by_operator, weights
-from nas.tables.fit.gaussian import Array
 from nas.tables.table import LatencyTable
 
 KIND, PLACE, OWN = 0.1, 0.1, 0.1
@@ -24,8 +23,8 @@ _ATTRIBUTES = {"kind": "", "kernel": 0, "stride": 1, "se": False, "act": "", "gr
 
 
 def cost_prior(
-    space: SearchSpace, counts: Array, tables: Sequence[LatencyTable] = (), *, own: float = 1.0
-) -> tuple[Array, Array]:
+    space: SearchSpace, counts: Floats, tables: Sequence[LatencyTable] = (), *, own: float = 1.0
+) -> tuple[Floats, Floats]:
     """``(factor (blocks + 1, r), typical (blocks + 1,))``: costs are ``factor @ w``, w standard normal, a priori.
 
     In units of the mean latency of the networks in ``counts (n, blocks + 1)`` (``nas.tables.features.block_counts``).
@@ -54,7 +53,7 @@ def cost_prior(
     return np.column_stack([wide, own * shrunk * structured, own * each]), typical
 
 
-def _known(table: LatencyTable, blocks: Sequence[Block], typical: Array) -> Array:
+def _known(table: LatencyTable, blocks: Sequence[Block], typical: Floats) -> Floats:
     """``(blocks + 1,)``: what ``table`` says of each block and the fixed cost; what their size suggests where it lacks them."""
     has = np.array([b.key in table.row_of for b in blocks])
     if not has.any():
@@ -66,7 +65,7 @@ def _known(table: LatencyTable, blocks: Sequence[Block], typical: Array) -> Arra
     return alone
 
 
-def _sizes(blocks: Sequence[Block]) -> Array:
+def _sizes(blocks: Sequence[Block]) -> Floats:
     """``(blocks, 5)``: one call, MACs of full and of depthwise convolutions, activation elements, weights."""
     depthwise = macs_by_operator(blocks)[:, 2]
     activations = elements(blocks) + convolved(blocks)
@@ -84,13 +83,13 @@ def _place(block: Block) -> Hashable:
     return block.kind, block.in_ch, block.out_ch, getattr(block, "stride", 1)
 
 
-def _one_hot(values: Sequence[Hashable]) -> Array:
+def _one_hot(values: Sequence[Hashable]) -> Floats:
     """``(n, different values)``."""
     distinct = sorted(set(values), key=str)
     return np.array([[v == d for d in distinct] for v in values], dtype=float)
 
 
-def _crossed(groups: Array, sizes: Array) -> Array:
+def _crossed(groups: Floats, sizes: Floats) -> Floats:
     """``(n, groups * sizes)``: every product of a group's column and a size's, those that are not all 0."""
     crossed = (groups[:, :, None] * sizes[:, None, :]).reshape(len(groups), -1)
     return crossed[:, crossed.any(axis=0)]

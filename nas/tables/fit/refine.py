@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from nas.blocks import Block
-from nas.space import SearchSpace
+from nas.space import Floats, SearchSpace
 from nas.tables.fit.calibration import fit_calibration
-from nas.tables.fit.gaussian import Array
 from nas.tables.fit.prior import cost_prior
 from nas.tables.fit.whole_network import solve_blocks
 from nas.tables.table import LatencyTable
@@ -28,10 +27,10 @@ _FOLDS = 5
 _FEWEST = 20
 
 
-def refined(table: LatencyTable, space: SearchSpace, networks: Sequence[Sequence[Block]], ms: Array) -> LatencyTable:
+def refined(table: LatencyTable, space: SearchSpace, networks: Sequence[Sequence[Block]], ms: Floats) -> LatencyTable:
     """``table`` with a column ``correction_ms``, added to what its calibration says, or as it is.
 
-    ``networks`` and their timings ``ms (n,)``: those of the calibration. Costs are drawn towards the calibrated table and
+    ``networks`` and their timings ``ms (n,)``: those of the calibration. Floats are drawn towards the calibrated table and
     its blocks towards one another (``nas.tables.fit.prior``). Kept only if every fifth of the networks is predicted
     clearly better by a fit without it. ``notes["corrected"]``: the two cross-validated errors.
     """
@@ -57,7 +56,7 @@ def refined(table: LatencyTable, space: SearchSpace, networks: Sequence[Sequence
     )
 
 
-def _calibrated(table: LatencyTable, networks: Sequence[Sequence[Block]], ms: Array, fold: Any) -> Array:
+def _calibrated(table: LatencyTable, networks: Sequence[Sequence[Block]], ms: Floats, fold: Any) -> Floats:
     """``(n,)``: each network predicted by a calibration without its fold."""
     alone = dict(zip(table.rows["block"], table.rows["latency_ms"].to_numpy(float), strict=True))
     timed = [np.array([alone[b.key] for b in blocks]) for blocks in networks]
@@ -70,7 +69,7 @@ def _calibrated(table: LatencyTable, networks: Sequence[Sequence[Block]], ms: Ar
     return predicted
 
 
-def _counts(blocks: Sequence[Block], networks: Sequence[Sequence[Block]]) -> Array:
+def _counts(blocks: Sequence[Block], networks: Sequence[Sequence[Block]]) -> Floats:
     """``(n, blocks + 1)`` as of ``nas.tables.features.block_counts``."""
     position = {b.key: i for i, b in enumerate(blocks)}
     counts = np.zeros((len(networks), len(blocks) + 1))
@@ -80,5 +79,5 @@ def _counts(blocks: Sequence[Block], networks: Sequence[Sequence[Block]]) -> Arr
     return counts
 
 
-def _mape(predicted: Array, ms: Array) -> float:
+def _mape(predicted: Floats, ms: Floats) -> float:
     return float(np.abs(predicted / ms - 1).mean())

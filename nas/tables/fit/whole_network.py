@@ -22,10 +22,10 @@ from msgspec import Meta
 from nas.checks import Positive, Seed, checked
 from nas.device import Device
 from nas.errors import BadInput
-from nas.space import Archs, SearchSpace
+from nas.space import Archs, Floats, SearchSpace
 from nas.tables.features import block_counts
 from nas.tables.fit.calibration import Calibration
-from nas.tables.fit.gaussian import Array, i_optimal, non_negative, solve
+from nas.tables.fit.gaussian import i_optimal, non_negative, solve
 from nas.tables.fit.prior import cost_prior
 from nas.tables.table import LatencyTable, Validation
 from nas.tables.validation import distinct_archs, positive, validated
@@ -49,7 +49,7 @@ _FLOOR = 0.01  # a block never costs less than this share of what its size sugge
 def fit_blocks(
     space: SearchSpace,
     archs: Archs,
-    ms: Array,
+    ms: Floats,
     *,
     device: Device,
     prior: LatencyTable | Sequence[LatencyTable] | None = None,
@@ -97,13 +97,13 @@ class Solved:
     ``held_out``: each network as predicted by a fit without its fold.
     """
 
-    costs: Array
-    width: Array
-    held_out: Array
+    costs: Floats
+    width: Floats
+    held_out: Floats
 
 
 def solve_blocks(
-    counts: Array, ms: Array, factor: Array, typical: Array, fold: Any, noises: Sequence[float] = NOISES
+    counts: Floats, ms: Floats, factor: Floats, typical: Floats, fold: Any, noises: Sequence[float] = NOISES
 ) -> Solved:
     """What blocks cost, by regression of the networks' ``ms (n,)`` on their blocks.
 
@@ -126,7 +126,7 @@ def solve_blocks(
 
 def as_table(
     space: SearchSpace,
-    counts: Array,
+    counts: Floats,
     solved: Solved,
     *,
     device: Device,
@@ -207,7 +207,7 @@ def _priors(prior: LatencyTable | Sequence[LatencyTable] | None) -> list[Latency
     return [prior] if isinstance(prior, LatencyTable) else list(prior or ())
 
 
-def _root(factor: Array) -> Array:
+def _root(factor: Floats) -> Floats:
     """Square root of the covariance, ``(q, q)``."""
     covariance = factor @ factor.T
     covariance[np.diag_indices(len(covariance))] += 1e-12 * covariance.diagonal().max()
@@ -221,7 +221,7 @@ def _folds(archs: Archs, folds: int) -> Any:
     return (np.random.default_rng(0).permutation(which.max() + 1) % folds)[which]
 
 
-def _choose_noise(design: Array, fold: Any, noises: Sequence[float]) -> float:
+def _choose_noise(design: Floats, fold: Any, noises: Sequence[float]) -> float:
     """The one of ``noises`` with which ``design (n, q)`` predicts networks outside their ``fold (n,)`` best."""
     design, fold = design[:_CHOOSE_ON], fold[:_CHOOSE_ON]
 
@@ -237,7 +237,7 @@ def _choose_noise(design: Array, fold: Any, noises: Sequence[float]) -> float:
     return noises[0] if len(noises) == 1 else min(noises, key=error)
 
 
-def _costs(relative: Array, design: Array, root: Array, noise: float, floor: Array) -> tuple[Array, Array]:
+def _costs(relative: Floats, design: Floats, root: Floats, noise: float, floor: Floats) -> tuple[Floats, Floats]:
     """``(costs (q,), weights (n,))``, no cost below its floor."""
     w, weights = solve(design, np.ones(len(design)), noise)
     costs = root @ w
@@ -248,13 +248,13 @@ def _costs(relative: Array, design: Array, root: Array, noise: float, floor: Arr
     return costs, weights
 
 
-def _hessian(relative: Array, root: Array, noise: float, weights: Array) -> Array:
+def _hessian(relative: Floats, root: Floats, noise: float, weights: Floats) -> Floats:
     """``(q, q)``: of the weighted squared errors and the prior, in the costs themselves."""
     inverse = np.linalg.solve(root, np.eye(len(root)))
     return (relative * weights[:, None]).T @ relative + noise**2 * (inverse.T @ inverse)
 
 
-def _deviation(relative: Array, design: Array, root: Array, noise: float, costs: Array, weights: Array) -> Array:
+def _deviation(relative: Floats, design: Floats, root: Floats, noise: float, costs: Floats, weights: Floats) -> Floats:
     """``(q,)`` standard deviation of each cost: noise as large as the residuals show it."""
     left = np.sqrt(np.average((relative @ costs - 1.0) ** 2, weights=weights))
     inner = (design * weights[:, None]).T @ design
@@ -263,7 +263,7 @@ def _deviation(relative: Array, design: Array, root: Array, noise: float, costs:
     return float(left) * np.sqrt(np.einsum("ij,ij->j", spread, spread))
 
 
-def check_timings(space: SearchSpace, archs: Archs, ms: Array, fewest: int) -> tuple[Archs, Array]:
+def check_timings(space: SearchSpace, archs: Archs, ms: Floats, fewest: int) -> tuple[Archs, Floats]:
     """``(archs (n, genes) in canonical form, ms (n,))``. Raises BadInput for what cannot be fitted."""
     archs, ms = space.canonical(space.check(archs)), positive("timings", ms)
     if ms.shape != (len(archs),):

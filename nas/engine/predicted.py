@@ -3,40 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Protocol
+from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from nas.checks import checked
+from nas.engine.result import SearchResult
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.objectives.predictor import Predictor
-from nas.space import Archs, SearchSpace
-
-
-class Evaluated(Protocol):
-    """What ``predicted`` needs of a SearchResult: ``archs (n, genes)``, which are ``good (n,)``, and values ``(n,)``."""
-
-    @property
-    def space(self) -> SearchSpace: ...
-
-    @property
-    def archs(self) -> Archs: ...
-
-    @property
-    def good(self) -> NDArray[np.bool_]: ...
-
-    def column(self, objective: Objective) -> NDArray[np.float64]: ...
-
 
 Examples = Annotated[int, Meta(ge=20, le=100_000)]
 _MOST = 1500  # examples; a fit takes time with their number cubed
 
 
 @checked
-def predicted(result: Evaluated, objective: Objective, *, most: Examples = _MOST) -> Objective:
+def predicted(result: SearchResult, objective: Objective, *, most: Examples = _MOST) -> Objective:
     """``objective`` as a Gaussian process predicts it from the good rows of a search (its last ``most``).
 
     For a second, cheap level of search: tens of thousands of architectures a second instead of one. Raises BadInput

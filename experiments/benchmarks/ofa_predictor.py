@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import os
 import zipfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.space import Archs, SearchSpace
+from search_spaces.stages import block_gene
 
 _KERNELS, _EXPANSIONS, _RESOLUTIONS = (3, 5, 7), (3, 4, 6), tuple(range(112, 225, 16))
 _STAGES, _BLOCKS, _WIDTH = 5, 4, 1.2
@@ -80,23 +82,19 @@ def _read(path: Path) -> tuple[list[tuple[NDArray[np.float32], NDArray[np.float3
 
 def _columns(space: SearchSpace) -> NDArray[np.int64]:
     """The feature that each value of each gene lights, ``(genes, values)``; genes without a feature light the last."""
+    blocks = list(itertools.product(range(1, _STAGES + 1), range(1, _BLOCKS + 1)))
+    known: dict[str, tuple[tuple[int, ...], int]] = {"resolution": (_RESOLUTIONS, 6 * len(blocks))}
+    for position, (stage, block) in enumerate(blocks):
+        known[block_gene(stage, block, "kernel")] = _KERNELS, 3 * position
+        known[block_gene(stage, block, "expand")] = _EXPANSIONS, 3 * (len(blocks) + position)
     columns = np.full((space.genes, int(space.sizes.max())), _FEATURES)
-    blocks = _STAGES * _BLOCKS
     for gene, choice in enumerate(space.choices):
-        if choice.name == "resolution":
-            known, start = _RESOLUTIONS, blocks * 6
-        elif choice.name.endswith((".kernel", ".expand")):
-            stage, block = (int(part) for part in choice.name.partition(".")[0].removeprefix("s").split("b"))
-            position = _BLOCKS * (stage - 1) + block - 1
-            known = _KERNELS if choice.name.endswith("kernel") else _EXPANSIONS
-            start = 3 * position + (0 if known is _KERNELS else 3 * blocks)
-        else:
-            continue
-        for i, value in enumerate(choice.values):
-            if value not in known:
-                raise BadInput(f"{choice.name} = {value} of {space.name} is unknown to the predictor; it knows {known}")
-            columns[gene, i] = start + known.index(value)
+        values, start = known.get(choice.name, ((), 0))
+        for i, value in enumerate(choice.values if values else ()):
+            if value not in values:
+                raise BadInput(f"{choice.name} = {value} of {space.name} is unknown to the predictor; it knows {values}")
+            columns[gene, i] = start + values.index(value)
     widths = [choice.values for choice in space.choices if choice.name == "width"]
-    if (columns < _FEATURES).sum() < 3 * 2 * blocks or widths != [(_WIDTH,)]:
+    if (columns < _FEATURES).sum() < 3 * 2 * len(blocks) or widths != [(_WIDTH,)]:
         raise BadInput(f"{space.name} is not the space of the predictor, OnceForAll.mobilenet_v3() of width {_WIDTH}")
     return columns
