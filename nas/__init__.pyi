@@ -1,10 +1,12 @@
 # The public names, each once: lazy_loader reads this file, and so do type checkers and editors.
 from . import runtimes as runtimes
+from .around import around as around
 from .compression.pipeline import compress as compress
 from .compression.step import Context as Context, Step as Step
 from .compression.steps.fine_tune import FineTune as FineTune
 from .compression.steps.prune import Prune as Prune
 from .compression.steps.quantize import Quantize as Quantize
+from .data.datasets import load_dataset as load_dataset
 from .data.images import ImageData as ImageData, load_digits as load_digits, load_images as load_images
 from .data.splits import Split as Split
 from .deploy.bundle import export_bundle as export_bundle
@@ -17,6 +19,7 @@ from .engine.optuna_study import to_optuna as to_optuna
 from .engine.predicted import predicted as predicted
 from .engine.result import SearchResult as SearchResult
 from .errors import BadInput as BadInput, Infeasible as Infeasible, MissingBlocks as MissingBlocks, NasError as NasError
+from .layouts.pretrained import pretrained as pretrained
 from .measuring.campaign import measure as measure
 from .modules import Network as Network
 from .objectives.accuracy import accuracy as accuracy
@@ -61,4 +64,5 @@ from .sweeps.sweep import sweep as sweep
 from .tables.interpolate import estimate as estimate
 from .tables.table import LatencyTable as LatencyTable
 from .training.augment import Augment as Augment
+from .training.network import train_network as train_network
 from .training.recipe import Recipe as Recipe

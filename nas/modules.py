@@ -19,6 +19,8 @@ from nas.blocks import ACTIVATIONS, Block, Conv, Linear, Norm, Part, chain_error
 from nas.checks import checked, shown
 from nas.errors import BadInput
 
+Normalise = tuple[tuple[float, ...], tuple[float, ...]]
+
 ACTIVATION_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     name: operator.attrgetter(activation.torch)(torch) for name, activation in ACTIVATIONS.items()
 }
@@ -33,12 +35,12 @@ def static_part(part: Part) -> nn.Module:
                 part.out_ch,
                 part.kernel,
                 part.stride,
-                padding=part.kernel // 2,
+                padding=part.padding[0],  # what is more after than before, ``_Layers`` adds
                 groups=part.in_ch if part.depthwise else part.groups,
                 bias=part.bias,
             )
         case Norm():
-            return nn.BatchNorm2d(part.channels)
+            return nn.BatchNorm2d(part.channels, part.eps)
         case Linear():
             return nn.Linear(part.in_ch, part.out_ch)
 
@@ -59,17 +61,20 @@ class BlockModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, *in_shape)`` to ``(n, *out_shape)``, or ``(n, classes)`` of a head."""
-        y: Tensor = self.block.compute(_Layers(self._modules), x)
+        y: Tensor = self.block.compute(_Layers(self._modules, self.block.trace.parts), x)
         return y
 
 
 class _Layers:
     """``Operators`` on tensors. The layers know their sizes, which an elastic one changes from call to call."""
 
-    def __init__(self, layers: Mapping[str, Any]) -> None:
-        self.layers = layers
+    def __init__(self, layers: Mapping[str, Any], parts: Mapping[str, Any]) -> None:
+        self.layers, self.parts = layers, parts
 
     def conv(self, name: str, x: Tensor, out_ch: int, *, norm: bool = True, act: str = "", **sizes: Any) -> Tensor:
+        before, after = self.parts[name].padding
+        if more := after - before:  # a layer pads alike on both sides
+            x = F.pad(x, (0, more, 0, more))
         x = self.layers[name](x)
         return _activated(self.layers[norm_of(name)](x) if norm else x, act)
 
@@ -130,8 +135,11 @@ def describe(module: BlockModule) -> Block:
 class Network(nn.Sequential):
     """A plain torch network, a sequence of blocks; input ``(n, *input_shape)`` float32, output logits ``(n, classes)``.
 
+    ``normalise``: mean and standard deviation per channel, of pixels in [0, 1], that a pretrained one was taught with.
     Raises BadInput when there are none, or when they do not follow one another.
     """
+
+    normalise: Normalise | None = None
 
     def __init__(self, blocks: Iterable[Block]) -> None:
         blocks = tuple(blocks)
@@ -165,10 +173,11 @@ def _seen(layer: nn.Module, planned: Part) -> Part:
                 depthwise=depthwise,
                 groups=1 if depthwise else layer.groups,
                 bias=layer.bias is not None,
+                spared=planned.spared,
                 size=planned.size,
             )
         case nn.BatchNorm2d(), Norm():
-            return Norm(channels=layer.num_features)
+            return Norm(channels=layer.num_features, eps=layer.eps)
         case nn.Linear(), Linear():
             return Linear(in_ch=layer.in_features, out_ch=layer.out_features)
     raise BadInput(f"expected the layer of {planned}, found {layer}")

@@ -35,7 +35,10 @@ def rank(costs: ArrayLike) -> NDArray[np.int64]:
     Rows with NaN come last.
     """
     given = _matrix(costs)
-    known = ~np.isnan(given).any(axis=1)
+    unknown = np.isnan(given)
+    if not unknown.any():
+        return np.asarray(moocore.pareto_rank(given), dtype=np.int64)
+    known = ~unknown.any(axis=1)
     ranks = np.full(len(given), len(given), dtype=np.int64)
     if known.any():
         ranks[known] = moocore.pareto_rank(given[known])
@@ -48,27 +51,28 @@ def crowding_by_front(costs: Costs, ranks: NDArray[np.int64]) -> NDArray[np.floa
     Infinite at the ends. Of several equal rows one keeps the distance and the others get 0.
     """
     order = np.lexsort((*costs.T[::-1], ranks))
-    sorted_costs, sorted_ranks = costs[order], ranks[order]
-    new = np.ones(len(order), dtype=bool)
-    new[1:] = (sorted_ranks[1:] != sorted_ranks[:-1]) | (sorted_costs[1:] != sorted_costs[:-1]).any(axis=1)
-    first = order[new]  # one of each set of equal rows
-    values, groups = costs[first], ranks[first]
-    distance = np.zeros(len(first))
+    values, groups = costs.take(order, axis=0), ranks[order]
+    starts, new = np.ones((2, len(order)), dtype=bool)  # of a front; of a set of equal rows in it
+    starts[1:] = groups[1:] != groups[:-1]
+    new[1:] = starts[1:] | (values[1:] != values[:-1]).any(axis=1)
+    if not new.all():
+        order, values, groups, starts = order[new], values[new], groups[new], starts[new]
+    firsts = starts.nonzero()[0]
+    lasts = np.append(firsts[1:], len(order)) - 1
+    which = starts.cumsum() - 1
+    distance = np.zeros(len(order))
     for column in values.T:
         by = np.lexsort((column, groups))
-        value, group = column[by], groups[by]
-        start = np.ones(len(by), dtype=bool)
-        start[1:] = group[1:] != group[:-1]
-        firsts = np.flatnonzero(start)
-        lasts = np.append(firsts[1:], len(by)) - 1
-        span = np.repeat(value[lasts] - value[firsts], lasts - firsts + 1)
-        gap = np.zeros(len(by))
+        value = column[by]
+        span = value[lasts] - value[firsts]
+        span[span == 0] = np.inf
+        gap = np.zeros(len(order))
         gap[1:-1] = value[2:] - value[:-2]
-        gap /= np.where(span > 0, span, np.inf)
+        gap /= span[which]
         gap[firsts] = gap[lasts] = np.inf
         distance[by] += gap
     out = np.zeros(len(costs))
-    out[first] = distance
+    out[order] = distance
     return out
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -103,8 +104,9 @@ class SearchSpace:
 
     Without slots it is a space that only tables can score. ``features``: ``archs (n, genes) -> (n, f)``, numbers that
     say more about a network than its genes do one by one (which operations lie on a live path, say); predictors look at
-    them. Raises BadInput when a slot names an unknown choice, an ``only_if`` cannot be resolved, or the blocks of a
-    sampled network do not follow one another.
+    them. ``members``: networks with a name, such as published ones, as configurations for ``encode``; they do not change
+    the fingerprint. Raises BadInput when a slot names an unknown choice, an ``only_if`` cannot be resolved, the blocks of
+    a sampled network do not follow one another, or a member is no network of the space.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class SearchSpace:
         slots: Sequence[Slot],
         *,
         features: Callable[[Archs], Floats] | None = None,
+        members: Mapping[str, Mapping[str, Value]] = MappingProxyType({}),
     ) -> None:
         self.name = name
         self.features = features
@@ -127,6 +130,8 @@ class SearchSpace:
         self.blocks, self._slot_ids = self._expand()
         self._radix = self._mixed_radix()
         self._check_chain()
+        self.members = {name: self._member(name, config) for name, config in members.items()}
+        """Networks that have a name, each as an architecture ``(genes,)``."""
 
     def __repr__(self) -> str:
         networks = f"{self.size:,}" if self.size < 10**9 else f"10^{len(str(self.size)) - 1}"
@@ -187,6 +192,13 @@ class SearchSpace:
         if slot >= len(self.slots):
             raise BadInput(f"{self.name} has {len(self.slots)} slots, counted from 0, got {slot}")
         return tuple(self.blocks[i - 1] for i in np.unique(self._slot_ids[slot]) if i)
+
+    def member(self, *names: str) -> Archs:
+        """The architectures ``(n, genes)`` of these names. Raises BadInput that lists the members for any other."""
+        if unknown := [name for name in names if name not in self.members]:
+            known = ", ".join(self.members) or "none"
+            raise BadInput(f"{self.name} has no member {shown(unknown[0])}; its members: {known}")
+        return np.array([self.members[name] for name in names], dtype=np.uint8).reshape(len(names), self.genes)
 
     # ---- batches of architectures ----------------------------------------------------------------------------
 
@@ -257,7 +269,8 @@ class SearchSpace:
         """
         if first.shape != second.shape:
             raise BadInput(f"crossover takes as many first as second parents, got {first.shape} and {second.shape}")
-        return self.canonical(np.where(rng.random(first.shape) < 0.5, first, second))
+        differs = (first ^ second) * (rng.random(first.shape) < 0.5)
+        return self.canonical(second ^ differs)
 
     def decode(self, archs: ArrayLike) -> list[dict[str, Value]]:
         """The value of every active choice, one dict per architecture."""
@@ -497,6 +510,12 @@ class SearchSpace:
                     f"choice {choice.name} depends on {choice.only_if[0]!r}, which must be an earlier choice"
                 )
 
+    def _member(self, name: str, config: Mapping[str, Value]) -> Archs:
+        try:
+            return self.encode([config])[0]
+        except BadInput as error:
+            raise BadInput(f"{self.name}: member {shown(name)}: {error}") from None
+
     def _check_slots(self) -> None:
         if not self.slots:
             raise BadInput(f"{self.name} has no blocks: only a table of its architectures can score it")
@@ -509,8 +528,8 @@ class SearchSpace:
 
 def keys(archs: Archs) -> list[bytes]:
     """A hashable form of every row of ``archs (n, genes)``."""
-    text, genes = np.ascontiguousarray(archs, dtype=np.uint8).tobytes(), archs.shape[1]
-    return [text[i : i + genes] for i in range(0, len(text), genes)]
+    rows: list[bytes] = np.ascontiguousarray(archs, dtype=np.uint8).view(f"V{archs.shape[1]}")[:, 0].tolist()
+    return rows
 
 
 def is_ordered(choice: Choice) -> bool:

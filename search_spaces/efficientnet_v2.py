@@ -12,7 +12,7 @@ from nas.blocks import Channels, InvertedResidual
 from nas.blocks.fused_mbconv import FusedMBConv
 from nas.checks import checked
 from nas.space import SearchSpace
-from search_spaces.stages import Family, Stage, build_space, quarter_of_input
+from search_spaces.stages import Family, Stage, build_space, mobilenet_v2, quarter_of_input
 
 ACTS = ("silu", "relu")
 EITHER = (FusedMBConv, InvertedResidual)
@@ -32,4 +32,8 @@ class EfficientNetV2:
         late = partial(Stage, kernels=(3, 5), expansions=(4, 6), acts=ACTS, se=(True, False))
         first = [early(channels=24, stride=1, depths=(1, 2)), early(channels=40, stride=2, depths=(1, 2, 3))]
         last = [late(channels=80, stride=2, depths=(1, 2, 3)), late(channels=112, stride=1, depths=(1, 2))]
-        return build_space("efficientnet_v2_cifar", family, first + last, classes=classes, in_channels=in_channels)
+        stages = first + last
+        members = mobilenet_v2(family, stages)
+        return build_space(
+            "efficientnet_v2_cifar", family, stages, classes=classes, in_channels=in_channels, members=members
+        )

@@ -7,8 +7,9 @@ from functools import partial
 
 from nas.blocks import Channels, round_channels
 from nas.checks import Positive, checked
+from nas.genes import stage_config
 from nas.space import SearchSpace, Value
-from search_spaces.stages import Family, Stage, build_space, quarter_of_expanded, stage_config
+from search_spaces.stages import Family, Stage, build_space, quarter_of_expanded
 
 RESOLUTIONS = (160, 176, 192, 208, 224)
 """Those that the published Note10 table covers."""

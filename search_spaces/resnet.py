@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from nas.blocks import Block, Channels, Stem, round_channels
 from nas.blocks.resnet import BasicBlock, Bottleneck, Classifier
 from nas.checks import checked
+from nas.genes import block_choices, block_gene, stage_gene
 from nas.space import Choice, SearchSpace, Slot
-from search_spaces.stages import block_choices, block_gene, shrunk, stage_gene
+from search_spaces.stages import shrunk
 
 KINDS = {kind.kind: kind for kind in (BasicBlock, Bottleneck)}
 

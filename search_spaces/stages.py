@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from nas.blocks import Block, DepthwiseSeparable, Head, InvertedResidual, Stem, round_channels
+from nas.genes import block_choices, block_gene, stage_config, stage_gene
 from nas.space import Choice, SearchSpace, Slot, Value
 
 
@@ -19,7 +20,7 @@ from nas.space import Choice, SearchSpace, Slot, Value
 class Stage:
     """Alternatives of one stage. ``channels``: at width 1. ``stride``: of the first block.
 
-    ``kinds``: of its blocks, with the fields of an inverted residual block.
+    ``kinds``: of its blocks, with the fields of an inverted residual block (but ``mid`` in those that do not expand).
     """
 
     channels: int
@@ -38,7 +39,8 @@ class Family:
 
     ``first``: channels of a depthwise-separable block after the stem, 0 for none. ``squeeze``: squeeze channels from
     the block's (input, expanded) channels. ``features``: see ``Head``; it does not scale with width. ``stem_act``:
-    activation of the stem where it is not that of the first stage.
+    activation of the stem where it is not that of the first stage. ``head_width``: by what ``hidden`` is multiplied at
+    the network's width.
     """
 
     resolutions: tuple[int, ...]
@@ -50,6 +52,7 @@ class Family:
     hidden: int
     features: int = 0
     squeeze: Callable[[int, int], int] = lambda before, mid: 0
+    head_width: Callable[[float], float] = lambda width: width
 
 
 def quarter_of_input(before: int, mid: int) -> int:
@@ -62,38 +65,6 @@ def quarter_of_expanded(before: int, mid: int) -> int:
     return round_channels(mid / 4)
 
 
-def stage_gene(stage: int, what: str) -> str:
-    """The gene of a stage, numbered from 1: its "depth", "act", "se" or "kind"."""
-    return f"s{stage}.{what}"
-
-
-def block_gene(stage: int, block: int, what: str = "") -> str:
-    """The gene of a block in a stage: its "kernel" or "expand". Without ``what`` the block's slot."""
-    return f"s{stage}b{block}" + (f".{what}" if what else "")
-
-
-def stage_config(stage: int, blocks: Sequence[tuple[int, float]], **genes: Value) -> dict[str, Value]:
-    """The part of a configuration (``SearchSpace.encode``) about one stage of ``blocks``: (kernel, expand) each.
-
-    ``genes``: the stage's others, such as ``act`` and ``se``.
-    """
-    config: dict[str, Value] = {stage_gene(stage, "depth"): len(blocks)}
-    config |= {stage_gene(stage, gene): value for gene, value in genes.items()}
-    for b, (kernel, expand) in enumerate(blocks, 1):
-        config |= {block_gene(stage, b, "kernel"): kernel, block_gene(stage, b, "expand"): expand}
-    return config
-
-
-def block_choices(stage: int, depths: tuple[int, ...], genes: Mapping[str, tuple[Value, ...]]) -> list[Choice]:
-    """``genes`` of every block of a stage; those of blocks beyond the stage's depth have no effect."""
-    choices = []
-    for b in range(1, max(depths) + 1):
-        deep_enough = tuple(d for d in depths if d >= b)
-        condition = None if deep_enough == depths else (stage_gene(stage, "depth"), deep_enough)
-        choices += [Choice(block_gene(stage, b, gene), values, condition) for gene, values in genes.items()]
-    return choices
-
-
 def shrunk(size: int, *strides: int) -> int:
     """Pixels of a side after convolutions with these strides."""
     for stride in strides:
@@ -101,8 +72,47 @@ def shrunk(size: int, *strides: int) -> int:
     return size
 
 
-def build_space(name: str, family: Family, stages: Sequence[Stage], *, classes: int, in_channels: int) -> SearchSpace:
-    """The search space of ``stages`` in a ``family``."""
+def network_config(
+    resolution: int, width: float, stages: Sequence[tuple[Sequence[tuple[int, float]], str, bool]]
+) -> dict[str, Value]:
+    """A configuration (``SearchSpace.encode``) of stages, each (blocks as in ``stage_config``, act, se)."""
+    config: dict[str, Value] = {"resolution": resolution, "width": width}
+    for s, (blocks, act, se) in enumerate(stages, 1):
+        config |= stage_config(s, blocks, act=act, se=se)
+    return config
+
+
+def mobilenet_v2(
+    family: Family, stages: Sequence[Stage], depths: Sequence[int] | None = None
+) -> dict[str, dict[str, Value]]:
+    """MobileNetV2 in these stages at every width and resolution, by names such as "mobilenet_v2_0.5_96".
+
+    The baseline that a user would scale by hand: 3x3 kernels, the largest expansion, ReLU6 (ReLU where there is no
+    other), no squeeze-excite. ``depths``: of the stages, by default the largest.
+    """
+    depths = depths or [max(stage.depths) for stage in stages]
+    acts = ["relu6" if "relu6" in stage.acts else "relu" for stage in stages]
+    parts = [([(3, max(stage.expansions))] * d, a, False) for stage, d, a in zip(stages, depths, acts, strict=True)]
+    kinds: dict[str, Value] = {
+        stage_gene(s, "kind"): InvertedResidual.kind for s, stage in enumerate(stages, 1) if len(stage.kinds) > 1
+    }
+    return {
+        f"mobilenet_v2_{width}_{resolution}": network_config(resolution, width, parts) | kinds
+        for width in family.widths
+        for resolution in family.resolutions
+    }
+
+
+def build_space(
+    name: str,
+    family: Family,
+    stages: Sequence[Stage],
+    *,
+    classes: int,
+    in_channels: int,
+    members: Mapping[str, Mapping[str, Value]] | None = None,
+) -> SearchSpace:
+    """The search space of ``stages`` in a ``family``; ``members``: see ``SearchSpace``."""
     choices = [Choice("resolution", family.resolutions), Choice("width", family.widths)]
     slots = _first_slots(family, in_channels)
     strides, before = [family.stem_stride], family.first or family.stem
@@ -129,7 +139,7 @@ def build_space(name: str, family: Family, stages: Sequence[Stage], *, classes: 
     def head(resolution: int, width: float, act: str) -> Block:
         return Head(
             in_ch=round_channels(before * width),
-            hidden=round_channels(family.hidden * width),
+            hidden=round_channels(family.hidden * family.head_width(width)),
             features=family.features,
             out_ch=classes,
             size=shrunk(resolution, *strides),
@@ -137,7 +147,7 @@ def build_space(name: str, family: Family, stages: Sequence[Stage], *, classes: 
         )
 
     slots.append(Slot("head", ("resolution", "width", stage_gene(len(stages), "act")), head))
-    return SearchSpace(name, choices, slots)
+    return SearchSpace(name, choices, slots, members=members or {})
 
 
 def _first_slots(family: Family, in_channels: int) -> list[Slot]:
@@ -182,8 +192,8 @@ class _Place:
         mid = round_channels(before * expand)
         make: Any = next(k for k in stage.kinds if kind in ("", k.kind))
         block: Block = make(
+            **({"mid": mid} if "mid" in make.__dataclass_fields__ else {}),
             in_ch=before,
-            mid=mid,
             out_ch=after,
             size=shrunk(resolution, *self.strides),
             kernel=kernel,

@@ -119,17 +119,23 @@ def test_predict_sees_images_exactly_as_training_did(tmp_path):
     )
     (tmp_path / "files").mkdir()
     files = pictures(tmp_path / "files")
-    expected = []
-    for file in files:
-        pixels = torch.from_numpy(read_image(file, data.size, data.channels))[None].float() / 255
-        expected.append(normalised(resize(pixels, 20), data))
+    seen_as = {fit: [] for fit in ("pad", "squash", "crop")}
+    for fit, seen in seen_as.items():
+        for file in files:
+            pixels = torch.from_numpy(read_image(file, data.size, data.channels, fit))[None].float() / 255
+            seen.append(normalised(resize(pixels, 20), data))
+    expected = seen_as["crop"]
+    assert json.loads((folder / "preprocessing.json").read_text())["fit"] == data.fit == "crop"
     script = (
         "import sys; sys.path.insert(0, 'bundle'); import numpy, predict\n"
-        "numpy.save('seen.npy', numpy.concatenate([predict.read(f).numpy() for f in sys.argv[1:]]))\n"
+        "for fit in ('pad', 'squash', 'crop'):\n"
+        "    predict.PREPROCESSING['fit'] = fit\n"
+        "    numpy.save(fit + '.npy', numpy.concatenate([predict.read(f).numpy() for f in sys.argv[1:]]))\n"
         "assert 'nas' not in sys.modules"
     )
     subprocess.run([sys.executable, "-I", "-c", script, *map(str, files)], cwd=tmp_path, check=True)
-    assert np.array_equal(np.load(tmp_path / "seen.npy"), torch.cat(expected).numpy())
+    for fit, seen in seen_as.items():
+        assert np.array_equal(np.load(tmp_path / f"{fit}.npy"), torch.cat(seen).numpy())
     (tmp_path / "files" / "x.png").write_bytes(b"no image")
     command = [sys.executable, str(folder / "predict.py"), *map(str, files), str(tmp_path / "files" / "x.png")]
     finished = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)

@@ -17,7 +17,6 @@ from torch.nn.utils import parametrize
 
 import nas
 from nas import compression
-from nas.compression import tuning
 from nas.compression.int8_network import Int8Network
 from nas.compression.simulation import simulated_int8
 from nas.compression.step import Context
@@ -31,6 +30,7 @@ from nas.errors import BadInput, NasError
 from nas.modules import Network
 from nas.supernet import train_supernet
 from nas.supernet.training import calibrated
+from nas.training import network as network_training
 from nas.training.evaluate import validation_accuracy
 from nas.training.recipe import Recipe
 
@@ -108,7 +108,7 @@ def test_channel_counts_stay_multiples(network, context):
 @pytest.fixture
 def watched(monkeypatch):
     """What ``fit`` is called with inside steps."""
-    calls, fit = [], tuning.fit
+    calls, fit = [], network_training.fit
 
     def watch(model, data, recipe, step, **settings):
         layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -122,7 +122,7 @@ def watched(monkeypatch):
         calls.append({"data": data, "recipe": recipe, **settings})
         return fit(model, data, recipe, watched_step, **settings)
 
-    monkeypatch.setattr(tuning, "fit", watch)
+    monkeypatch.setattr(network_training, "fit", watch)
     return calls
 
 
@@ -187,11 +187,13 @@ def test_weights_are_int8_per_channel(network, context):
     layers = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     seen = [(v, s) for v, s, reader in constants(int8.model) if reader == "Conv"]
     assert len(seen) == len(layers)
+    depthwise = sorted(m.weight.shape for m in layers if m.groups > 1)
     for values, scale in seen:
         assert values.dtype == np.int8
         assert scale.shape == (len(values),)
         # every channel uses the whole range: one scale for all would not
-        assert (np.abs(values).reshape(len(values), -1).max(1) == weight_limit()).all()
+        most = weight_limit(depthwise=values.shape in depthwise)
+        assert (np.abs(values.astype(int)).reshape(len(values), -1).max(1) == most).all()
 
 
 def test_activations_cover_every_calibration_image(network, few_digits):
@@ -238,7 +240,7 @@ def test_the_better_of_two_is_kept_and_the_second_only_tried_when_needed(
     assert len(watched) == (ptq < 0.8975)
     for call in watched:
         assert (call["simulated"], call["norms_train"]) == (True, {False})
-        assert call["recipe"] == Recipe(epochs=1, lr=0.005, batch_size=64)
+        assert call["recipe"] == Recipe(epochs=1, lr=0.005, batch_size=64, freeze="norms")
     assert not any(parametrize.is_parametrized(m) for m in int8.network.modules())
     assert same(weights(int8.network), weights(network)) == (kept == "ptq")
 
@@ -449,9 +451,10 @@ def test_simulated_int8_rounds_and_is_taken_off_again(few_digits, trained):
     plain, before = network(sample), weights(network)
     with simulated_int8(network, sample):
         rounded = network(sample)
-        weight = network[1].expand.weight
-        steps = weight / (weight.abs().flatten(1).amax(1).view(-1, 1, 1, 1) / weight_limit())
-        torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
+        for layer, most in ((network[1].expand, weight_limit()), (network[1].depthwise, 127)):
+            weight = layer.weight
+            steps = weight / (weight.abs().flatten(1).amax(1).view(-1, 1, 1, 1) / most)
+            torch.testing.assert_close(steps, steps.round(), atol=1e-3, rtol=0)
     assert 0 < (rounded - plain).abs().mean() < 0.2 * plain.abs().mean()
     assert same(before, weights(network))
     torch.testing.assert_close(network(sample), plain)

@@ -12,9 +12,12 @@ import pytest
 from conftest import SHARED
 from PIL import Image
 
+from nas.cli.app import main
+from nas.data.folders import look_at
 from nas.data.images import ImageData, load_digits, load_images, read_image
 from nas.data.splits import Split
 from nas.errors import BadInput
+from nas.runs.artefacts import read_config
 
 
 def picture(seed: int, size=(20, 16), mode="RGB") -> Image.Image:
@@ -377,11 +380,6 @@ def test_bad_images_are_skipped_on_request_and_counted(tmp_path):
     assert data.notes == ("1 images that do not decode were skipped: cat/bad.png",)
 
 
-def test_memory_is_refused_before_it_is_taken(tmp_path):
-    with pytest.raises(BadInput, match=r"needs 0\.4 MiB at 64 px, allowed are 0\.0 MiB"):
-        load_images(folder_of(tmp_path / "x"), size=64, max_bytes=1000)
-
-
 def test_truncated_files_are_bad_input():
     buffer = io.BytesIO()
     picture(0, (200, 200)).save(buffer, "JPEG")
@@ -395,3 +393,132 @@ def test_cifar_as_a_zip():
     assert len(data.classes) == 10
     assert len(data.train) + len(data.val) + len(data.test) == 10_000
     assert data.train.images.shape[1:] == (3, 32, 32)
+
+
+# ---- rectangles, groups, uneven classes --------------------------------------------------------------------------
+
+
+def test_a_rectangle_is_cropped_padded_or_squashed(tmp_path):
+    wide = Image.new("RGB", (30, 10), (255, 0, 0))
+    wide.paste((0, 0, 255), (10, 0, 20, 10))
+    wide.save(tmp_path / "wide.png")
+    crop, pad, squash = (read_image(tmp_path / "wide.png", 12, 3, fit) for fit in ("crop", "pad", "squash"))
+    assert (crop[2, :, 1:-1] == 255).all()  # the blue middle
+    assert (pad[:, :4] == 128).all()
+    assert (pad[:, 8:] == 128).all()
+    for image in (pad[:, 4:8], squash):
+        assert (image[0, :, :3] == 255).all()
+        assert (image[2, :, 5:7] == 255).all()
+        assert (image[0, :, -3:] == 255).all()
+    tall = tmp_path / "tall.png"
+    wide.transpose(Image.Transpose.TRANSPOSE).save(tall)
+    assert np.array_equal(read_image(tall, 12, 3, "pad"), pad.transpose(0, 2, 1))
+    assert read_image(tall, 40, 1, "pad")[0, :, :10].tolist() == [[128] * 10] * 40
+
+
+def test_photos_of_one_object_stay_in_one_split(tmp_path):
+    for c, name in enumerate(("cat", "dog")):
+        (tmp_path / "x" / name).mkdir(parents=True)
+        for i in range(60):
+            picture(100 * c + i).save(tmp_path / "x" / name / f"animal{i // 5}_{i % 5}.png")  # 12 animals, both classes
+    root = tmp_path / "x"
+
+    def animals(data, split):
+        pixels = {image.tobytes() for image in getattr(data, split).images}
+        return {p.name.split("_")[0] for p in root.rglob("*.png") if read_image(p, 8, 3).tobytes() in pixels}
+
+    for groups in (r"(animal\d+)_", lambda where: where.name.split("_")[0]):
+        data = load_images(root, size=8, val=0.2, test=0.2, groups=groups)
+        sets = [animals(data, split) for split in ("train", "val", "test")]
+        assert sum(map(len, sets)) == len(set.union(*sets)) == 12
+        assert 20 <= len(data.test) <= 40
+    mixed = load_images(root, size=8, val=0.2, test=0.2)
+    assert sum(len(animals(mixed, split)) for split in ("train", "val", "test")) > 12  # what groups are for
+    given = tmp_path / "given"
+    (given / "test").mkdir(parents=True)
+    root.rename(given / "train")
+    for c, name in enumerate(("cat", "dog")):
+        (given / "test" / name).mkdir()
+        picture(5000 + c).save(given / "test" / name / "animal3_9.png")  # another photo of animal 3
+    data = load_images(given, size=8, groups=r"animal\d+")
+    assert len(data.train) + len(data.val) == 110
+    assert data.notes[0] == (
+        "10 training images that are also test images (or of a group that has some there) were dropped from training"
+    )
+    with pytest.raises(BadInput, match="groups 'zebra' matches none of the files, such as"):
+        load_images(given, size=8, groups="zebra")
+    with pytest.raises(BadInput, match=r"groups is a regular expression, got '\(': missing"):
+        load_images(given, size=8, groups="(")
+
+
+def test_files_without_a_match_are_by_themselves(tmp_path):
+    root = folder_of(tmp_path / "x")
+    for name in ("cat", "dog", "eel"):
+        (root / name / "0.png").rename(root / name / "same_0.png")
+    data = load_images(root, size=8, groups="same")
+    assert [len(s) for s in (data.train, data.val, data.test)] != [36, 0, 0]
+    assert len(np.unique(np.concatenate([s.groups for s in (data.train, data.val, data.test)]))) == 34
+
+
+def test_groups_that_are_in_two_splits_are_refused():
+    apart = {"train": np.arange(12), "val": np.arange(12, 24), "test": np.arange(24, 36)}
+    splits = {name: some(seed=i, groups=groups) for i, (name, groups) in enumerate(apart.items())}
+    data_of(**splits)
+    with pytest.raises(BadInput, match="12 images of val are also in test"):
+        data_of(**splits | {"test": some(seed=2, groups=np.arange(12, 24))})
+
+
+def test_uneven_classes_are_told_and_can_be_balanced(tmp_path):
+    root = folder_of(tmp_path / "x", classes=("cat", "dog"), each=60)
+    for i in range(10, 60):
+        (root / "dog" / f"{i}.png").unlink()
+    plain, data = load_images(root, size=8), load_images(root, size=8, balance=True)
+    assert plain.notes[0].startswith("classes are uneven, from 7 training images (dog) to 42 (cat): balance")
+    rng = np.random.default_rng(0)
+    assert sorted(plain.epoch_rows(rng)) == list(range(49))
+    rows = data.epoch_rows(rng)
+    times = np.bincount(rows, minlength=49)
+    assert sorted(np.bincount(data.train.labels[rows])) == [24, 25]
+    assert set(times[data.train.labels == 1]) <= {3, 4}  # every dog as often as the others
+    assert times[data.train.labels == 0].max() == 1
+    assert data.fingerprint != plain.fingerprint
+    assert not load_images(folder_of(tmp_path / "even"), size=8).notes
+
+
+# ---- what fits the images ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("side", "mode", "flags", "chosen"),
+    [
+        (20, "L", [], ("mobilenet_v3.digits", 20, 1)),
+        (36, "RGB", [], ("mobilenet_v3.cifar", 36, 3)),
+        (300, "RGB", [], ("mobilenet_v2.photos", 96, 3)),
+        (300, "L", ["--channels", "3"], ("mobilenet_v2.photos", 96, 3)),
+        (300, "RGB", ["--size", "40"], ("mobilenet_v3.cifar", 40, 3)),
+        (300, "RGB", ["--space", "mobilenet_v2.digits"], ("mobilenet_v2.digits", 32, 3)),
+    ],
+)  # fmt: skip
+def test_a_space_that_fits_the_images(tmp_path, monkeypatch, capsys, side, mode, flags, chosen):
+    root = tmp_path / "photos"
+    for c, name in enumerate(("cat", "dog")):
+        (root / name).mkdir(parents=True)
+        for i in range(4):
+            picture(10 * c + i, (side + i, side), mode).save(root / name / f"{i}.png")
+    monkeypatch.setattr("nas.runs.stages._do", lambda stage, job: None)
+    assert main(["train", "--run-dir", str(tmp_path / "run"), "--data", str(root), *flags]) == 0
+    config = read_config(tmp_path / "run")
+    space, data = config.space.made_by.arguments, config.data.made_by.arguments
+    assert (space["space"], data["size"], data["channels"]) == chosen
+    assert space["classes"] == 2
+    told = [line for line in capsys.readouterr().out.splitlines() if "8 images of 2 classes" in line]
+    assert len(told) == 1
+    assert f"space {chosen[0]}, images stored at {chosen[1]} px" in told[0]
+
+
+def test_a_look_reads_headers_only(tmp_path):
+    root = folder_of(tmp_path / "x")
+    (root / "cat" / "0.png").write_bytes((root / "cat" / "0.png").read_bytes()[:60])  # a header, and hardly more
+    (root / "cat" / "1.png").write_bytes(b"nothing")
+    seen = look_at(root)
+    assert (seen.images, seen.classes, seen.side, seen.channels) == (36, 3, 16, 3)

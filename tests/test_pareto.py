@@ -77,6 +77,8 @@ def test_hypervolume_and_its_history_count_cells(k):
         rows = np.insert(rows, rng.integers(0, len(points)), np.inf, axis=0)
         history = hypervolume_history(rows, np.full(k, 4.0))
         assert history.tolist() == [cells(rows[: i + 1], 4) for i in range(len(rows))]
+        sides = np.arange(1.0, k + 1)  # another reference in every objective
+        assert hypervolume_history(rows * sides, 4 * sides) == pytest.approx(history * sides.prod())
     assert hypervolume(points / 4 - 1, np.zeros(k)) == pytest.approx(cells(points, 4) / 4**k)
 
 
@@ -87,6 +89,12 @@ def test_the_last_of_a_history_is_the_whole(k):
     assert history[-1] == pytest.approx(hypervolume(points, np.ones(k)))
     assert history[99] == pytest.approx(hypervolume(points[:100], np.ones(k)))
     assert (np.diff(history) >= 0).all()
+    for seed in range(5):  # where rounding takes more than a point adds
+        rng = np.random.default_rng(seed)
+        level = rng.random((60, k))
+        level /= level.sum(axis=1, keepdims=True)
+        nearly = np.vstack([level, level[:30] + 1e-15 * (rng.random((30, k)) - 0.5)])
+        assert (np.diff(hypervolume_history(nearly, np.ones(k))) >= 0).all()
 
 
 def test_bad_input_is_refused():

@@ -8,6 +8,7 @@ one architecture at a time is re-enacted: one row through the same MLP in torch,
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from harness import Measured, Target, run
 from ofa_predictor import ofa_predictor
 
 import nas
+from nas.blocks import Block
 from nas.searchers.nsga2 import NSGA2
 from search_spaces import OnceForAll
 from search_spaces.ofa import published_config
@@ -146,8 +148,8 @@ def table_one_by_one(space: nas.SearchSpace, table: nas.LatencyTable, archs: np.
     return len(archs) / (time.perf_counter() - started)
 
 
-def _fields(block: object) -> list[tuple[str, object]]:
-    return [(name, getattr(block, name)) for name in block.__dataclass_fields__ if name not in ("kind", "groups")]  # type: ignore[attr-defined]
+def _fields(block: Block) -> list[tuple[str, object]]:
+    return [(f.name, getattr(block, f.name)) for f in dataclasses.fields(block) if "later" not in f.metadata]
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from nas.blocks.block import (
     round_channels,
 )
 from nas.blocks.mobile import DepthwiseSeparable, Head, InvertedResidual, Stem, squeeze_excite
-from nas.blocks.operators import Conv, Linear, Norm, Operators, Part, norm_of
+from nas.blocks.operators import Conv, Linear, Norm, Operators, Padding, Part, norm_of
 from nas.discovery import Files
 
 Files(package=__name__, kind="block kind").modules()
@@ -38,6 +38,7 @@ __all__ = [
     "Linear",
     "Norm",
     "Operators",
+    "Padding",
     "Part",
     "Pixels",
     "Stem",

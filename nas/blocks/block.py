@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from nas.blocks.operators import Norm, Operators, Part, Trace, traced
+from nas.blocks.operators import EPS, Norm, Operators, Padding, Part, Trace, traced
 from nas.checks import check, shown
 from nas.errors import BadInput
 
@@ -52,6 +52,8 @@ def round_channels(channels: float, divisor: int = 8) -> int:
 class Block:
     """Base of the block kinds. ``size`` is the height and width of the *input* in pixels.
 
+    ``padding`` of its convolutions and ``eps`` of its batch norms are for whoever interprets ``compute``.
+
     A kind of your own is a frozen dataclass below this one: ``kind`` (one word, in keys of tables), ``read_from``, its
     fields with their ranges, and ``compute``. Nothing else needs to know of it. Raises BadInput for a value out of range
     and for operators whose shapes do not fit.
@@ -64,6 +66,8 @@ class Block:
     in_ch: Channels
     out_ch: Channels
     size: Pixels
+    padding: Padding = field(default="symmetric", metadata=LATER)
+    eps: Annotated[float, Meta(gt=0, le=0.1)] = field(default=EPS, metadata=LATER)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -185,7 +189,7 @@ def chain_error(blocks: Iterable[Block]) -> str | None:
 @functools.lru_cache(maxsize=1 << 12)  # spaces make equal blocks many times over
 def _traced(block: Block) -> Trace:
     try:
-        return traced(block.compute, block.in_ch, block.size)
+        return traced(block.compute, block.in_ch, block.size, padding=block.padding, eps=block.eps)
     except BadInput as error:
         raise BadInput(f"[{block.key}]: {error}") from None
 

@@ -28,4 +28,4 @@ class FusedMBConv(Expanding):
 
     def compute(self, on: Operators[T], x: T) -> T:
         y = on.conv("expand", x, self.mid, kernel=self.kernel, stride=self.stride, act=self.act)
-        return projected(self, on, x, squeeze_excite(on, y, self.mid, self.se, self.act))
+        return projected(self, on, x, squeeze_excite(on, y, self.mid, self.se, self.act, self.se_act))

@@ -32,8 +32,8 @@ PROJECTED = {"out_ch": "project.out_ch", "se": "squeeze.out_ch"}
 class DepthwiseSeparable(Block):
     """Depthwise convolution, optional squeeze-excite, linear 1x1 projection (MobileNet's block without expansion).
 
-    ``se``: channels of the squeeze layer, 0 for none. The gate is a sigmoid with ``silu`` and a hard sigmoid with
-    every other activation, as in EfficientNet and MobileNetV3.
+    ``se``: channels of the squeeze layer, 0 for none; ``se_act``: its activation (EfficientNet's is silu). The gate is a
+    sigmoid with ``silu`` and a hard sigmoid with every other activation, as in EfficientNet and MobileNetV3.
     """
 
     kind: ClassVar[str] = "separable"
@@ -43,6 +43,7 @@ class DepthwiseSeparable(Block):
     se: ChannelsOrNone = 0
     act: Act = "relu"
     residual: bool = False
+    se_act: Act = field(default="relu", metadata=LATER)
 
     def compute(self, on: Operators[T], x: T) -> T:
         return projected(self, on, x, _depthwise(self, on, x, self.in_ch))
@@ -58,6 +59,7 @@ class Expanding(Block):
     se: ChannelsOrNone = 0
     act: Act = "relu"
     residual: bool = False
+    se_act: Act = field(default="relu", metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,11 +114,11 @@ class Head(Block):
         return on.linear("classify", x, self.out_ch)
 
 
-def squeeze_excite(on: Operators[T], x: T, channels: int, se: int, act: str) -> T:
+def squeeze_excite(on: Operators[T], x: T, channels: int, se: int, act: str, se_act: str = "relu") -> T:
     """``x`` gated per channel (Hu et al., "Squeeze-and-Excitation Networks", 2018); as it is with ``se`` 0."""
     if not se:
         return x
-    squeezed = on.conv("squeeze", on.pool(x), se, norm=False, act="relu")
+    squeezed = on.conv("squeeze", on.pool(x), se, norm=False, act=se_act)
     gate = on.conv("excite", squeezed, channels, norm=False, act="sigmoid" if act == "silu" else "hsigmoid")
     return on.scale(x, gate)
 
@@ -129,4 +131,4 @@ def projected(block: DepthwiseSeparable | Expanding, on: Operators[T], x: T, y: 
 
 def _depthwise(block: DepthwiseSeparable | InvertedResidual, on: Operators[T], x: T, channels: int) -> T:
     y = on.conv("depthwise", x, channels, kernel=block.kernel, stride=block.stride, depthwise=True, act=block.act)
-    return squeeze_excite(on, y, channels, block.se, block.act)
+    return squeeze_excite(on, y, channels, block.se, block.act, block.se_act)

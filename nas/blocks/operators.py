@@ -8,13 +8,19 @@ memory come from that.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol, TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from nas.blocks.activations import activation
 from nas.errors import BadInput
 
 T = TypeVar("T")
+
+Padding = Literal["symmetric", "tf"]
+"""Zeros around a convolution's input: ``kernel // 2`` on every side, or TensorFlow's 'same', which with a stride pads
+only what the windows need, and more of it after than before."""
+EPS = 1e-5
+"""torch's epsilon of batch norm."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +28,7 @@ class Conv:
     """2-D convolution, 'same' padding for odd kernels; ``size``: height and width of its output.
 
     ``groups``: of one that is not depthwise; each group of outputs sees only its own group of inputs.
+    ``spared``: rows of padding less than ``kernel // 2`` on both sides, first of those before.
     """
 
     in_ch: int
@@ -31,7 +38,14 @@ class Conv:
     depthwise: bool = False
     groups: int = 1
     bias: bool = False
+    spared: int = 0
     size: int
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """Zeros before and after every row and column."""
+        both = 2 * (self.kernel // 2) - self.spared
+        return both // 2, both - both // 2
 
     @property
     def macs(self) -> int:
@@ -52,6 +66,7 @@ class Norm:
     """Batch normalisation over ``channels``. Folded into the convolution at deployment, so it has no MACs."""
 
     channels: int
+    eps: float = EPS
 
     @property
     def macs(self) -> int:
@@ -153,9 +168,16 @@ class Trace:
     live_elements: int
 
 
-def traced(compute: Callable[[Operators[int], int], int], channels: int, size: int) -> Trace:
+def traced(
+    compute: Callable[[Operators[int], int], int],
+    channels: int,
+    size: int,
+    *,
+    padding: Padding = "symmetric",
+    eps: float = EPS,
+) -> Trace:
     """``compute`` followed for an input of ``channels`` and ``size``. Raises BadInput where shapes do not fit."""
-    shapes = _Shapes(Map(channels, size))
+    shapes = _Shapes(Map(channels, size), padding, eps)
     output = compute(shapes, 0)
     return Trace(parts=shapes.parts, output=shapes.maps[output], live_elements=_live_elements(shapes, output))
 
@@ -163,7 +185,8 @@ def traced(compute: Callable[[Operators[int], int], int], channels: int, size: i
 class _Shapes:
     """``Operators`` on shapes: a feature map is its position in ``maps``. Each step makes one map, from ``reads``."""
 
-    def __init__(self, x: Map) -> None:
+    def __init__(self, x: Map, padding: Padding, eps: float) -> None:
+        self.padding, self.eps = padding, eps
         self.maps = [x]
         self.parts: dict[str, Part] = {}
         self.reads: list[tuple[int, ...]] = [()]
@@ -174,12 +197,15 @@ class _Shapes:
         seen = self.maps[x]
         size = -(-seen.size // sizes.get("stride", 1))
         conv = Conv(in_ch=seen.channels, out_ch=out_ch, bias=not norm, size=size, **sizes)
+        if self.padding == "tf":
+            needed = max((size - 1) * conv.stride + conv.kernel - seen.size, 0)
+            conv = replace(conv, spared=sum(conv.padding) - needed)
         if (conv.depthwise and seen.channels != out_ch) or seen.channels % conv.groups or out_ch % conv.groups:
             ways = "depthwise" if conv.depthwise else f"in {conv.groups} groups"
             raise BadInput(f"{name}: a convolution {ways} cannot turn {seen.channels} channels into {out_ch}")
         self._part(name, conv)
         if norm:
-            self._part(norm_of(name), Norm(channels=out_ch))
+            self._part(norm_of(name), Norm(channels=out_ch, eps=self.eps))
         return self._map(Map(out_ch, size), x)
 
     def linear(self, name: str, x: int, out_ch: int, *, act: str = "") -> int:

@@ -68,7 +68,7 @@ def _add_folder(sub: argparse.ArgumentParser, *default: str) -> None:
 
 
 def _add_inputs(sub: argparse.ArgumentParser) -> None:
-    add_flags(sub, names.images, "data", "test_data", "size", "channels", "skip_bad")
+    add_flags(sub, names.images, *(name for name in parameters(names.images) if name != "seed"))
     add_flags(sub, names.space, "space")
 
 
@@ -157,9 +157,12 @@ def _new(args: argparse.Namespace) -> Run:
 
     settings = Settings(**given(args, Settings))
     names.space(**given(args, names.space, "space"))  # a wrong name is refused before images are read
-    of_data = _all(args, names.images) | {"seed": settings.seed}
+    of_data, of_space = _all(args, names.images) | {"seed": settings.seed}, _all(args, names.space)
+    if of_data["data"] != names.DIGITS:
+        fit = names.suited(of_data["data"], getattr(args, "space", None), of_data["size"], of_data["channels"])
+        of_space["space"], of_data["size"], of_data["channels"] = fit
     images = names.images(**of_data)
-    of_space = _all(args, names.space) | {"classes": len(images.classes), "channels": images.channels}
+    of_space |= {"classes": len(images.classes), "channels": images.channels}
     return new_run(
         names.space(**of_space),
         images,

@@ -25,7 +25,7 @@ def simulated_int8(network: nn.Module, sample: Tensor) -> Iterator[None]:
     projections = [m for name, m in network.named_modules() if name.endswith("project_norm")]
     handles = []
     for layer in layers:
-        parametrize.register_parametrization(layer, "weight", _FakeQuantizedWeight())
+        parametrize.register_parametrization(layer, "weight", _FakeQuantizedWeight(_limit(layer)))
         handles.append(layer.register_forward_pre_hook(_input_hook(_ActivationRange())))
     for layer in projections:
         handles.append(layer.register_forward_hook(_output_hook(_ActivationRange())))
@@ -41,9 +41,18 @@ def simulated_int8(network: nn.Module, sample: Tensor) -> Iterator[None]:
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=False)
 
 
+def _limit(layer: nn.Conv2d | nn.Linear) -> int:
+    depthwise = isinstance(layer, nn.Conv2d) and 1 < layer.groups == layer.out_channels
+    return weight_limit(depthwise=depthwise)
+
+
 class _FakeQuantizedWeight(nn.Module):
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
     def forward(self, weight: Tensor) -> Tensor:
-        most = weight_limit()
+        most = self.most
         scale = weight.detach().abs().flatten(1).amax(1).clamp_min(1e-8) / most
         zero = torch.zeros_like(scale, dtype=torch.int32)
         return torch.fake_quantize_per_channel_affine(weight, scale, zero, 0, -most, most)

@@ -14,6 +14,7 @@ from nas.checks import Seed, checked
 from nas.data.images import ImageData
 from nas.errors import BadInput
 from nas.modules import Network
+from nas.training.augment import Augmentation
 
 
 @checked
@@ -22,12 +23,13 @@ class Context:
     """What a step may use besides the network.
 
     ``data``: train with ``data.train``, compare on ``data.val``, never look at ``data.test``. ``teacher``: for
-    distillation (None: labels only). ``device``: where to train. ``on_epoch`` and ``progress``: for
+    distillation (None: labels only). ``augment``: None is what suits the images. ``device``: where to train. ``on_epoch`` and ``progress``: for
     ``nas.training.loop.fit``.
     """
 
     data: ImageData
     teacher: nn.Module | None = None
+    augment: Augmentation | None = None
     seed: Seed = 0
     device: str = "cpu"
     on_epoch: Callable[[dict[str, float]], object] | None = None

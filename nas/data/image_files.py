@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import stat
@@ -9,6 +10,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,14 +23,20 @@ from nas.files import first_line
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 MAX_FILE_BYTES = 512 << 20  # of one entry of a zip, unpacked
+Fit = Literal["crop", "pad", "squash"]
+"""How a rectangular image becomes a square: the centre of it, all of it with grey bars, or all of it distorted."""
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image somewhere: ``where`` is its path below the data's root, ``read`` gives its bytes."""
+    """An image somewhere: ``where`` is its path below the data's root, ``read`` gives its bytes.
+
+    ``stamp``: another one when the file has changed: its size and when it was written, or a checksum. It can be pickled.
+    """
 
     where: PurePosixPath
     read: Callable[[], bytes]
+    stamp: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,7 @@ def find_images(path: Path) -> Found:
             f"{path} holds no images ({', '.join(IMAGE_SUFFIXES)}); expected one subfolder of images per class"
         )
     around = _around(images)
-    images = [ImageFile(f.where.relative_to(around), f.read) for f in images]
+    images = [ImageFile(f.where.relative_to(around), f.read, f.stamp) for f in images]
     folders = {f.relative_to(around) for f in folders if f.is_relative_to(around)}
     nested = _is_split(images, path)
     depth = 2 if nested else 1  # of a class folder
@@ -89,8 +97,8 @@ def find_images(path: Path) -> Found:
     return Found(splits, tuple(where for where in others if len(where.parts) > whole))
 
 
-def square_pixels(file: str | os.PathLike[str] | io.BytesIO, size: int, channels: int) -> NDArray[np.uint8]:
-    """One image file as ``(channels, size, size) uint8``: upright, short side resized to ``size``, centre crop.
+def square_pixels(file: str | os.PathLike[str] | io.BytesIO, size: int, channels: int, fit: str) -> NDArray[np.uint8]:
+    """One image file as ``(channels, size, size) uint8``: turned upright, then as ``fitted``.
 
     Deployed bundles carry a copy of this function, so it uses numpy and Pillow only. Raises whatever Pillow does.
     """
@@ -102,24 +110,39 @@ def square_pixels(file: str | os.PathLike[str] | io.BytesIO, size: int, channels
             raise ValueError(f"{image.width} x {image.height} pixels are too many at {size} px (limit: 80,000,000)")
         if image.format == "JPEG":
             image.draft("RGB" if channels == 3 else "L", (size, size))  # decodes large photographs faster
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode.startswith("I"):  # 16 bits per pixel
-            upright = upright.point(lambda value: value / 256).convert("L")
-        elif upright.mode in ("P", "PA", "LA", "La", "RGBa"):
-            upright = upright.convert("RGBA")
-        plain = upright.convert("RGB" if channels == 3 else "L")
-    scale = size / min(plain.size)
-    wide, high = (max(size, round(side * scale)) for side in plain.size)
+        return fitted(ImageOps.exif_transpose(image), size, channels, fit)
+
+
+def fitted(image: Image.Image, size: int, channels: int, fit: str) -> NDArray[np.uint8]:
+    """A decoded image as ``(channels, size, size) uint8``.
+
+    ``fit``: "crop" resizes the short side to ``size`` and keeps the centre; "pad" resizes the long side and puts grey
+    (128) around; "squash" resizes both. Deployed bundles carry a copy of this function, too.
+    """
+    if image.mode.startswith("I"):  # 16 bits per pixel
+        image = image.point(lambda value: value / 256).convert("L")
+    elif image.mode in ("P", "PA", "LA", "La", "RGBa"):
+        image = image.convert("RGBA")
+    plain = image.convert("RGB" if channels == 3 else "L")
+    scale = size / (max if fit == "pad" else min)(plain.size)
+    wide, high = (size, size) if fit == "squash" else (max(1, round(side * scale)) for side in plain.size)
     resized = plain.resize((wide, high), Image.Resampling.BILINEAR)
     left, top = (wide - size) // 2, (high - size) // 2
-    pixels = np.asarray(resized.crop((left, top, left + size, top + size)))
+    if fit == "pad":
+        square = Image.new(resized.mode, (size, size), (128,) * channels if channels == 3 else 128)
+        square.paste(resized, (-left, -top))
+    else:
+        square = resized.crop((left, top, left + size, top + size))
+    pixels = np.asarray(square)
     return np.ascontiguousarray(pixels[None] if channels == 1 else pixels.transpose(2, 0, 1))
 
 
-def read_image(file: str | os.PathLike[str] | io.BytesIO, size: int, channels: int) -> NDArray[np.uint8]:
+def read_image(
+    file: str | os.PathLike[str] | io.BytesIO, size: int, channels: int, fit: Fit = "crop"
+) -> NDArray[np.uint8]:
     """``square_pixels``, ``(channels, size, size)``, but raises BadInput, one line, when the file does not decode."""
     try:
-        return square_pixels(file, size, channels)
+        return square_pixels(file, size, channels, fit)
     except UnidentifiedImageError:
         raise BadInput("does not decode as an image: it is neither JPEG nor PNG") from None
     except Exception as error:  # on damaged files Pillow's decoders raise nearly every kind there is
@@ -134,7 +157,8 @@ def _in_folder(path: Path) -> tuple[list[ImageFile], set[PurePosixPath]]:
         if place.is_dir():
             folders.add(where)
         elif place.is_file():
-            files.append(ImageFile(where, place.read_bytes))
+            about = place.stat()
+            files.append(ImageFile(where, place.read_bytes, (about.st_size, about.st_mtime_ns)))
     return files, folders
 
 
@@ -168,14 +192,21 @@ def _in_zip(path: Path) -> tuple[list[ImageFile], set[PurePosixPath]]:
             continue
         if entry.flag_bits & 1:
             raise BadInput(f"{path}: {where} is encrypted; unpack the zip and give the folder")
-        files[where] = ImageFile(where, lambda entry=entry: _unpacked(archive, entry))  # type: ignore[misc]
+        files[where] = ImageFile(where, functools.partial(_unpacked, path, entry), (entry.file_size, entry.CRC))
     return [files[where] for where in sorted(files)], folders
 
 
-def _unpacked(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+def _unpacked(path: Path, entry: zipfile.ZipInfo) -> bytes:
     if entry.file_size > MAX_FILE_BYTES:
         raise BadInput(f"unpacks to {entry.file_size >> 20:,} MiB, more than {MAX_FILE_BYTES >> 20} MiB")
-    return archive.read(entry)
+    there = path.stat()
+    return _archive(path, os.getpid(), (there.st_ino, there.st_mtime_ns, there.st_size)).read(entry)
+
+
+@functools.lru_cache(maxsize=4)
+def _archive(path: Path, process: int, stamp: tuple[int, ...]) -> zipfile.ZipFile:
+    """The opened zip of this process, one for all its threads: a forked one would move the position of its parent."""
+    return zipfile.ZipFile(path)
 
 
 def _hidden(where: PurePosixPath) -> bool:

@@ -1,4 +1,4 @@
-"""Images as arrays in memory, with an honest train/validation/test split (NumPy and Pillow, no torch).
+"""Images with an honest train/validation/test split, in memory or on disk (NumPy and Pillow, no torch).
 
 Training sees ``train``, the search sees ``val``, and ``test`` is for the final table only. Identical images never lie
 in two splits.
@@ -7,44 +7,50 @@ in two splits.
 from __future__ import annotations
 
 import hashlib
-import io
-import lzma
-import struct
-import warnings
-import zipfile
-import zlib
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+import psutil  # type: ignore[import-untyped]
 from msgspec import Meta
 from numpy.typing import NDArray
-from PIL import Image
 
-from nas.checks import Count, FilePath, Seed, Text, checked, shown
-from nas.data.image_files import ImageFile, find_images, image_path, read_image
-from nas.data.splits import Split, check_disjoint, divide
+from nas.checks import Count, FilePath, Finite, Positive, Seed, Text, checked, shown
+from nas.data.cache import cache_folder, stored
+from nas.data.decoding import ImageFiles, in_memory
+from nas.data.folders import class_names, files_of, group_numbers, some
+from nas.data.image_files import Fit, image_path, read_image
+from nas.data.splits import Split, check_disjoint, divide, uneven
+from nas.data.stored import StoredImages
 from nas.errors import BadInput
-from nas.files import first_line
+
+if TYPE_CHECKING:
+    from nas.modules import Network
 
 __all__ = ["ImageData", "Split", "load_digits", "load_images", "read_image"]
 
-MAX_BYTES = 8 << 30
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
-_DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # what entries of a zip raise
+Pixels = Annotated[int, Meta(ge=1, le=16_384)]
+_FITS = {
+    "crop": "short side to load_size, centre crop",
+    "pad": "long side to load_size, grey (128) bars beside it",
+    "squash": "both sides to load_size",
+}
 
 
 @checked
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ImageData:
-    """A data set in memory; ``nas.load_images`` reads one from a folder. ``mean`` and ``std (c,)``: of the *training* pixels in [0, 1]. ``notes``: what loading changed.
+    """A data set; ``nas.load_images`` reads one from a folder.
 
-    Raises BadInput for an empty split, splits that share an image or differ in the images' shape, labels that name no
-    class, and class names that are not at least two different texts.
+    ``normalise``: the (mean, std) of pixels in [0, 1] that networks see them by, a number per channel each; None: the
+    training pixels' own. ``notes``: what loading changed. ``fit``: how the images became squares. ``balance``: training
+    sees every class equally often, by repeating the images of small classes. Raises BadInput for an empty split, splits
+    that share an image or differ in the images' shape, labels that name no class, and class names that are not at least
+    two different texts.
     """
 
     name: Text
@@ -54,6 +60,9 @@ class ImageData:
     test: Split
     source: str = ""
     notes: tuple[str, ...] = ()
+    fit: Fit = "crop"
+    balance: bool = False
+    normalise: tuple[tuple[Finite, ...], tuple[Positive, ...]] | None = None
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "val": self.val, "test": self.test}
@@ -71,6 +80,10 @@ class ImageData:
                     f"labels of {name} go from {split.labels.min()} to {split.labels.max()}, "
                     f"but {len(self.classes)} classes have labels 0 to {len(self.classes) - 1}"
                 )
+        if self.normalise and {len(values) for values in self.normalise} != {self.channels}:
+            raise BadInput(
+                f"normalise has a mean and a std for each of {self.channels} channels, got {shown(self.normalise)}"
+            )
         check_disjoint(**splits)
 
     def __repr__(self) -> str:
@@ -89,24 +102,55 @@ class ImageData:
 
     @cached_property
     def mean(self) -> NDArray[np.float32]:
-        """``(c,)``: of the training pixels in [0, 1]."""
-        return (_pixel_mean(self.train.images) / 255).astype(np.float32)
+        """``(c,)``: of ``normalise``, else of the training pixels in [0, 1]."""
+        if self.normalise:
+            return np.array(self.normalise[0], dtype=np.float32)
+        return (self._moment(0) / 255).astype(np.float32)
 
     @cached_property
     def std(self) -> NDArray[np.float32]:
-        """``(c,)``: standard deviation of the training pixels in [0, 1]."""
-        squares = _pixel_mean(self.train.images, power=2) / 255**2
+        """``(c,)``: of ``normalise``, else the standard deviation of the training pixels in [0, 1]."""
+        if self.normalise:
+            return np.array(self.normalise[1], dtype=np.float32)
+        squares = self._moment(1) / 255**2
         return np.sqrt(np.maximum(squares - self.mean.astype(np.float64) ** 2, 1e-6)).astype(np.float32)
+
+    def _moment(self, power: int) -> NDArray[np.float64]:
+        # sums of whole numbers are exact: it makes no difference where the images are
+        total = self.train.facts.sums[:, power].sum(0)
+        return total / (len(self.train) * self.size * self.size)
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hex digits over all pixels, labels, splits and class names."""
+        """16 hex digits over all pixels, labels, splits and class names, and over what training makes of them."""
         digest = hashlib.sha256(repr(self.classes).encode())
+        if self.normalise:
+            digest.update(repr(self.normalise).encode())
         for split in (self.train, self.val, self.test):
             digest.update(repr(split.images.shape).encode())
-            digest.update(split.images.tobytes())
+            digest.update(split.facts.digests.tobytes())
             digest.update(split.labels.tobytes())
+        digest.update(b"balance" if self.balance else b"")
         return digest.hexdigest()[:16]
+
+    def normalised_as(self, network: Network) -> ImageData:
+        """These images as ``network`` was taught to see them: by its ``normalise``; as they are where that is None.
+
+        Raises BadInput when the network takes images of other channels.
+        """
+        return self if network.normalise is None else replace(self, normalise=network.normalise)
+
+    def epoch_rows(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """The training images of an epoch in random order, ``(n,)``; with ``balance`` those of small classes repeatedly."""
+        if not self.balance:
+            return rng.permutation(len(self.train))
+        present = [
+            rows for label in range(len(self.classes)) if len(rows := np.flatnonzero(self.train.labels == label))
+        ]
+        share = -(-len(self.train) // len(present))
+        # whole permutations, one after the other: no image of a class is seen twice more often than another
+        drawn = [np.concatenate([rng.permutation(r) for _ in range(-(-share // len(r)))])[:share] for r in present]
+        return rng.permutation(np.concatenate(drawn))[: len(self.train)]
 
     @checked
     def preprocessing(self, size: Count) -> dict[str, Any]:
@@ -118,10 +162,11 @@ class ImageData:
             "load_size": self.size,
             "size": size,
             "channels": self.channels,
+            "fit": self.fit,
             "mean": [float(m) for m in self.mean],  # unrounded: the deployed network sees the very numbers of training
             "std": [float(s) for s in self.std],
             "resize": (
-                "turn upright (EXIF), short side to load_size (Pillow bilinear), centre crop, "
+                f"turn upright (EXIF), {_FITS[self.fit]} (Pillow bilinear), "
                 "then to size (bilinear, antialiased when smaller), then (x / 255 - mean) / std"
             ),
         }
@@ -141,133 +186,86 @@ def load_digits(seed: Seed = 0) -> ImageData:
     everything = Split(images=images, labels=bunch.target.astype(np.int64))
     splits, notes = divide(everything, classes, val=0.2, test=0.2, seed=seed)
     source = "scikit-learn load_digits (UCI Optical Recognition of Handwritten Digits)"
-    return ImageData(name="digits", classes=classes, **splits, source=source, notes=tuple(notes))
+    train, val, test = (splits[part] for part in ("train", "val", "test"))
+    return ImageData(name="digits", classes=classes, train=train, val=val, test=test, source=source, notes=tuple(notes))
 
 
 @checked
 def load_images(
     path: FilePath,
     *,
-    size: Annotated[int, Meta(ge=1, le=16_384)],
+    size: Pixels,
     channels: Literal[1, 3] = 3,
+    fit: Fit = "crop",
     val: Fraction = 0.15,
     test: Fraction = 0.15,
     seed: Seed = 0,
+    groups: Text | Callable[[PurePosixPath], object] | None = None,
+    balance: bool = False,
     test_path: FilePath | None = None,
     skip_bad: bool = False,
-    max_bytes: Annotated[int, Meta(ge=1)] = MAX_BYTES,
+    max_bytes: Annotated[int, Meta(ge=1)] | None = None,
+    cache: FilePath | None = None,
 ) -> ImageData:
     """Images from a folder or a .zip with one subfolder per class (JPEG, PNG), ``size`` pixels square.
 
     Subfolders ``train``, ``val`` and ``test`` (with the classes inside) are honoured; whichever of val and test is
     missing is split off, stratified, as fractions ``val`` and ``test`` of all images. ``test_path``: a second folder
     or zip that holds the test images (its ``test`` folder, when it has several). Zips are read in place. Each image
-    is turned upright (EXIF), converted to ``channels`` (1: grey, 3: RGB), resized so that its short side is ``size``,
-    and cropped to the centre.
+    is turned upright (EXIF), converted to ``channels`` (1: grey, 3: RGB) and made square: ``fit`` "crop" resizes the
+    short side and keeps the centre, "pad" keeps all of it between grey bars, "squash" distorts it.
 
-    ``max_bytes`` bounds the arrays; the peak is about twice that, while they are divided. ``notes`` of the result
-    say what was skipped, dropped or kept together. Raises BadInput, one line each, for a missing path, no or one
-    class, an empty class or one too small to split, a class that only val or test has, an image that does not decode
-    (unless ``skip_bad``), or arrays beyond ``max_bytes``.
+    ``groups``: photos of one object, patient or scene stay in one split: a regular expression, whose match in the path
+    below ``path`` (its first group, where it has one) names the object, or a function of that path; a file without a
+    match is by itself. ``balance``: training sees every class equally often.
+
+    What needs no more than ``max_bytes`` (default: a quarter of the memory, at most 8 GiB) is kept in memory; the peak
+    is about twice that, while it is divided. More is decoded once into a file in ``cache`` (default ~/.cache/nas) and
+    read from there, also by later calls, as long as the images do not change; where there is no room for that, images
+    are decoded whenever they are read. Results are the same. ``notes`` of the result say what was skipped, dropped or
+    kept together, and when classes are uneven. Raises BadInput, one line each, for a missing path, no or one class, an
+    empty class or one too small to split, a class that only val or test has, an image that does not decode (unless
+    ``skip_bad``), or a cache that cannot be written.
     """
     if val + test >= 1:
         raise BadInput(f"val and test are fractions that leave something to train on, got {val} and {test}")
-    found, notes = _found(image_path(path), None if test_path is None else image_path(test_path))
-    classes = _classes(found, path)
-    needed = sum(len(files) for files in found.values()) * channels * size * size
-    if needed > max_bytes:
-        raise BadInput(
-            f"{path} needs {needed / 2**20:,.1f} MiB at {size} px, allowed are {max_bytes / 2**20:,.1f} MiB; "
-            "choose a smaller size, or raise max_bytes"
-        )
-    parts = {name: _decode(files, classes, size, channels, skip_bad, notes) for name, files in found.items() if files}
-    train = parts.pop("train")
-    splits, told = divide(train, classes, val=val, test=test, seed=seed, given=parts)
+    folder = cache_folder(cache)
+    found, notes = files_of(image_path(path), None if test_path is None else image_path(test_path))
+    classes = class_names(found, path)
+    every = [pair for pairs in found.values() for pair in pairs]
+    files = ImageFiles(files=tuple(file for _, file in every), size=size, channels=channels, fit=fit)
+    images: NDArray[np.uint8] | StoredImages
+    if files.nbytes > (memory_for_images() if max_bytes is None else max_bytes):
+        images, good = stored(files, folder=folder, skip_bad=skip_bad, name=str(path))
+    else:
+        images, good = in_memory(files, skip_bad)
+    if not good.all():
+        bad = [file.where for file, fine in zip(files.files, good, strict=True) if not fine]
+        notes.append(f"{len(bad)} images that do not decode were skipped: {some(bad)}")
+    position = {c: i for i, c in enumerate(classes)}
+    everything = Split(
+        images=images,
+        labels=np.array([position[c] for c, _ in every], dtype=np.int64),
+        groups=None if groups is None else group_numbers(files.files, groups),
+    )
+    parts, start = {}, 0
+    for part, pairs in found.items():
+        own = slice(start, start + len(pairs))  # without a copy where all are good
+        parts[part] = everything.take(own if good[own].all() else start + np.flatnonzero(good[own]))
+        start = own.stop
+    splits, told = divide(parts.pop("train"), classes, val=val, test=test, seed=seed, given=parts)
     return ImageData(
         name=Path(path).resolve().stem,
         classes=classes,
-        **splits,
+        train=splits["train"],
+        val=splits["val"],
+        test=splits["test"],
         source=str(path) if test_path is None else f"{path}, {test_path}",
-        notes=(*notes, *told),
+        notes=(*notes, *told, *uneven(splits["train"], classes)),
+        fit=fit,
+        balance=balance,
     )
 
 
-def _found(path: Path, test_path: Path | None) -> tuple[dict[str, list[tuple[str, ImageFile]]], list[str]]:
-    """(class, file) pairs by split, always with train, and the notes."""
-    images = find_images(path)
-    found, ignored = dict(images.splits), list(images.ignored)
-    if "train" not in found:
-        if len(found) > 1:
-            raise BadInput(f"{path} has {' and '.join(sorted(found))} folders but no train folder")
-        found = {"train": next(iter(found.values()))}  # a lone test folder, say: all there is
-    if test_path is not None:
-        if "test" in found:
-            raise BadInput(f"{path} has test images of its own; leave out test_path ({test_path}), or give its train")
-        extra = find_images(test_path)
-        ignored += extra.ignored
-        if len(extra.splits) > 1 and "test" not in extra.splits:
-            raise BadInput(f"{test_path} has {' and '.join(sorted(extra.splits))} folders but no test folder")
-        found["test"] = extra.splits.get("test") or next(iter(extra.splits.values()))
-    told = f"{len(ignored)} files that are not .jpg, .jpeg or .png were ignored: {_some(ignored)}"
-    return found, [told] if ignored else []
-
-
-def _classes(found: Mapping[str, Sequence[tuple[str, ImageFile]]], path: Any) -> tuple[str, ...]:
-    """The names of the class folders, sorted: those that have training images."""
-    classes = tuple(sorted({c for c, _ in found["train"]}))
-    if len(classes) < 2:
-        raise BadInput(
-            f"{path} has {len(classes)} class folder(s) with images, need at least 2 (one subfolder per class)"
-        )
-    unknown = sorted({c for files in found.values() for c, _ in files} - set(classes))
-    if unknown:
-        raise BadInput(f"class {unknown[0]!r} has no training images; the training classes are {', '.join(classes)}")
-    return classes
-
-
-def _some(names: Sequence[object]) -> str:
-    """The first few of ``names``."""
-    return ", ".join(map(str, names[:3])) + (", ..." if len(names) > 3 else "")
-
-
-def _decode(
-    files: Sequence[tuple[str, ImageFile]],
-    classes: tuple[str, ...],
-    size: int,
-    channels: int,
-    skip_bad: bool,
-    notes: list[str],
-) -> Split:
-    images = np.empty((len(files), channels, size, size), dtype=np.uint8)
-    good = np.ones(len(files), dtype=bool)
-    position = {c: i for i, c in enumerate(classes)}
-
-    def decode(row: int) -> None:
-        try:
-            images[row] = read_image(io.BytesIO(files[row][1].read()), size, channels)
-        except (BadInput, OSError, RuntimeError, EOFError, ValueError, struct.error, *_DAMAGED) as error:
-            if not skip_bad:
-                told = first_line(error)
-                raise BadInput(f"{files[row][1].where}: {told}; remove it, or pass skip_bad (--skip-bad)") from None
-            good[row] = False
-
-    # warning filters belong to the process, not to a thread, so Pillow's warning (read_image refuses such images
-    # itself) is silenced out here
-    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for _ in pool.map(decode, range(len(files))):
-            pass
-    labels = np.array([position[c] for c, _ in files], dtype=np.int64)
-    if good.all():  # without the copy
-        return Split(images=images, labels=labels)
-    bad = [file.where for (_, file), fine in zip(files, good, strict=True) if not fine]
-    notes.append(f"{len(bad)} images that do not decode were skipped: {_some(bad)}")
-    return Split(images=images, labels=labels).take(np.flatnonzero(good))
-
-
-def _pixel_mean(images: NDArray[np.uint8], power: int = 1) -> NDArray[np.float64]:
-    # in chunks: a float copy of all pixels at once would take eight times the memory
-    total = np.zeros(images.shape[1])
-    for start in range(0, len(images), 4096):
-        total += (images[start : start + 4096].astype(np.float64) ** power).sum(axis=(0, 2, 3))
-    return total / (images.size / images.shape[1])
+def memory_for_images() -> int:
+    return min(8 << 30, psutil.virtual_memory().total // 4)

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import nn
 
 from nas.checks import FilePath, checked
-from nas.data.image_files import square_pixels
+from nas.data.image_files import fitted, square_pixels
 from nas.deploy.parity import Shape, input_shape_of
 from nas.deploy.torch_source import generate
 from nas.errors import BadInput, NasError
@@ -91,9 +91,10 @@ def _write(
     classes: Sequence[str],
     preprocessing: Mapping[str, Any],
 ) -> None:
+    decoder = "\n\n".join(inspect.getsource(function) for function in (square_pixels, fitted))
     (folder / "model.py").write_text(source)
     torch.save({name: weight.float() for name, weight in exact.items()}, folder / "weights.pt")
-    (folder / "predict.py").write_text(_PREDICT.replace("{square_pixels}", inspect.getsource(square_pixels)))
+    (folder / "predict.py").write_text(_PREDICT.replace("{square_pixels}", decoder))
     (folder / "preprocessing.json").write_text(json.dumps(dict(preprocessing), indent=2) + "\n")
     (folder / "classes.json").write_text(json.dumps(list(classes), indent=2) + "\n")
     versions = "".join(f"{name}>={_minor(metadata.version(name))}\n" for name in ("torch", "numpy", "pillow"))
@@ -220,7 +221,8 @@ CLASSES = json.loads((HERE / "classes.json").read_text())
 def read(file):
     """An image file as the network's input, (1, channels, size, size): the same steps as in training."""
     size = PREPROCESSING["size"]
-    pixels = square_pixels(file, PREPROCESSING["load_size"], PREPROCESSING["channels"])
+    fit = PREPROCESSING.get("fit", "crop")
+    pixels = square_pixels(file, PREPROCESSING["load_size"], PREPROCESSING["channels"], fit)
     x = torch.from_numpy(pixels.copy())[None].float() / 255
     if size != x.shape[-1]:
         x = F.interpolate(x, (size, size), mode="bilinear", align_corners=False, antialias=size < x.shape[-1])

@@ -187,19 +187,18 @@ class _Building:
         return weight, self.tensor(channels, Weight(block=self.position, part=name, layout="O", shift=shift))
 
     def padded(self, x: int, part: Conv, height: int) -> tuple[int, str]:
-        """The input and the padding scheme that give torch's padding, kernel // 2 on every side.
+        """The input and the padding scheme that give the padding of ``part``.
 
-        LiteRT's SAME puts less before than after when the sum is odd, as it is with stride 2 on even sizes.
+        LiteRT's SAME pads what the windows need, and puts less of it before than after when that is odd.
         """
-        pad = part.kernel // 2
         same = max((part.size - 1) * part.stride + part.kernel - height, 0)
-        if pad == 0:
+        if not any(part.padding):
             return x, "VALID"
-        if same == 2 * pad:
+        if part.padding == (same // 2, same - same // 2):
             return x, "SAME"
         n, _, _, channels = self.tensors[x].shape
-        amounts = np.array([[0, 0], [pad, pad], [pad, pad], [0, 0]], np.int32)
-        size = height + 2 * pad
+        amounts = np.array([[0, 0], part.padding, part.padding, [0, 0]], np.int32)
+        size = height + sum(part.padding)
         return self.op("PAD", (x, self.literal(amounts)), (n, size, size, channels)), "VALID"
 
     def reshape(self, x: int, shape: tuple[int, ...]) -> int:

@@ -97,6 +97,8 @@ def onnx_model(network: nn.Module, input_shape: tuple[int, int, int], *, batch: 
             dynamo=False,  # 20 times faster than the new exporter on a single block, and a campaign exports hundreds
         )
     model = onnx.load_from_string(buffer.getvalue())
+    if any(node.op_type == "Pad" for node in model.graph.node):
+        _pad_in_convolutions(model.graph)
     _unshare_initializers(model)
     return model
 
@@ -120,6 +122,7 @@ def quantized(
             rows = next(self.rows, None)
             return None if rows is None else {INPUT: np.ascontiguousarray(rows)}
 
+    reduced = not symmetric_activations and weight_limit() < 127
     with tempfile.TemporaryDirectory(dir=_memory_folder()) as folder, quiet():
         source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
         # a path, not the model itself: quantize_static would move the caller's weights out to files
@@ -130,25 +133,43 @@ def quantized(
             Images(),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
-            reduce_range=not symmetric_activations and weight_limit() < 127,
+            reduce_range=reduced,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QInt8 if symmetric_activations else QuantType.QUInt8,
-            extra_options={"ActivationSymmetric": symmetric_activations},
+            extra_options={"ActivationSymmetric": symmetric_activations}
+            | ({"TensorQuantOverrides": _whole_range(model)} if reduced else {}),
         )
         return onnx.load(target)
 
 
-@functools.cache
-def weight_limit() -> int:
+def weight_limit(*, depthwise: bool = False) -> int:
     """The largest integer of a weight beside unsigned activations: 127, or 64 on an x86 CPU without VNNI.
 
-    There ONNX Runtime adds pairs of products in 16 bits, which larger weights overflow in silence.
+    There ONNX Runtime adds pairs of products in 16 bits, which larger weights overflow in silence; but not in depthwise
+    convolutions, whose weights vary most and need every bit.
     """
+    return 127 if depthwise else _dense_limit()
+
+
+@functools.cache
+def _dense_limit() -> int:
     try:
         flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
     except (OSError, StopIteration):  # not Linux, or not x86
         return 127
     return 127 if "vnni" in flags else 64
+
+
+def _whole_range(model: Any) -> dict[str, list[dict[str, Any]]]:
+    """What tells the quantizer to leave the weights of depthwise convolutions their 8 bits."""
+    from onnxruntime.quantization import QuantType
+
+    whole = {"quant_type": QuantType.QInt8, "axis": 0, "symmetric": True, "reduce_range": False}
+    groups = {
+        n.input[1]: a.i for n in model.graph.node if n.op_type == "Conv" for a in n.attribute if a.name == "group"
+    }
+    weights = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    return {name: [dict(whole)] for name, g in groups.items() if g > 1 and g == weights[name][0]}
 
 
 def run_onnx(model: bytes, x: NDArray[np.float32], batch: int = 1) -> NDArray[np.float32]:
@@ -176,6 +197,54 @@ def quiet() -> Iterator[None]:
     finally:
         logging.disable(previous)
         logging.root.handlers[:] = handlers  # their calls of logging.warning() install one
+
+
+def _pad_in_convolutions(graph: Any) -> None:
+    """Asymmetric padding, which torch's convolution lacks, becomes the ``pads`` of ONNX's: its own node would cost time."""
+    made = {output: node for node in graph.node for output in node.output}
+    for conv in [node for node in graph.node if node.op_type == "Conv"]:
+        pad = made.get(conv.input[0])
+        zeros = None if pad is None or pad.op_type != "Pad" else _zeros(graph, pad)
+        if pad is None or zeros is None:
+            continue
+        own = next(attribute for attribute in conv.attribute if attribute.name == "pads")
+        own.ints[:] = [a + b for a, b in zip(own.ints, zeros, strict=True)]
+        conv.input[0] = pad.input[0]
+    wanted = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if wanted.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            wanted.update(node.input)
+
+
+def _zeros(graph: Any, pad: Any) -> list[int] | None:
+    """How many zeros a ``Pad`` puts around an image, as a convolution's ``pads``; None when it does something else."""
+    mode = next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant")
+    amounts, *filled = [_constant(graph, name) for name in pad.input[1:3] if name]
+    if mode != b"constant" or amounts is None or any(value is None or value.any() for value in filled):
+        return None
+    each = amounts.reshape(2, -1)  # before and after, of every axis
+    return None if each[:, :2].any() else [int(amount) for amount in each[:, 2:].ravel()]
+
+
+def _constant(graph: Any, name: str) -> NDArray[Any] | None:
+    """The value of a tensor, None when it depends on the input. torch writes how padding is worked out, not the padding."""
+    from onnx import helper
+    from onnx.reference import ReferenceEvaluator
+
+    wanted = {name}
+    nodes: list[Any] = []
+    for node in reversed(graph.node):
+        if not wanted.isdisjoint(node.output):
+            wanted.update(node.input)
+            nodes.insert(0, node)
+    if any(entry.name in wanted for entry in graph.input):
+        return None
+    constants = [tensor for tensor in graph.initializer if tensor.name in wanted]
+    part = helper.make_graph(nodes, "constant", [], [helper.make_empty_tensor_value_info(name)], constants)
+    model = helper.make_model(part, opset_imports=[helper.make_opsetid("", OPSET)])
+    return np.asarray(ReferenceEvaluator(model).run(None, {})[0])  # type: ignore[index]
 
 
 def _unshare_initializers(model: Any) -> None:

@@ -37,7 +37,7 @@ def _below_torch(name: str) -> str:
 
 
 _FUNCTIONS: dict[Any, str] = {
-    **{getattr(F, name): f"F.{name}" for name in ("gelu", "adaptive_avg_pool2d", "avg_pool2d")},
+    **{getattr(F, name): f"F.{name}" for name in ("gelu", "adaptive_avg_pool2d", "avg_pool2d", "pad")},
     **{ACTIVATION_FUNCTIONS[name]: _below_torch(a.torch) for name, a in ACTIVATIONS.items()},
     torch.relu: "torch.relu",
     torch.tanh: "torch.tanh",
@@ -45,6 +45,7 @@ _FUNCTIONS: dict[Any, str] = {
     torch.mean: "torch.mean",
     torch.cat: "torch.cat",
 }
+_DEFAULTS = [("inplace", False), ("mode", "constant"), ("value", None)]  # functions of torch say them: only noise
 _METHODS = {"flatten", "unflatten", "transpose", "mean", "view", "reshape", "sigmoid", "relu", "add", "mul"}
 _LAYERS = (  # layers without weights: their extra_repr is the text of their arguments
     nn.ReLU,
@@ -135,8 +136,7 @@ def _fold_batch_norm(traced: fx.GraphModule, modules: dict[str, nn.Module]) -> s
 def _expression(node: fx.Node, values: Mapping[fx.Node, str]) -> str:
     target: Any = node.target
     arguments = [_text(a, values) for a in node.args]
-    # functional activations say inplace=False, which is the default and only noise
-    named = {k: _text(v, values) for k, v in node.kwargs.items() if (k, v) != ("inplace", False)}
+    named = {k: _text(v, values) for k, v in node.kwargs.items() if (k, v) not in _DEFAULTS}
     if node.op == "call_function" and target in _OPERATORS and len(arguments) == 2 and not named:
         return _OPERATORS[target].format(*arguments)
     rest = [f"{k}={v}" for k, v in named.items()]

@@ -43,6 +43,7 @@ class NSGA2(NeverTwice):
         self.population, self.crossover, self.mutated = population, crossover, mutated
         self.mutation = 1.0 / space.genes if mutation is None else mutation
         self._ordered = np.array([is_ordered(choice) for choice in space.choices])
+        self._steps = bool(self._ordered.any())
         self.reset(seed)
 
     @checked
@@ -51,8 +52,7 @@ class NSGA2(NeverTwice):
         super().reset(seed)
         self._completed = Seen()
         self._alive = Results.none(self.space)
-        self._rank = np.empty(0, dtype=np.int64)
-        self._crowding = np.empty(0)
+        self._place = np.empty(0, dtype=np.int64)  # of those alive, 0 the best; equally good ones share one
         self._asked = 0
         self._fresh = 1.0  # share of the last proposals that were new
 
@@ -71,7 +71,7 @@ class NSGA2(NeverTwice):
             )
             new = self._seen.take(proposals, missing)
             looked_at = new[-1] + 1 if new and len(new) == missing else len(proposals)
-            chosen.append(proposals[new])
+            chosen.append(proposals.take(new, axis=0))
             missing -= len(new)
             self._asked += len(new)
             self._fresh = max(0.1, 0.5 * self._fresh + 0.5 * len(new) / max(looked_at, 1))
@@ -89,29 +89,37 @@ class NSGA2(NeverTwice):
         self._seen.add(archs)
         told = Results(archs=archs, costs=costs, violation=violation).usable()
         if new := self._completed.take(told.archs, len(told)):
-            self._survive(self._alive.plus(told.take(new)))
+            self._survive(self._alive.plus(told if len(new) == len(told) else told.take(new)))
 
     def _survive(self, everyone: Results) -> None:
         ranks = constrained_rank(everyone.costs, everyone.violation)
         isolation = self._isolation(everyone.costs, ranks)
         keep = np.lexsort((-isolation, ranks))[: self.population]
         self._alive = everyone.take(keep)
-        self._rank, self._crowding = ranks[keep], isolation[keep]
+        ranks, isolation = ranks[keep], isolation[keep]
+        self._place = np.zeros(len(keep), dtype=np.int64)
+        ((ranks[1:] != ranks[:-1]) | (isolation[1:] != isolation[:-1])).cumsum(out=self._place[1:])
 
     def _isolation(self, costs: Floats, ranks: NDArray[np.int64]) -> Floats:
         """By what rows of the same rank are preferred to each other, ``(n,)``: more is better."""
-        finite = np.isfinite(costs).all(axis=1)
+        finite = np.isfinite(costs)
+        if finite.all():
+            return crowding_by_front(costs, ranks)
+        rows = finite.all(axis=1)
         isolation = np.zeros(len(costs))
-        if finite.any():
-            isolation[finite] = crowding_by_front(costs[finite], ranks[finite])
+        if rows.any():
+            isolation[rows] = crowding_by_front(costs[rows], ranks[rows])
         return isolation
 
     def _children(self, n: int, strength: int) -> Archs:
-        mothers, fathers = self._tournament(n), self._tournament(n)
+        parents = self._tournament(2 * n)
+        mothers, fathers = parents[:n], parents[n:]
         both = self._rng.random(n) < self.crossover
-        children = np.where(both[:, None], self.space.crossover(mothers, fathers, self._rng), mothers)
-        mutated = np.flatnonzero(~both | (self._rng.random(n) < self.mutated) | (strength > 1))
-        children[mutated] = self._mutate(children[mutated], min(0.5, strength * self.mutation))
+        children = self.space.crossover(mothers, fathers, self._rng)
+        alone = (~both).nonzero()[0]
+        children[alone] = mothers.take(alone, axis=0)
+        mutated = (~both | (self._rng.random(n) < self.mutated) | (strength > 1)).nonzero()[0]
+        children[mutated] = self._mutate(children.take(mutated, axis=0), min(0.5, strength * self.mutation))
         return children
 
     def _mutate(self, archs: Archs, rate: float) -> Archs:
@@ -122,26 +130,28 @@ class NSGA2(NeverTwice):
         rng, sizes, active = self._rng, self.space.sizes, self.space.active(archs)
         free = active & (sizes > 1)
         changed = free & (rng.random(archs.shape) < rate)
-        untouched = np.flatnonzero(~changed.any(axis=1) & free.any(axis=1))
+        untouched = (free.any(axis=1) & ~changed.any(axis=1)).nonzero()[0]
         forced = (rng.random((len(untouched), archs.shape[1])) * free[untouched]).argmax(axis=1)
         changed[untouched, forced] = True
-        rows, genes = np.nonzero(changed)
+        rows, genes = changed.nonzero()
         old, most = archs[rows, genes].astype(np.int64), sizes[genes]
         new = (old + rng.integers(1, most)) % most
-        steps = rng.geometric(0.5, size=len(rows)) * rng.choice([-1, 1], size=len(rows))
-        stepped = np.clip(old + steps, 0, most - 1)
-        near = self._ordered[genes] & (stepped != old) & (rng.random(len(rows)) < _STEPS)
+        if self._steps:
+            steps = rng.geometric(0.5, size=len(rows)) * (2 * rng.integers(0, 2, size=len(rows)) - 1)
+            stepped = np.minimum(np.maximum(old + steps, 0), most - 1)
+            near = self._ordered[genes] & (stepped != old) & (rng.random(len(rows)) < _STEPS)
+            new = np.where(near, stepped, new)
         moved = archs.copy()
-        moved[rows, genes] = np.where(near, stepped, new)
+        moved[rows, genes] = new
         if not active.all():
             moved = np.where(active, moved, rng.integers(0, sizes, size=archs.shape))
         return self.space.canonical(moved)
 
     def _tournament(self, n: int) -> Archs:
         pairs = self._rng.integers(0, len(self._alive), size=(n, 2))
-        ranks, crowding = self._rank[pairs], self._crowding[pairs]
-        second = (ranks[:, 1] < ranks[:, 0]) | ((ranks[:, 1] == ranks[:, 0]) & (crowding[:, 1] > crowding[:, 0]))
-        return self._alive.archs[np.where(second, pairs[:, 1], pairs[:, 0])]
+        place = self._place.take(pairs)
+        winners = np.where(place[:, 1] < place[:, 0], pairs[:, 1], pairs[:, 0])
+        return self._alive.archs.take(winners, axis=0)
 
 
 def constrained_rank(costs: Floats, violation: Floats) -> NDArray[np.int64]:

@@ -95,10 +95,11 @@ class Results:
 
     def usable(self) -> Results:
         """Without failed ones. Costs that are not finite are no failure where a constraint is violated: none count there."""
-        return self.take(np.isfinite(self.costs).all(axis=1) | (self.violation > 0))
+        finite = np.isfinite(self.costs)
+        return self if finite.all() else self.take(finite.all(axis=1) | (self.violation > 0))
 
     def plus(self, more: Results) -> Results:
         """These, then ``more``."""
-        costs = np.vstack([self.costs.reshape(-1, more.costs.shape[1]), more.costs])
-        archs, violation = np.vstack([self.archs, more.archs]), np.concatenate([self.violation, more.violation])
+        costs = np.concatenate([self.costs.reshape(-1, more.costs.shape[1]), more.costs])
+        archs, violation = np.concatenate([self.archs, more.archs]), np.concatenate([self.violation, more.violation])
         return Results(archs=archs, costs=costs, violation=violation)

@@ -7,7 +7,8 @@ multiplied by a learned matrix (Cai et al., "Once for All", ICLR 2020, section 3
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 import torch
@@ -50,7 +51,6 @@ class ElasticConv2d(nn.Conv2d):
             out_ch,
             kernels[0],
             first.stride,
-            padding=kernels[0] // 2,
             groups=in_ch if first.depthwise else 1,
             bias=first.bias,
         )
@@ -73,7 +73,7 @@ class ElasticConv2d(nn.Conv2d):
         part = self.part
         weight, bias = self._slice(part)
         groups = part.in_ch if self.depthwise else part.groups
-        return F.conv2d(x, weight, bias, part.stride, part.kernel // 2, 1, groups)
+        return F.conv2d(x, weight, bias, part.stride, part.padding[0], 1, groups)
 
     def _slice(self, part: Conv) -> tuple[Tensor, Tensor | None]:
         weight: Tensor = self.weight
@@ -99,10 +99,11 @@ class ElasticBatchNorm2d(nn.BatchNorm2d):
 
     def __init__(self, options: Sequence[Norm]) -> None:
         super().__init__(max(o.channels for o in options))
-        self.part = options[0]
+        self.activate(options[0])
 
     def activate(self, part: Part) -> None:
         self.part = cast(Norm, part)
+        self.eps = self.part.eps
 
     def sliced(self, part: Part) -> dict[str, Tensor]:
         channels = cast(Norm, part).channels
@@ -147,3 +148,19 @@ def elastic_part(options: Sequence[Part]) -> nn.Module:
             return ElasticBatchNorm2d(cast(Sequence[Norm], options))
         case Linear():
             return ElasticLinear(cast(Sequence[Linear], options))
+
+
+@torch.no_grad()
+def load_part(primitive: Elastic, part: Part, plain: Mapping[str, Tensor]) -> None:
+    """``primitive``, running as its largest ``part``, equals the plain layer of this state dict: ``sliced``'s inverse.
+
+    Tensors shaped as that layer's, such as a weight ``(out_ch, in_ch)``. Of a grouped convolution, the weights of the dense one that no group has become zeros.
+    """
+    if isinstance(part, Conv) and part.groups > 1:
+        blocks = plain["weight"].unflatten(0, (part.groups, -1))
+        dense = blocks.new_zeros(part.groups, blocks.shape[1], part.groups, *blocks.shape[2:])
+        dense[range(part.groups), :, range(part.groups)] = blocks
+        plain = {**plain, "weight": dense.flatten(2, 3).flatten(0, 1)}
+        part = dataclasses.replace(part, groups=1)
+    for name, own in primitive.sliced(part).items():
+        own.copy_(plain[name])

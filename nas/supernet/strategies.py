@@ -27,7 +27,8 @@ class Strategy(Protocol):
     ) -> Tensor:
         """Forward and backward of the chosen subnets on one batch; returns the loss that is shown.
 
-        ``images (n, c, h, w)`` float32, normalised, at the largest resolution of the space; ``labels (n,) int64``.
+        ``images (n, c, h, w)`` float32, normalised, at the largest resolution of the space; ``labels (n,) int64``,
+        or ``(n, classes)`` shares where the recipe mixes images: ``recipe.label_loss`` takes both.
         Gradients add up over the subnets; the loop steps the optimizer.
         """
 
@@ -48,7 +49,7 @@ class Sandwich:
         self, supernet: Supernet, images: Tensor, labels: Tensor, rng: np.random.Generator, recipe: Recipe
     ) -> Tensor:
         logits = _logits(supernet, supernet.largest, images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss = recipe.label_loss(logits, labels)
         loss.backward()
         soft = logits.detach().softmax(1)
         for arch in [supernet.smallest, *supernet.space.sample(self.randoms, rng)]:
@@ -66,7 +67,7 @@ class SinglePath:
         self, supernet: Supernet, images: Tensor, labels: Tensor, rng: np.random.Generator, recipe: Recipe
     ) -> Tensor:
         logits = _logits(supernet, supernet.space.sample(1, rng)[0], images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss = recipe.label_loss(logits, labels)
         loss.backward()
         return loss.detach()
 

@@ -10,17 +10,18 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from nas.around import SpaceAround
 from nas.blocks import Block, Part
 from nas.checks import Seed, checked
 from nas.errors import BadInput
 from nas.modules import BlockModule, Network, build
 from nas.space import Archs, SearchSpace
-from nas.supernet.elastic import Elastic, elastic_part
+from nas.supernet.elastic import Elastic, elastic_part, load_part
 
 
 @checked
 class Supernet(nn.Module):
-    """All networks of ``space`` at once; ``seed`` decides the initial weights.
+    """All networks of ``space`` at once; ``seed`` decides the initial weights, but of a space around a network: its own.
 
     Starts as the largest network (most MACs). ``activate`` chooses the one that ``forward`` runs; ``extract`` cuts
     one out. Options of one slot share weights within a kind of block. Raises BadInput when they cannot (they differ in
@@ -38,6 +39,10 @@ class Supernet(nn.Module):
         self.smallest: Archs = extremes.argmin
         self._running: list[BlockModule] = []
         self._plans: dict[tuple[int, Block], list[tuple[Elastic, Part]]] = {}
+        if isinstance(space, SpaceAround):
+            for (slot, block), plain in zip(self._filled(self.largest), space.source, strict=True):
+                for (primitive, part), name in zip(self._plan(slot, block), block.parts(), strict=True):
+                    load_part(primitive, part, plain.get_submodule(name).state_dict())
         self.activate(self.largest)
 
     def activate(self, arch: ArrayLike) -> None:

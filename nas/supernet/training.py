@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 
+from nas.around import SpaceAround
 from nas.checks import Count, FilePath, Seed, checked, shown
 from nas.data.images import ImageData
 from nas.data.inputs import batches, fixed_choice
 from nas.errors import BadInput
-from nas.files import folder_of, locked, write_text
+from nas.files import folder_of
 from nas.space import Archs, SearchSpace
 from nas.supernet.recalibrate import recalibrate
 from nas.supernet.strategies import Sandwich, Strategy
 from nas.supernet.supernet import Supernet
-from nas.training.augment import Augment
+from nas.training.augment import Augment, Augmentation
 from nas.training.evaluate import device_of, input_size, validation_accuracy
+from nas.training.folder import trained_in
 from nas.training.loop import Hook, fit
-from nas.training.names import CHECKPOINT, SUPERNET, TRAINING
-from nas.training.recipe import Recipe, precision_of, torch_device
-from nas.training.weights import Checkpoint, Identity, load_weights, save_weights
+from nas.training.names import OF_SUPERNET
+from nas.training.recipe import Recipe, precision_of, settled, stated, torch_device
+from nas.training.weights import Checkpoint, Identity, load_weights
 
 RECALIBRATION_IMAGES = 512
 """Training images that batch-norm recalibration of a subnet looks at."""
@@ -39,7 +40,7 @@ def train_supernet(
     epochs: Count | None = None,
     run_dir: FilePath,
     recipe: Recipe | None = None,
-    augment: Augment | None = None,
+    augment: Augmentation | None = None,
     strategy: Strategy | None = None,
     seed: Seed = 0,
     device: str = "cpu",
@@ -59,35 +60,35 @@ def train_supernet(
     """
     folder = folder_of(run_dir)
     check_fit(space, data)
-    recipe, augment, strategy = recipe_of(epochs, recipe), augment or Augment.suited_to(data), strategy or Sandwich()
+    recipe, strategy = settled(None, recipe, epochs=epochs), strategy or Sandwich()
+    chosen = Augment.suited_to(data) if augment is None else augment
+    if recipe.freeze == "norms":
+        raise BadInput(
+            "freeze is 'norms', but the subnets of a supernet have no batch-norm statistics of their own to keep"
+        )
     place = torch_device(device)
-    weights, checkpoint = folder / SUPERNET, folder / CHECKPOINT
-    if not resume:
-        _check_fresh(weights, checkpoint)
-    identity = _identity(space, data, recipe, augment, strategy, seed, place)
     supernet = Supernet(space, seed=seed).to(place)
-    if weights.exists():
-        load_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
-        return supernet
-    with locked(folder), _how_to_go_on(folder):
-        history = fit(
+
+    def train(checkpoint: Checkpoint) -> pd.DataFrame:
+        return fit(
             supernet,
             data,
             recipe,
             lambda model, images, labels, rng: strategy.step(supernet, images, labels, rng, recipe),
             size=max(block.size for block in space.slot_options(0)),
-            augment=augment,
+            augment=chosen,
             seed=seed,
             device=place,
-            checkpoint=Checkpoint(path=checkpoint, identity=identity, resume=bool(resume)),
+            checkpoint=checkpoint,
             evaluate=_evaluation(supernet, data, recipe.epochs),
             on_epoch=on_epoch,
             on_step=on_step,
             progress=progress,
         )
-        write_text(folder / TRAINING, history.to_csv(index=False))
-        save_weights(weights, supernet, {"space": space.fingerprint, "identity": identity})
-        checkpoint.unlink(missing_ok=True)
+
+    identity = _identity(space, data, recipe, chosen, strategy, seed, place)
+    more = {"space": space.fingerprint}
+    trained_in(folder, OF_SUPERNET, supernet, identity, train, resume=bool(resume), more=more)
     return supernet
 
 
@@ -131,48 +132,25 @@ def check_fit(space: SearchSpace, data: ImageData) -> None:
         raise BadInput(f"{space.name} has {space.classes} classes, {data.name} has {len(data.classes)}")
 
 
-def recipe_of(epochs: int | None, recipe: Recipe | None) -> Recipe:
-    """``recipe``, or the default one for ``epochs``. Raises BadInput when neither is given, or both and they differ."""
-    if recipe is None and epochs is None:
-        raise BadInput("say how long to train: epochs=50, or recipe=Recipe(epochs=50, ...)")
-    if recipe is not None and epochs not in (None, recipe.epochs):
-        raise BadInput(f"epochs is {epochs} but recipe.epochs is {recipe.epochs}; give one of them")
-    return recipe or Recipe(epochs=epochs or 0)
-
-
-@contextlib.contextmanager
-def _how_to_go_on(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"finished epochs are kept in {folder}; the same call (--resume) goes on") from None
-
-
-def _check_fresh(*paths: Path) -> None:
-    if any(path.exists() for path in paths):
-        raise BadInput(
-            f"{paths[0].parent} already holds a training; pass resume (--resume) to go on with it, or another folder"
-        )
-
-
 def _identity(
     space: SearchSpace,
     data: ImageData,
     recipe: Recipe,
-    augment: Augment,
+    augment: Augmentation,
     strategy: Strategy,
     seed: int,
     device: torch.device,
 ) -> Identity:
     """Everything that decides the trained weights."""
-    return asdict(recipe) | {
-        "augment": asdict(augment),
+    identity = stated(recipe) | {
+        "augment": stated(augment),
         "strategy": repr(strategy),
         "seed": seed,
         "space": space.fingerprint,
         "data": data.fingerprint,
-        "precision": precision_of(device),
+        "precision": precision_of(device, recipe.precision),
     }
+    return identity | ({"start": space.start} if isinstance(space, SpaceAround) else {})
 
 
 def _evaluation(supernet: Supernet, data: ImageData, epochs: int) -> Callable[[int], dict[str, Any]]:

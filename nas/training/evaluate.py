@@ -42,7 +42,7 @@ def validation_accuracy(model: nn.Module, data: ImageData) -> float:
     with torch.no_grad():
         for view in range(1, views):
             generator = torch.Generator(device).manual_seed(view)
-            images = augmented(torch.from_numpy(split.images).to(device), Augment(), size, generator)
+            images = augmented(torch.from_numpy(split.images[:]).to(device), Augment(), size, generator)
             correct += int((model(normalised(images, data)).argmax(1) == labels).sum())
     return correct / (views * len(split))
 

@@ -14,7 +14,6 @@ from torch import nn
 
 from nas.errors import BadInput
 from nas.files import first_line, write_bytes
-from nas.training.evaluate import device_of
 
 Identity = Mapping[str, Any]
 """Everything that decides a training, JSON-serialisable: recipe, augmentation, strategy, seed, data ..."""
@@ -62,30 +61,29 @@ class Checkpoint:
     identity: Identity
     resume: bool = False
 
-    def save(self, model: nn.Module, optimizer: torch.optim.Optimizer, rows: list[dict[str, float]]) -> None:
-        """Write the state of a training after an epoch, atomically. Raises BadInput when it cannot be written."""
-        state = {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "identity": json.dumps(self.identity),
-            "rows": json.dumps(rows),
-        }
+    def save(self, parts: Mapping[str, Any], rows: list[dict[str, float]]) -> None:
+        """Write the state of a training after an epoch, atomically. Raises BadInput when it cannot be written.
+
+        ``parts``: by name, whatever has a ``state_dict``.
+        """
+        state = {name: part.state_dict() for name, part in parts.items()}
+        state |= {"identity": json.dumps(self.identity), "rows": json.dumps(rows)}
         buffer = io.BytesIO()  # torch reports a full disk as an error of its own
         torch.save(state, buffer)
         write_bytes(self.path, buffer.getvalue())
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-        """What ``save`` wrote, into model and optimizer; returns the finished epochs' rows, none without a file.
+    def load(self, parts: Mapping[str, Any], device: torch.device) -> list[dict[str, float]]:
+        """What ``save`` wrote, into those parts; returns the finished epochs' rows, none without a file.
 
         Raises BadInput when the file is damaged, or was made by a training with another identity.
         """
         if not (self.resume and self.path.exists()):
             return []
         try:
-            state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location=device_of(model))
+            state: dict[str, Any] = torch.load(self.path, weights_only=True, map_location=device)
             check_identity(self.path, json.loads(state["identity"]), self.identity)
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
+            for name, part in parts.items():
+                part.load_state_dict(state[name])
             rows: list[dict[str, float]] = json.loads(state["rows"])
         except BadInput:
             raise

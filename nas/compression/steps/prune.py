@@ -45,4 +45,5 @@ class Prune:
         # built anew from what the layers now are: no trace of the pruner, and proof that they still form blocks
         clean = Network(pruned.describe())
         clean.load_state_dict(pruned.state_dict())
+        clean.normalise = pruned.normalise
         return clean.to(device_of(network)).eval()

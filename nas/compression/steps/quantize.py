@@ -64,8 +64,8 @@ class Quantize:
         """A copy, trained with simulated quantization: what the int8 file is then made from."""
         tuned = copy.deepcopy(network)
         sample = next(batches(context.data.train, context.data, input_size(tuned), device=device_of(tuned)))
-        recipe = Recipe(epochs=self.qat_epochs, lr=self.qat_lr, batch_size=64)
+        # batch norm is folded into the weights on the device: its statistics must not move any more
+        recipe = Recipe(epochs=self.qat_epochs, lr=self.qat_lr, batch_size=64, freeze="norms")
         with simulated_int8(tuned, sample):
-            # batch norm is folded into the weights on the device: its statistics must not move any more
-            tune(tuned, recipe, context, distill=self.distill, freeze_statistics=True)
+            tune(tuned, recipe, context, distill=self.distill)
         return tuned.eval()
