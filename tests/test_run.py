@@ -301,9 +301,8 @@ def test_an_interrupt_says_how_to_go_on(finished, tmp_path, caplog):
 def test_a_folder_of_another_version_says_so_in_one_line(copy, capsys):
     config = json.loads((copy / "config.json").read_text())
     for version, wrong in ((None, "format 1"), (1, "format 1"), (3, "format 3"), ("2", "is damaged")):
-        other = {
-            k: v for k, v in config.items() if k not in ("version", "environment")
-        }  # other versions have other fields
+        # other versions have other fields
+        other = {k: v for k, v in config.items() if k not in ("version", "environment")}
         (copy / "config.json").write_text(json.dumps(other if version is None else other | {"version": version}))
         for command in (["report"], ["quickstart", "--resume"]):
             assert main([*command, "--run-dir", str(copy)]) == 2
