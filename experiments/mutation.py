@@ -119,7 +119,6 @@ def _forked(tree: Path, work: Callable[[], int]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            os.setsid()
             quiet = os.open(os.devnull, os.O_RDWR)
             for stream in range(3):
                 os.dup2(quiet, stream)
