@@ -59,6 +59,15 @@ class Mutant:
         return str(mutate_code((ROOT / self.module).read_text(), get_operator(self.operator)(), self.occurrence))
 
     @cached_property
+    def is_python(self) -> bool:
+        """False for what Cosmic Ray makes of ``**settings``, of ``not name := value`` and the like."""
+        try:
+            compile(self.code, self.module, "exec")
+        except SyntaxError:
+            return False
+        return True
+
+    @cached_property
     def key(self) -> str:
         return hashlib.sha256(f"{self.module} {self.code}".encode()).hexdigest()[:16]
 
@@ -154,9 +163,9 @@ def _is_tuning(node: ast.Assign | ast.AnnAssign) -> bool:
 
 
 def _free(outer: ast.AST | None, node: ast.keyword) -> str | None:
-    value = node.value.value if isinstance(node.value, ast.Constant) else None
-    if isinstance(outer, ast.Call) and ast.unparse(outer.func) == "Meta" and node.arg in ("le", "lt"):
-        return "round number far above what anyone needs" if isinstance(value, int | float) and value >= 1000 else None
+    source = ast.unparse(node.value)
+    if isinstance(outer, ast.Call) and ast.unparse(outer.func) == "Meta" and node.arg in ("ge", "gt", "le", "lt"):
+        return "round number far beyond what anyone needs" if re.fullmatch(r"-?(1e\d+|1_?0{3}[0_]*)", source) else None
     return _FREE_KEYWORDS.get(node.arg or "")
 
 
