@@ -83,7 +83,9 @@ def test_kernel_5_lies_between_3_and_7(name):
     low, high = (few.lookup([dataclasses.replace(b, kernel=k) for b in wanted]) for k in (3, 7))
     assert ((np.minimum(low, high) <= ms) & (ms <= np.maximum(low, high))).all()
     assert ms == pytest.approx(0.6 * low + 0.4 * high)  # linear in the area: 25 lies 0.4 of the way from 9 to 49
-    (_, low_error), (_, high_error) = (estimate(few, [dataclasses.replace(b, kernel=k) for b in wanted]) for k in (3, 7))
+    (_, low_error), (_, high_error) = (
+        estimate(few, [dataclasses.replace(b, kernel=k) for b in wanted]) for k in (3, 7)
+    )
     own = np.hypot(0.6 * low * low_error, 0.4 * high * high_error) / ms
     assert stated == pytest.approx(np.hypot(own, _BETWEEN * np.abs(np.log(high / low))))
     error = np.log(ms / table.lookup(wanted))
@@ -131,7 +133,7 @@ def test_six_of_a_make_are_enough_and_five_are_not():
     wanted = [InvertedResidual(in_ch=16, out_ch=16, size=8, mid=72, kernel=5)]
     ms, _ = estimate(made_up((32, 48, 64, 80, 96, 112)), wanted)
     assert ms[0] == pytest.approx(36, rel=0.1)
-    with pytest.raises(BadInput, match="has 5 blocks like .* needs 6"):
+    with pytest.raises(BadInput, match=r"has 5 blocks like .* needs 6"):
         estimate(made_up((32, 48, 64, 80, 96)), wanted)
 
 
