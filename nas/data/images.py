@@ -133,6 +133,7 @@ class ImageData:
         digest.update(b"balance" if self.balance else b"")
         return digest.hexdigest()[:16]
 
+    @checked
     def normalised_as(self, network: Network | None) -> ImageData:
         """These images as ``network`` was taught to see them, by its ``normalise``; as they are where it says nothing.
 
