@@ -108,7 +108,7 @@ def compress_stage(run: Run) -> list[Candidate]:
     if missing_candidates(run):
         (run.folder / artefacts.FINAL_TABLE).unlink(missing_ok=True)  # of other candidates
         supernet = load_trained(run)
-        teacher = calibrated(supernet, supernet.largest, run.data).to("cpu")
+        teacher = calibrated(supernet, supernet.largest, run.data)
         while todo := missing_candidates(run):  # a failure takes those that start from it off the list
             candidate = _tried(run, todo[0], supernet, teacher)
             if candidate is not None:
@@ -139,7 +139,7 @@ def deployed(run: Run) -> list[Candidate]:
 def _tried(run: Run, one: Todo, supernet: Supernet, teacher: nn.Module) -> Candidate | None:
     """A candidate, or None and a record of why there is none."""
     try:
-        candidate = _deploy(run, one, calibrated(supernet, one.arch, run.data).to("cpu"), teacher)
+        candidate = _deploy(run, one, calibrated(supernet, one.arch, run.data), teacher)
     except NOT_ITS_OWN:
         raise
     except Exception as error:
@@ -214,6 +214,7 @@ def _deploy(run: Run, one: Todo, network: nn.Module, teacher: nn.Module) -> Cand
         runtime=[r for r in runtimes_of(run.settings).values() if reads_onnx(r)],
         teacher=teacher,
         seed=run.settings.seed,
+        device=run.settings.device,
         progress=run.progress,
     )
     return _write(run, one, variant, result, earlier)
