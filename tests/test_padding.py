@@ -122,13 +122,13 @@ def test_other_pads_stay(how, nodes):
     torch.testing.assert_close(torch.from_numpy(run_onnx(model.SerializeToString(), x.numpy())), module(x))
 
 
-def test_files_pruning_and_simulation_keep_it(network, tmp_path):
+def test_files_pruning_and_simulation_keep_it(network, few_digits, tmp_path):
     """The exporters compare what they write with torch themselves."""
     images = torch.randn(8, 3, 20, 20)
     nas.export_onnx_int8(network, tmp_path / "b.onnx", images.numpy())
     assert nas.export_litert(network, tmp_path / "c.tflite").exists()
     network.normalise = ((0.5,) * 3, (0.2,) * 3)
-    pruned = nas.Prune(ratio=0.5, round_to=8).apply(network, None)  # type: ignore[arg-type]
+    pruned = nas.Prune(ratio=0.5, round_to=8).apply(network, nas.Context(data=few_digits))
     assert {(b.padding, b.eps) for b in pruned.describe()} == {("tf", 1e-3)}
     assert pruned.describe()[0].out_ch < 16
     assert pruned.normalise == network.normalise
