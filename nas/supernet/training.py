@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +32,8 @@ from nas.training.recipe import Recipe, precision_of, settled, stated, torch_dev
 from nas.training.team import Team
 from nas.training.weights import Checkpoint, Identity, load_weights
 from nas.training.workers import train_in_workers
+
+log = logging.getLogger("nas")
 
 START_LR = 0.04
 """Peak learning rate from a trained network: EfficientNet-Lite0's best of 0.01, 0.04, 0.12 (experiments/transfer.py)."""
@@ -75,6 +78,8 @@ def train_supernet(
         raise BadInput(
             "freeze is 'norms', but the subnets of a supernet have no batch-norm statistics of their own to keep"
         )
+    if isinstance(space, SpaceAround) and space.source.normalise not in (None, data.normalise):
+        log.warning("%s was taught with pixels of another normalisation; pass data.normalised_as(network)", space.name)
     place = torch_device(device)
     supernet = Supernet(space, seed=seed).to(place)
 
