@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from nas.checks import checked
 from nas.data.images import ImageData
 from nas.objectives.objective import Objective

@@ -28,7 +28,7 @@ from nas.training.folder import trained_in
 from nas.training.loop import Hook, fit
 from nas.training.names import OF_SUPERNET
 from nas.training.recipe import Recipe, precision_of, settled, stated, torch_device
-from nas.training.team import Team
+from nas.training.team import Team, check_shares
 from nas.training.weights import Checkpoint, Identity, load_weights
 from nas.training.workers import train_in_workers
 
@@ -70,6 +70,7 @@ def train_supernet(
         raise BadInput(
             "freeze is 'norms', but the subnets of a supernet have no batch-norm statistics of their own to keep"
         )
+    check_shares(recipe, len(data.train), workers)
     place = torch_device(device)
     supernet = Supernet(space, seed=seed).to(place)
 
