@@ -8,6 +8,8 @@ gone on to its end. Data are scikit-learn's digits, in memory.
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import os
 import subprocess
 import sys
 import tempfile
@@ -16,11 +18,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 import nas
 from search_spaces import MobileNetV2
-
-RECIPE = nas.Recipe(epochs=6, batch_size=128)
 
 
 class Count:
@@ -34,12 +35,13 @@ class Count:
             file.write(b".")
 
 
-def train(folder: Path, workers: int = 1) -> tuple[list[float], bytes]:
+def train(folder: Path, workers: int = 1, epochs: int = 6, images: int = 1000) -> tuple[list[float], bytes]:
     """The losses of the epochs and the weights file of the training in ``folder``, from wherever it stands."""
+    digits = nas.load_digits()
     nas.train_supernet(
         MobileNetV2.digits(),
-        nas.load_digits(),
-        recipe=RECIPE,
+        dataclasses.replace(digits, train=digits.train.take(np.arange(images))),
+        recipe=nas.Recipe(epochs=epochs, batch_size=100),
         run_dir=folder,
         workers=workers,
         on_step=Count(folder / "steps"),
@@ -48,12 +50,18 @@ def train(folder: Path, workers: int = 1) -> tuple[list[float], bytes]:
     return pd.read_csv(folder / "training.csv")["loss"].tolist(), (folder / "supernet.safetensors").read_bytes()
 
 
-def killed(folder: Path, step: int, wait_s: float, workers: int = 1, patience_s: float = 600) -> bool:
-    """Train in a process of its own and kill it ``wait_s`` after it has made ``step`` steps; False if it was done before."""
+def killed(folder: Path, step: int, wait_s: float, *size: int, patience_s: float = 600) -> bool:
+    """Train in a process of its own and kill it ``wait_s`` after it has made ``step`` steps; False if it was done before.
+
+    ``size``: workers, epochs and images, as of ``train``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     counted = folder / "steps"
     counted.write_bytes(b"")
-    child = subprocess.Popen([sys.executable, __file__, "--folder", str(folder), "--workers", str(workers)])
+    # equal to the bit needs as many threads: they decide the order of sums
+    threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, __file__, "--folder", str(folder), "--size", *map(str, size)]
+    child = subprocess.Popen(command, env=os.environ | threads)
     deadline = time.monotonic() + patience_s
     while counted.stat().st_size < step and child.poll() is None:
         if time.monotonic() > deadline:
@@ -72,9 +80,10 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of the process that is killed
+    parser.add_argument("--size", type=int, nargs="*", default=[], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.folder:
-        train(args.folder, args.workers[0])
+        train(args.folder, *args.size)
         return
     rng, rows = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory() as temporary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -130,10 +131,31 @@ class Note:
             file.write(f"{os.getpid()}\n")
 
 
-def test_what_workers_refuse_comes_back_as_it_is(ray, tiny, few_digits, tmp_path):
+def test_what_cannot_be_shared_out_is_refused(ray, tiny, few_digits, tmp_path):
     with pytest.raises(nas.BadInput, match="the last batch of an epoch has 1 of 256 images for 2 workers"):
         nas.train_supernet(
             tiny, few_digits, recipe=Recipe(epochs=1, batch_size=85), run_dir=tmp_path, workers=2, progress=False
         )
+    with pytest.raises(nas.BadInput, match="accumulate and workers both divide"):
+        nas.train_supernet(
+            tiny, few_digits, recipe=Recipe(epochs=1, accumulate=2), run_dir=tmp_path, workers=2, progress=False
+        )
     with pytest.raises(nas.BadInput, match=r"5 workers need 5 CPUs, the Ray cluster has 4"):
         nas.train_supernet(tiny, few_digits, epochs=1, run_dir=tmp_path, workers=5)
+
+
+def test_a_training_that_was_killed_twice_ends_as_an_unbroken_one(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "experiments")
+    from kill_and_resume import killed, train
+
+    (tmp_path / "unbroken").mkdir()
+    unbroken = train(tmp_path / "unbroken", 1, 4, 200)
+    rng = np.random.default_rng()  # another moment every time
+    for step in (2, 3):  # two steps an epoch: in the second epoch, and in the second of those after it
+        assert killed(tmp_path / "broken", step, rng.uniform(0, 0.05), 1, 4, 200)
+        assert not (tmp_path / "broken" / "training.csv").exists()
+    checkpoint = tmp_path / "broken" / "supernet.checkpoint.pt"
+    assert checkpoint.exists()
+    (tmp_path / "broken" / "steps").write_bytes(b"")
+    assert train(tmp_path / "broken", 1, 4, 200) == unbroken
+    assert 0 < (tmp_path / "broken" / "steps").stat().st_size < (tmp_path / "unbroken" / "steps").stat().st_size

@@ -29,7 +29,7 @@ from nas.training.folder import trained_in
 from nas.training.loop import Hook, fit
 from nas.training.names import OF_SUPERNET
 from nas.training.recipe import Recipe, precision_of, settled, stated, torch_device
-from nas.training.team import Team
+from nas.training.team import Team, check_shares
 from nas.training.weights import Checkpoint, Identity, load_weights
 from nas.training.workers import train_in_workers
 
@@ -78,6 +78,7 @@ def train_supernet(
         raise BadInput(
             "freeze is 'norms', but the subnets of a supernet have no batch-norm statistics of their own to keep"
         )
+    check_shares(recipe, len(data.train), workers)
     if isinstance(space, SpaceAround) and space.source.normalise not in (None, data.normalise):
         log.warning("%s was taught with pixels of another normalisation; pass data.normalised_as(network)", space.name)
     place = torch_device(device)

@@ -35,7 +35,7 @@ from nas.training.kept import Kept
 from nas.training.parameters import frozen, optimizer_of
 from nas.training.recipe import Recipe, precision_of, torch_device
 from nas.training.recompute import recomputed
-from nas.training.team import Team
+from nas.training.team import Team, check_shares
 from nas.training.weights import Checkpoint
 
 TrainingStep = Callable[[nn.Module, Tensor, Tensor, np.random.Generator], Tensor]
@@ -83,8 +83,11 @@ def fit(
     precision_of(device, recipe.precision)
     keep_freed_memory()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    shared: dict[str, int] = {} if team is None else team.checked(recipe, len(data.train))
-    batches = Batches(data, recipe, augment, size=size, seed=seed, device=device, **shared)
+    if team is not None:
+        check_shares(recipe, len(data.train), team.size)
+    batches = Batches(
+        data, recipe, augment, size=size, seed=seed, device=device, **({} if team is None else team.share)
+    )
     if evaluate is None and recipe.patience:
         evaluate = lambda epoch: {"accuracy": validation_accuracy(model, data)}  # noqa: E731
     if team is not None:

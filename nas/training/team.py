@@ -27,18 +27,9 @@ class Team:
     def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
 
-    def checked(self, recipe: Recipe, images: int) -> dict[str, int]:
-        """Whose share of the batches is made here, as ``Batches`` takes it.
-
-        Raises BadInput when they cannot be shared out: the last one of an epoch needs an image for each process.
-        """
-        last = images % recipe.batch_size or recipe.batch_size
-        if last < self.size:
-            raise BadInput(
-                f"the last batch of an epoch has {last} of {images} images for {self.size} workers; choose another batch_size"
-            )
-        if recipe.accumulate > 1:
-            raise BadInput("accumulate and workers both divide batches; with workers, leave accumulate at 1")
+    @property
+    def share(self) -> dict[str, int]:
+        """Whose share of the batches is made here, as ``Batches`` takes it."""
         return {"worker": self.rank, "workers": self.size}
 
     @contextmanager
@@ -81,6 +72,17 @@ class Team:
             return returned
 
         return called
+
+
+def check_shares(recipe: Recipe, images: int, workers: int) -> None:
+    """Raises BadInput when batches cannot be shared out: the last one of an epoch needs an image for each worker."""
+    last = images % recipe.batch_size or recipe.batch_size
+    if last < workers:
+        raise BadInput(
+            f"the last batch of an epoch has {last} of {images} images for {workers} workers; choose another batch_size"
+        )
+    if recipe.accumulate > 1 and workers > 1:
+        raise BadInput("accumulate and workers both divide batches; with workers, leave accumulate at 1")
 
 
 def _normalised(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ def _run(job: Any, device: torch.device, workers: int) -> bytes:
         warnings.simplefilter("ignore")  # Ray warns of its own deprecated settings
         from ray.train import RunConfig, ScalingConfig
         from ray.train.torch import TorchConfig, TorchTrainer
-        from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
+        from ray.train.v2.api.exceptions import TrainingFailedError
 
         done = ray.remote(num_cpus=0)(_Result).remote()
         trainer = TorchTrainer(
@@ -70,25 +70,30 @@ def _run(job: Any, device: torch.device, workers: int) -> bytes:
         )
         try:
             trainer.fit()
-        except WorkerGroupError as error:
-            raise _told(error.worker_failures) from None
         except TrainingFailedError as error:
-            raise NasError(f"training in {workers} workers failed: {first_line(error)}") from None
+            lost = NasError(f"training in {workers} workers failed: {first_line(error)}")
+            raise (ray.get(done.failure.remote()) or lost) from None
         result: bytes = ray.get(done.get.remote())
     return result
 
 
 class _Result:
-    """An actor that holds what the first process sends."""
+    """An actor that holds what the first process sends, or the failure that came first: those of the others follow from it."""
 
     def __init__(self) -> None:
-        self.value = b""
+        self.value, self.failed = b"", list[Exception]()
 
     def put(self, value: bytes) -> None:
         self.value = value
 
     def get(self) -> bytes:
         return self.value
+
+    def fail(self, failure: Exception) -> None:
+        self.failed.append(failure)
+
+    def failure(self) -> Exception | None:
+        return self.failed[0] if self.failed else None
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -98,7 +103,11 @@ def _worker(config: dict[str, Any]) -> None:
 
     model, train = ray.get(config["job"][0])
     team = Team()
-    rows = train(model, torch.device(config["device"] or get_device()), team)
+    try:
+        rows = train(model, torch.device(config["device"] or get_device()), team)
+    except Exception as failure:
+        ray.get(config["done"].fail.remote(failure))
+        raise
     if not team.rank:
         buffer = io.BytesIO()
         state = {name: tensor.cpu() for name, tensor in model.state_dict().items()}
@@ -112,10 +121,3 @@ def _check_room(workers: int, cuda: bool) -> None:
     for what in ("CPU", "GPU") if cuda else ("CPU",):
         if there.get(what, 0) < workers:
             raise BadInput(f"{workers} workers need {workers} {what}s, the Ray cluster has {there.get(what, 0):g}")
-
-
-def _told(failures: dict[int, Exception]) -> Exception:
-    """The failure that the others follow from: the first worker's, unless another was refused something."""
-    found = [getattr(failure, "cause", None) or failure for _, failure in sorted(failures.items())]
-    ours = [failure for failure in found if isinstance(failure, NasError)]
-    return ours[0] if ours else found[0] if found else NasError("a training worker was lost")
