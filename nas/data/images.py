@@ -133,6 +133,7 @@ class ImageData:
         digest.update(b"balance" if self.balance else b"")
         return digest.hexdigest()[:16]
 
+    @checked
     def normalised_as(self, network: Network) -> ImageData:
         """These images as ``network`` was taught to see them: by its ``normalise``; as they are where that is None.
 
@@ -140,6 +141,7 @@ class ImageData:
         """
         return self if network.normalise is None else replace(self, normalise=network.normalise)
 
+    @checked
     def epoch_rows(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The training images of an epoch in random order, ``(n,)``; with ``balance`` those of small classes repeatedly."""
         if not self.balance:
