@@ -1,5 +1,5 @@
 # The public names, each once: lazy_loader reads this file, and so do type checkers and editors.
-from . import runtimes as runtimes
+from . import layouts as layouts, runtimes as runtimes
 from .around import around as around
 from .compression.pipeline import compress as compress
 from .compression.step import Context as Context, Step as Step
@@ -64,5 +64,6 @@ from .sweeps.sweep import sweep as sweep
 from .tables.interpolate import estimate as estimate
 from .tables.table import LatencyTable as LatencyTable
 from .training.augment import Augment as Augment
+from .training.evaluate import balanced_accuracy as balanced_accuracy
 from .training.network import train_network as train_network
 from .training.recipe import Recipe as Recipe

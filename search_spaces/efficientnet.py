@@ -40,6 +40,7 @@ class EfficientNet:
             stem=32,
             hidden=1280,
             squeeze=lambda before, mid: before // 4,
+            squeeze_act=lambda act: act,
             head_width=lambda width: 1.0,
         )
         stage = partial(Stage, kernels=(3, 5), acts=ACTS, se=SE)

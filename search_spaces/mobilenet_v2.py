@@ -34,7 +34,10 @@ class MobileNetV2:
         family = Family(resolutions=(64, 80, 96), widths=(0.5, 0.75, 1.0), stem=16, first=16, hidden=576, features=768)
         stage = partial(Stage, depths=(1, 2, 3), kernels=(3, 5), expansions=(3, 6), acts=("relu6",))
         stages = [stage(channels=c, stride=s) for c, s in ((24, 2), (40, 2), (80, 2), (112, 1), (160, 2))]
-        return build_space("mobilenet_v2_photos", family, stages, classes=classes, in_channels=in_channels)
+        members = mobilenet_v2(family, stages)
+        return build_space(
+            "mobilenet_v2_photos", family, stages, classes=classes, in_channels=in_channels, members=members
+        )
 
     @staticmethod
     @checked

@@ -39,8 +39,8 @@ class Family:
 
     ``first``: channels of a depthwise-separable block after the stem, 0 for none. ``squeeze``: squeeze channels from
     the block's (input, expanded) channels. ``features``: see ``Head``; it does not scale with width. ``stem_act``:
-    activation of the stem where it is not that of the first stage. ``head_width``: by what ``hidden`` is multiplied at
-    the network's width.
+    activation of the stem where it is not that of the first stage. ``squeeze_act``: activation of the squeeze channels
+    from that of the block. ``head_width``: by what ``hidden`` is multiplied at the network's width.
     """
 
     resolutions: tuple[int, ...]
@@ -52,6 +52,7 @@ class Family:
     hidden: int
     features: int = 0
     squeeze: Callable[[int, int], int] = lambda before, mid: 0
+    squeeze_act: Callable[[str], str] = lambda act: "relu"
     head_width: Callable[[float], float] = lambda width: width
 
 
@@ -199,6 +200,7 @@ class _Place:
             kernel=kernel,
             stride=stride,
             se=self.family.squeeze(before, mid) if se else 0,
+            se_act=self.family.squeeze_act(act) if se else "relu",
             act=act,
             residual=stride == 1 and before == after,
         )

@@ -504,6 +504,9 @@ WITH = {
     "accelerator": ["--runtime", "ethos-u", "--precision", "int8"],
     "test_data": ["--data", "images"],
     "size": ["--data", "images"],
+    "groups": ["--data", "images"],
+    "cache": ["--data", "images"],
+    "fit": ["--data", "images"],
     "choose": [],
     "board": [],
 }
@@ -531,6 +534,7 @@ MORE = {
     "run": ["file", "folder", "no such thing"],
     "vela_config": ["file", "folder", "no such thing"],
     "data": ["file", "folder"],
+    "groups": ["(", "*"],
     "test_data": ["file"],
     "remote": ["-oProxyCommand=x", "a b", "user@"],
     "ssh_option": ["StrictHostKeyChecking=no", "x", "=", "Port"],

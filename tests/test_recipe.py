@@ -6,23 +6,26 @@ import copy
 import dataclasses
 import functools
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 from conftest import lively
+from PIL import Image, ImageEnhance, ImageOps
 from torch import nn
 from torch.nn import functional as F
 
 import nas
-from nas.errors import BadInput
+from nas.errors import BadInput, MissingPackage
 from nas.modules import Network
 from nas.training import recipe as recipes
-from nas.training.augment import Augment
+from nas.training.augment import Augment, changed, drawn_changes
 from nas.training.batches import Batches
 from nas.training.evaluate import accuracy
 from nas.training.loop import fit, supervised
 from nas.training.mixing import drawn_mix, mixed
+from nas.training.policy import OPERATIONS, by_policy, drawn_policy
 from nas.training.recipe import Recipe, function_name, precision_of, stated
 
 
@@ -515,3 +518,109 @@ def test_trainings_of_a_network_that_cannot_be_are_refused(few_digits, tmp_path,
         nas.train_network(network, few_digits, run_dir=tmp_path / "run", **settings)
     assert "\n" not in str(refused.value)
     assert not list(tmp_path.iterdir())
+
+
+# ---- crops and operations ------------------------------------------------------------------------------------------
+
+
+def where_from(augment, n=400, size=24, stored=48):
+    """The pixels of the stored image that the first and last output pixels are taken from, ``(n, 2, 2)``: corner, (x, y)."""
+    line = torch.arange(stored, dtype=torch.float32)
+    changes = drawn_changes(augment, n, size, torch.Generator().manual_seed(0))
+    x = changed((line.expand(n, 1, stored, stored) * 5).to(torch.uint8), changes, size)[:, 0] * 51
+    y = changed((line[:, None].expand(n, 1, stored, stored) * 5).to(torch.uint8), changes, size)[:, 0] * 51
+    return torch.stack([torch.stack([v[:, 1, 1], v[:, -2, -2]], 1) for v in (x, y)], 2), size, stored
+
+
+def test_crops_are_rectangles_of_the_image_of_the_asked_areas_and_aspects():
+    corners, size, stored = where_from(Augment(degrees=0, scale=0, shift=0, crop=0.25))
+    sides = (corners[:, 1] - corners[:, 0]) / (size - 3) * size / stored  # as fractions of the image
+    areas, aspects = sides.prod(1), sides[:, 0] / sides[:, 1]
+    assert 0.22 < areas.min() < 0.3
+    assert 0.9 < areas.max() < 1.03
+    assert 0.55 < areas.mean() < 0.68
+    assert 0.72 < aspects.min() < 0.78 < 1.28 < aspects.max() < 1.38
+    middles = corners.mean(1) / (stored - 1)
+    assert 0.2 < middles.min() < 0.35 < 0.65 < middles.max() < 0.8
+    assert corners.min() >= 0
+    assert corners.max() <= stored - 1
+
+
+def test_a_crop_is_the_resized_part_of_the_image():
+    """Against slicing and resizing, for a crop whose edges are pixels'."""
+    images = torch.randint(0, 256, (1, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    augment = Augment(degrees=0, scale=0, shift=0, crop=0.2)
+    changes = drawn_changes(augment, 1, 20, torch.Generator())
+    theta = torch.tensor([[[0.5, 0.0, 10 / 20 - 0.5 + 0.1], [0.0, 0.5, -0.3]]])  # x from 12 to 32, y from 4 to 24
+    seen = changed(images, dataclasses.replace(changes, theta=theta), 20)
+    torch.testing.assert_close(seen, images[:, :, 4:24, 12:32].float() / 255, atol=1e-4, rtol=0)
+
+
+def test_photographs_are_cropped_and_small_images_are_not(few_digits, digits):
+    def of(size):
+        splits = {
+            name: nas.Split(images=np.random.default_rng(i).integers(0, 256, (4, 3, size, size), dtype=np.uint8), labels=np.arange(4) % 2)
+            for i, name in enumerate(("train", "val", "test"))
+        }  # fmt: skip
+        return nas.ImageData(name="x", classes=("a", "b"), **splits)
+
+    assert Augment.suited_to(of(64)) == Augment(degrees=0, scale=0, shift=0, flip=True, crop=0.35)
+    assert Augment.suited_to(of(63)) == Augment(flip=True, cutout=0.25)
+    assert Augment.suited_to(few_digits) == Augment()
+    assert stated(Augment()) == {"degrees": 10.0, "scale": 0.1, "shift": 0.1, "flip": False, "cutout": 0.0}
+
+
+def pillow(image, operation, s):
+    """The same by Pillow, on ``image (3, h, w)`` of whole 256ths."""
+    picture = Image.fromarray((image * 255).round().byte().permute(1, 2, 0).numpy())
+    done = {
+        "nothing": lambda p: p,
+        "brightness": ImageEnhance.Brightness(picture).enhance(1 + 0.9 * s),
+        "contrast": ImageEnhance.Contrast(picture).enhance(1 + 0.9 * s),
+        "colour": ImageEnhance.Color(picture).enhance(1 + 0.9 * s),
+        "posterize": ImageOps.posterize(picture, 8 - round(4 * abs(s))),
+        "solarize": ImageOps.solarize(picture, math.ceil(255 * (1 - abs(s)) - 1e-4)),
+        "autocontrast": ImageOps.autocontrast(picture),
+    }[operation]
+    return torch.from_numpy(np.asarray(done).copy()).permute(2, 0, 1) / 255
+
+
+@pytest.mark.parametrize("operation", ["brightness", "contrast", "colour", "posterize", "solarize", "autocontrast"])
+def test_operations_are_those_of_pillow(operation):
+    number, generator = list(OPERATIONS).index(operation), torch.Generator().manual_seed(0)
+    images = (torch.rand(4, 3, 16, 16, generator=generator) * 200 + 20).round() / 255
+    strengths = torch.tensor([0.3, -0.3, 0.9, -0.6])
+    drawn = torch.stack([torch.full((4,), float(number)), strengths], 1)[:, None]
+    seen = by_policy(images, drawn)
+    for image, s, wanted in zip(seen, strengths.tolist(), images, strict=True):
+        torch.testing.assert_close(image, pillow(wanted, operation, s), atol=2.5 / 255, rtol=0)
+    assert (seen - images).abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_operation_changes_images_one_by_one(operation, channels):
+    number, generator = list(OPERATIONS).index(operation), torch.Generator().manual_seed(0)
+    images = torch.rand(6, channels, 16, 16, generator=generator) * 0.8 + 0.1
+    drawn = torch.tensor([[[float(number), s]] for s in (0.5, -0.5, 0.1, 0.9, -0.2, 0.7)])
+    seen = by_policy(images, drawn)
+    assert seen.shape == images.shape
+    assert 0 <= seen.min() <= seen.max() <= 1
+    for i in range(6):
+        torch.testing.assert_close(by_policy(images[i : i + 1], drawn[i : i + 1])[0], seen[i])
+    unchanged = operation == "nothing" or (operation == "colour" and channels == 1)
+    assert torch.equal(seen, images) == unchanged
+
+
+def test_a_policy_draws_every_operation_with_its_strength_either_way():
+    drawn = drawn_policy(2000, 3, 0.4, torch.Generator().manual_seed(0))
+    assert sorted(drawn[..., 0].unique().tolist()) == list(range(len(OPERATIONS)))
+    assert sorted(drawn[..., 1].unique().tolist()) == pytest.approx([-0.4, 0.4])
+    assert 0.45 < (drawn[..., 1] > 0).float().mean() < 0.55
+
+
+def test_operations_without_kornia_are_one_line(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    Augment(crop=0.5)
+    with pytest.raises(MissingPackage, match=r"kornia is not installed; .* pip install 'nas\[augment\]'"):
+        Augment(operations=2)

@@ -19,9 +19,12 @@ import pandas as pd
 import pytest
 import small_run
 import torch
+from conftest import lively
+from safetensors import safe_open
 
 import nas
-from nas.cli import app
+from nas.blocks import Head, Stem
+from nas.cli import app, names as cli_names
 from nas.cli.app import main
 from nas.compression.int8_network import OnnxNetwork
 from nas.data.splits import Split
@@ -34,6 +37,7 @@ from nas.runs.folder import new_run, reopen
 from nas.runs.settings import SETTINGS_OF
 from nas.tables.names import table_stem
 from nas.training.evaluate import accuracy
+from nas.training.weights import save_weights
 from search_spaces import EfficientNet
 
 ROOT = Path(__file__).parents[1]
@@ -249,7 +253,7 @@ def test_a_finished_run_does_nothing_again(copy, monkeypatch):
     assert len(table) == 4
     with pytest.raises(nas.BadInput, match=r"already holds a run; pass resume \(--resume\)"):
         small_run.run(copy, resume=False)
-    with pytest.raises(nas.BadInput, match=r"was started with lr = 0.1, now it is 0.2;"):
+    with pytest.raises(nas.BadInput, match=r"was started with lr = None, now it is 0.2;"):
         small_run.run(copy, lr=0.2)
 
 
@@ -322,7 +326,7 @@ def test_resume_reads_the_folders_own_settings_and_says_what_may_no_longer_chang
     assert new_run(small_run.space, small_run.images, run_dir=copy, resume=True).settings == small_run.SETTINGS
     assert new_run(small_run.space, small_run.images, run_dir=copy / "new", resume=True).settings == nas.Settings()
     for change, late in (
-        ({"epochs": 9, "lr": 0.2}, "started with epochs = 3, now it is 9, and with lr = 0.1, now it is 0.2;"),
+        ({"epochs": 9, "lr": 0.2}, "started with epochs = 3, now it is 9, and with lr = None, now it is 0.2;"),
         ({"epochs": 2}, "epochs = 3, now it is 2"),
         ({"seed": 1}, "seed = 0, now it is 1"),
         ({"threads": 2}, "threads = 1, now it is 2"),
@@ -1056,3 +1060,76 @@ def test_litert_export(finished, tmp_path):
         c, h, w = network.input_shape
         assert given["shape"].tolist() == [1, h, w, c]
         assert given["dtype"] == dtype
+
+
+# ---- from a network that is there already ---------------------------------------------------------------------------
+
+
+def taught(*, size: int = 8, classes: int = 10) -> nas.Network:
+    """A network of odd widths, as pruned ones are, that sees pixels in its own way."""
+    stem = Stem(in_ch=1, out_ch=37, size=size)
+    network = nas.Network([stem, Head(in_ch=37, hidden=24, out_ch=classes, size=stem.out_size)])
+    lively(network)
+    network.normalise = ((0.25,), (0.5,))
+    return network
+
+
+def test_a_run_goes_on_around_a_candidate_of_another(tmp_path, capsys):
+    """Its images are normalised as that candidate's were, and another process makes all of it again."""
+    network, source = taught(), tmp_path / "c01p"
+    step = artefacts.StepRecord(step="recover", precision="fp32", accuracy=0.5, macs=1, params=1, size_bytes=1)
+    made_from = artefacts.MadeFrom(genes=(0,), finetune_epochs=1, qat_epochs=1, prune=0.5, seed=0)
+    candidate = artefacts.Candidate(
+        id="c01p", architecture="", made_from=made_from, input_shape=network.input_shape, pruned=0.5,
+        fp32_step="recover", blocks=tuple(b.key for b in network.describe()), steps=(step,),
+        normalise=network.normalise,
+    )  # fmt: skip
+    artefacts.write_record(source / artefacts.SUMMARY, candidate)
+    save_weights(source / artefacts.WEIGHTS, network, {})
+    folder = tmp_path / "next"
+    assert main(["train", "--run-dir", str(folder), "--around", str(source), "--epochs", "1"]) == 0
+    run = reopen(folder)
+    assert run.data.mean.tolist() == [0.25]
+    assert run.space.fingerprint == nas.around(network, name="around_c01p").fingerprint
+    largest = nas.Supernet(run.space).eval()
+    x = torch.randn(3, *network.input_shape)
+    with torch.no_grad():
+        torch.testing.assert_close(largest(x), network.eval()(x), atol=1e-4, rtol=1e-4)
+    capsys.readouterr()
+    assert main(["train", "--run-dir", str(folder), "--around", f"{source}2", "--resume"]) == 2
+    assert f"was made with around {source}, not {source}2" in capsys.readouterr().err
+    assert cli_names.space(around=str(source), classes=3).classes == 3
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--space", "resnet.cifar", "--around", "x"], "space and around both say what is searched; give one of them"),
+        (["--pretrained", "x", "--around", "x"], "pretrained and around both say what is searched; give one of them"),
+        (["--around", "nowhere"], "nowhere"),
+        (["--pretrained", "nowhere"], "no pretrained network and no file 'nowhere'; networks: efficientnet_lite0"),
+    ],
+)
+def test_a_start_that_is_not_there_is_one_line(tmp_path, capsys, flags, told):
+    folder = tmp_path / "run"
+    assert main(["train", "--run-dir", str(folder), *flags]) == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_a_run_around_a_pretrained_network_has_its_pixels_and_its_normalisation(tmp_path, monkeypatch):
+    """With a made-up network instead of a published one."""
+
+    def pretrained(source, *, classes=None, size=None):
+        return taught(classes=classes or 1000, size=size or 24)
+
+    monkeypatch.setattr("nas.layouts.pretrained", pretrained)
+    assert main(["train", "--run-dir", str(tmp_path), "--pretrained", "made_up", "--epochs", "1"]) == 0
+    run = reopen(tmp_path)
+    assert (run.space.name, run.space.classes) == ("around_made_up", 10)
+    assert max(run.space.choices[0].values) == run.data.size == 8
+    assert run.data.std.tolist() == [0.5]
+    with safe_open(tmp_path / "supernet.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["identity"])["lr"] == 0.04  # from scratch it is more

@@ -30,6 +30,7 @@ from nas.training.augment import Augment
 from nas.training.evaluate import validation_accuracy
 from nas.training.loop import fit, supervised
 from nas.training.recipe import Recipe
+from nas.training.weights import Checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -176,12 +177,38 @@ def test_a_killed_decode_leaves_nothing_half_and_another_process_is_waited_for(p
     assert sorted(p.suffix for p in tmp_path.iterdir()) == [".npz", ".u8"]
 
 
-def trained(data: ImageData) -> tuple[list[float], list[torch.Tensor], float]:
+def trained(data: ImageData, checkpoint=None, on_step=None) -> tuple[list[float], list[torch.Tensor], float]:
     torch.manual_seed(0)
     network = Network([Stem(in_ch=3, out_ch=8, size=12), Head(in_ch=8, hidden=8, out_ch=3, size=6)])
     recipe = Recipe(epochs=2, batch_size=16)
-    rows = fit(network, data, recipe, supervised(recipe), size=12, augment=Augment(), progress=False)
+    kept = {"checkpoint": checkpoint, "on_step": on_step, "augment": Augment(), "progress": False}
+    rows = fit(network, data, recipe, supervised(recipe), size=12, **kept)
     return list(rows["loss"]), list(network.state_dict().values()), validation_accuracy(network, data)
+
+
+def train_until_killed(photos: str, folder: str) -> None:
+    """Of another process: from the cache, killed in the second epoch."""
+
+    def kill(step):
+        if step["epoch"] == 2 and step["step"] % 5 == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    identity = {"data": (data := loaded(Path(photos), "cache", Path(folder))).fingerprint}
+    trained(data, Checkpoint(path=Path(folder) / "checkpoint.pt", identity=identity), kill)
+
+
+def test_a_training_from_the_cache_that_was_killed_goes_on_to_the_bit(photos, tmp_path):
+    call = f"import test_stored; test_stored.train_until_killed({str(photos)!r}, {str(tmp_path)!r})"
+    process = subprocess.run([sys.executable, "-c", call], cwd=Path(__file__).parent, check=False)
+    assert process.returncode == -signal.SIGKILL
+    data = loaded(photos, "cache", tmp_path)
+    checkpoint = Checkpoint(path=tmp_path / "checkpoint.pt", identity={"data": data.fingerprint}, resume=True)
+    steps = []
+    losses, weights, accuracy = trained(data, checkpoint, lambda step: steps.append(step["epoch"]))
+    assert set(steps) == {2}
+    unbroken = trained(loaded(photos, "memory", tmp_path))
+    assert (losses, accuracy) == (unbroken[0], unbroken[2])
+    assert all(torch.equal(a, b) for a, b in zip(weights, unbroken[1], strict=True))
 
 
 @pytest.mark.parametrize("balance", [False, True])

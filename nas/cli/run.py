@@ -18,6 +18,9 @@ from nas.runs.settings import SETTINGS_OF, Settings
 if TYPE_CHECKING:
     from nas.runs.folder import Run
 
+_OF_SPACE = ("space", "pretrained", "around")
+"""What a run's command line says of its space; the rest is said by its images."""
+
 
 def add_quickstart(sub: argparse.ArgumentParser) -> None:
     _add_folder(sub, "runs/quickstart")
@@ -68,8 +71,9 @@ def _add_folder(sub: argparse.ArgumentParser, *default: str) -> None:
 
 
 def _add_inputs(sub: argparse.ArgumentParser) -> None:
-    add_flags(sub, names.images, *(name for name in parameters(names.images) if name != "seed"))
-    add_flags(sub, names.space, "space")
+    more = (*_OF_SPACE, "seed")
+    add_flags(sub, names.images, *(name for name in parameters(names.images) if name not in more))
+    add_flags(sub, names.space, *_OF_SPACE)
 
 
 def run_quickstart(args: argparse.Namespace) -> None:
@@ -156,13 +160,18 @@ def _new(args: argparse.Namespace) -> Run:
     from nas.runs.folder import new_run
 
     settings = Settings(**given(args, Settings))
-    names.space(**given(args, names.space, "space"))  # a wrong name is refused before images are read
     of_data, of_space = _all(args, names.images) | {"seed": settings.seed}, _all(args, names.space)
-    if of_data["data"] != names.DIGITS:
-        fit = names.suited(of_data["data"], getattr(args, "space", None), of_data["size"], of_data["channels"])
-        of_space["space"], of_data["size"], of_data["channels"] = fit
+    chosen = {name: of_space[name] for name in _OF_SPACE}
+    if names.network(**chosen) is None:
+        names.space(**chosen)  # a wrong name is refused before images are read
+        if of_data["data"] == names.DIGITS:
+            of_space["space"] = of_space["space"] or names.SPACE
+        else:
+            fit = names.suited(of_data["data"], of_space["space"], of_data["size"], of_data["channels"])
+            of_space["space"], of_data["size"], of_data["channels"] = fit
     images = names.images(**of_data)
-    of_space |= {"classes": len(images.classes), "channels": images.channels}
+    sizes = {"classes": len(images.classes), "channels": images.channels}
+    of_space |= sizes | {"size": images.size if of_space["pretrained"] else None}
     return new_run(
         names.space(**of_space),
         images,
@@ -186,7 +195,7 @@ def _reopened(args: argparse.Namespace) -> Run:
     return reopen(
         args.run_dir,
         given(args, Settings),
-        space=given(args, names.space, "space"),
+        space=given(args, names.space, *_OF_SPACE),
         data=given(args, names.images),
         resume="resume" in args,
         command=args.command_line,

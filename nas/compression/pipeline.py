@@ -6,6 +6,7 @@ flatter. Accuracy is ``nas.training.evaluate.validation_accuracy``.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import tempfile
@@ -19,7 +20,7 @@ import pandas as pd
 from torch import nn
 
 from nas.blocks import Block
-from nas.checks import Seed, checked, shown
+from nas.checks import Seed, Text, checked, shown
 from nas.compression.step import Context, Deployed, Step
 from nas.data.images import ImageData
 from nas.errors import BadInput
@@ -27,7 +28,9 @@ from nas.modules import Network
 from nas.runtimes import Runtime
 from nas.tables.interpolate import PRUNED, estimate
 from nas.tables.table import LatencyTable
+from nas.training.augment import Augmentation
 from nas.training.evaluate import device_of, validation_accuracy
+from nas.training.recipe import torch_device
 
 TIMED_RUNS = 200
 """Runs that a recorded latency is the median of."""
@@ -77,16 +80,19 @@ def compress(
     *,
     runtime: Runtime | Iterable[Runtime] = (),
     teacher: nn.Module | None = None,
+    augment: Augmentation | None = None,
     seed: Seed = 0,
+    device: Text | None = None,
     on_step: Callable[[dict[str, Any]], object] | None = None,
     on_epoch: Callable[[dict[str, float]], object] | None = None,
     progress: bool | None = None,
 ) -> Compressed:
-    """Apply ``steps`` to ``network`` in order, where it lies (CPU or GPU); measure before the first and after each.
+    """Apply ``steps`` to ``network`` in order, on ``device`` (None: where it lies); measure before the first and after each.
 
     ``tables`` and ``runtime``: one or several; the one of the network's current precision ("fp32", "int8") predicts
-    and times it, and where there is none the record says None. ``teacher``: usually the largest subnet. ``on_step``
-    gets each record as a dict, ``on_epoch`` the rows of the trainings inside steps.
+    and times it, and where there is none the record says None. ``teacher``: usually the largest subnet. ``augment``:
+    of the trainings inside steps; None is what suits the images. ``on_step`` gets each record as a dict, ``on_epoch`` the
+    rows of the trainings inside steps.
     Raises BadInput when two steps have the same name, something is no step, or a step follows quantization.
     """
     for step in steps:
@@ -98,9 +104,16 @@ def compress(
         raise BadInput(f"two compression steps have the same name: {names}")
     by_precision = {t.device.precision: t for t in _several(tables)}
     runtimes = {r.device.precision: r for r in _several(runtime)}
-    device = str(device_of(network))
-    context = Context(data=data, teacher=teacher, seed=seed, device=device, on_epoch=on_epoch, progress=progress)
-    now: nn.Module = network
+    now: nn.Module = network if device is None else copy.deepcopy(network).to(torch_device(device))
+    context = Context(
+        data=data,
+        teacher=teacher,
+        augment=augment,
+        seed=seed,
+        device=device or str(device_of(network)),
+        on_epoch=on_epoch,
+        progress=progress,
+    )
     stages: dict[str, nn.Module] = {}
     records: list[Record] = []
     for applied in (None, *steps):

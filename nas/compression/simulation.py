@@ -67,8 +67,10 @@ class _ActivationRange:
 
     def __call__(self, x: Tensor) -> Tensor:
         low, high = x.detach().amin().clamp_max(0), x.detach().amax().clamp_min(0)
-        self.low = low if self.low is None else torch.lerp(self.low, low, 0.05)
-        self.high = high if self.high is None else torch.lerp(self.high, high, 0.05)
+        if self.low is None or self.high is None:
+            self.low, self.high = low, high
+        elif torch.is_grad_enabled():  # what is only evaluated leaves no trace
+            self.low, self.high = torch.lerp(self.low, low, 0.05), torch.lerp(self.high, high, 0.05)
         scale = ((self.high - self.low) / 255).clamp_min(1e-8)
         zero = (-self.low / scale).round().clamp(0, 255).to(torch.int32)
         return torch.fake_quantize_per_tensor_affine(x, scale, zero, 0, 255)

@@ -132,7 +132,7 @@ def uneven(train: Split, classes: Sequence[str], times: int = 3) -> list[str]:
         return []
     return [
         f"classes are uneven, from {counts[least]:,} training images ({classes[least]}) to {counts[most]:,} "
-        f"({classes[most]}): balance (--balance) trains on them equally often, and accuracy speaks for the large ones"
+        f"({classes[most]}): balance (--balance) trains on them equally often; see nas.balanced_accuracy"
     ]
 
 

@@ -49,7 +49,7 @@ def pretrained(
         torch.manual_seed(seed)
         file = File(path=str(path or source), tensors=tensors, layout=chosen.full_name)
         network = read(file, chosen, size or chosen.size)
-        return network if classes is None else _with_classes(network, classes)
+    return network if classes is None else with_classes(network, classes, seed=seed)
 
 
 def names() -> tuple[str, ...]:
@@ -57,9 +57,13 @@ def names() -> tuple[str, ...]:
     return tuple(layout.full_name for layout in LAYOUTS)
 
 
-def _with_classes(network: Network, classes: int) -> Network:
+@checked
+def with_classes(network: Network, classes: Channels, *, seed: Seed = 0) -> Network:
+    """The network with an untaught classifier of so many classes, drawn from ``seed``; in eval mode."""
     *body, head = network.describe()
-    changed = Network([*body, replace(head, out_ch=classes)])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        changed = Network([*body, replace(head, out_ch=classes)])
     last = f"{len(body)}.classify."
     state = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(last)}
     changed.load_state_dict(changed.state_dict() | state)

@@ -166,6 +166,7 @@ class Candidate:
     """``candidates/<id>/summary.json``: a network of the front that was cut out, compressed and exported.
 
     ``blocks``: keys. ``fp32_step``: the step whose network is the exported float one; the last step's is the int8 one.
+    ``normalise``: mean and standard deviation per channel of pixels in [0, 1] that it was taught with; None: not noted.
     """
 
     id: str
@@ -176,6 +177,7 @@ class Candidate:
     fp32_step: str
     blocks: tuple[str, ...]
     steps: Annotated[tuple[StepRecord, ...], Meta(min_length=1)]
+    normalise: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __post_init__(self) -> None:
         file_name(self.id, "the id of a candidate")

@@ -108,7 +108,7 @@ def compress_stage(run: Run) -> list[Candidate]:
     if missing_candidates(run):
         (run.folder / artefacts.FINAL_TABLE).unlink(missing_ok=True)  # of other candidates
         supernet = load_trained(run)
-        teacher = calibrated(supernet, supernet.largest, run.data).to("cpu")
+        teacher = calibrated(supernet, supernet.largest, run.data)
         while todo := missing_candidates(run):  # a failure takes those that start from it off the list
             candidate = _tried(run, todo[0], supernet, teacher)
             if candidate is not None:
@@ -139,7 +139,7 @@ def deployed(run: Run) -> list[Candidate]:
 def _tried(run: Run, one: Todo, supernet: Supernet, teacher: nn.Module) -> Candidate | None:
     """A candidate, or None and a record of why there is none."""
     try:
-        candidate = _deploy(run, one, calibrated(supernet, one.arch, run.data).to("cpu"), teacher)
+        candidate = _deploy(run, one, calibrated(supernet, one.arch, run.data), teacher)
     except NOT_ITS_OWN:
         raise
     except Exception as error:
@@ -175,8 +175,10 @@ def spread_over_front(front: Archs, n: int) -> Archs:
 
 def load_candidate(folder: Path) -> Network:
     """The float network of a candidate. Raises BadInput when the folder holds none."""
-    network = Network(from_key(key) for key in artefacts.read_candidate(folder).blocks)
+    candidate = artefacts.read_candidate(folder)
+    network = Network(from_key(key) for key in candidate.blocks)
     load_weights(folder / artefacts.WEIGHTS, network, {})
+    network.normalise = candidate.normalise
     return network.eval()
 
 
@@ -212,6 +214,7 @@ def _deploy(run: Run, one: Todo, network: nn.Module, teacher: nn.Module) -> Cand
         runtime=[r for r in runtimes_of(run.settings).values() if reads_onnx(r)],
         teacher=teacher,
         seed=run.settings.seed,
+        device=run.settings.device,
         progress=run.progress,
     )
     return _write(run, one, variant, result, earlier)
@@ -236,6 +239,7 @@ def _write(run: Run, one: Todo, variant: Variant, result: Compressed, earlier: t
         fp32_step=float_step,
         blocks=tuple(b.key for b in network.describe()),
         steps=earlier + (records[1:] if earlier else records),
+        normalise=(tuple(map(float, run.data.mean)), tuple(map(float, run.data.std))),
     )
     artefacts.write_record(folder / artefacts.SUMMARY, candidate)
     return candidate

@@ -90,9 +90,10 @@ def _imported(name: str) -> Any:
 
 def _returns(function: Any, kind: type) -> bool:
     try:
-        return typing.get_type_hints(function).get("return") is kind
+        found = typing.get_type_hints(function).get("return")
     except (TypeError, NameError):
         return False
+    return isinstance(found, type) and issubclass(found, kind)
 
 
 def _of_kind(made: Any, kind: type[T], what: str) -> T:

@@ -17,8 +17,8 @@ from torch import Tensor
 from nas.data.feed import feed
 from nas.data.images import ImageData
 from nas.data.inputs import normalised
-from nas.training.augment import Augment, Augmentation, changed, drawn_changes, own_change
-from nas.training.mixing import drawn_mix, mixed
+from nas.training.augment import Augment, Augmentation, Changes, changed, drawn_changes, own_change
+from nas.training.mixing import Mix, drawn_mix, mixed
 from nas.training.recipe import Recipe
 
 
@@ -32,6 +32,21 @@ class Batch:
     images: Tensor
     labels: Tensor
     rng: np.random.Generator
+    of: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    """A batch before its images are read: the ``rows`` of the data that it needs, and all that was drawn for it.
+
+    ``own``, ``other``: positions in ``rows`` of the images that are made, and of their partners.
+    """
+
+    rows: Tensor
+    own: Tensor
+    other: Tensor | None
+    changes: Changes | None
+    mix: Mix | None
     of: int
 
 
@@ -54,8 +69,6 @@ class Batches:
         self.size, self.seed, self.device = size, seed, device
         self.worker, self.workers = worker, workers
         self._feed = feed(data.train, device)
-        # images are mixed with any other of the batch, and a function of one's own is shown whole batches
-        self._reads_all = bool(recipe.mixup or recipe.cutmix) or not (augment is None or isinstance(augment, Augment))
         self._labels = torch.from_numpy(data.train.labels).to(device)
 
     def __len__(self) -> int:
@@ -65,34 +78,44 @@ class Batches:
         """The batches of an epoch (counted from 0), in the order of ``ImageData.epoch_rows``."""
         rng = np.random.default_rng([self.seed, epoch])
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
-        batches = torch.from_numpy(self.data.epoch_rows(rng)).to(self.device).split(self.recipe.batch_size)
-        read = batches if self._reads_all else [chosen[self._share(len(chosen))] for chosen in batches]
-        for chosen, images in zip(batches, self._feed(read), strict=True):
-            yield self._batch(chosen, images, generator, rng)
+        order = torch.from_numpy(self.data.epoch_rows(rng)).to(self.device)
+        mixing = np.random.default_rng([self.seed, epoch, 1])
+        plans = [self._planned(chosen, generator, mixing) for chosen in order.split(self.recipe.batch_size)]
+        for plan, images in zip(plans, self._feed([plan.rows for plan in plans]), strict=True):
+            yield self._made(plan, images, generator, rng)
 
-    def _share(self, n: int) -> NDArray[np.int64]:
-        """This worker's rows of a batch of ``n``."""
-        return np.array_split(np.arange(n), self.workers)[self.worker]
-
-    def _batch(self, chosen: Tensor, stored: Tensor, generator: torch.Generator, rng: np.random.Generator) -> Batch:
-        n, labels = len(chosen), self._labels[chosen]
-        augment = self.augment
-        draws = drawn_changes(augment, n, self.size, generator) if isinstance(augment, Augment) else None
+    def _planned(self, chosen: Tensor, generator: torch.Generator, rng: np.random.Generator) -> _Plan:
+        n, augment = len(chosen), self.augment
+        changes = drawn_changes(augment, n, self.size, generator) if isinstance(augment, Augment) else None
         mix = drawn_mix(self.recipe, n, rng)
-        mine = self._share(n)
-        rows = torch.from_numpy(mine if mix is None else np.union1d(mine, mix.partner[mine])).to(self.device)
-        if augment is not None and not isinstance(augment, Augment):
-            images = own_change(augment, stored, self.size, generator)[rows]
-        else:
-            images = changed(
-                stored[rows] if self._reads_all else stored, None if draws is None else draws.rows(rows), self.size
-            )
-        images = normalised(images, self.data)
-        if mix is None:
-            return Batch(images=images, labels=labels[rows], rng=rng, of=n)
-        own, other = (torch.searchsorted(rows, torch.from_numpy(p).to(self.device)) for p in (mine, mix.partner[mine]))
-        classes = len(self.data.classes)
-        images, shares = mixed(
-            images[own], images[other], labels[rows[own]], labels[rows[other]], classes, mix.rows(mine)
+        mine = np.array_split(np.arange(n), self.workers)[self.worker]
+        partners = None if mix is None else mix.partner[mine]
+        needed = mine if partners is None else np.union1d(mine, partners)
+        if augment is not None and changes is None:  # one's own may look at the whole batch
+            needed = np.arange(n)
+        there = torch.from_numpy(needed).to(self.device)
+        return _Plan(
+            rows=chosen[there],
+            own=self._positions(mine, needed),
+            other=None if partners is None else self._positions(partners, needed),
+            changes=None if changes is None else changes.rows(there),
+            mix=None if mix is None else mix.rows(mine),
+            of=n,
         )
-        return Batch(images=images, labels=shares, rng=rng, of=n)
+
+    def _positions(self, wanted: NDArray[np.int64], needed: NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(np.searchsorted(needed, wanted)).to(self.device)
+
+    def _made(self, plan: _Plan, images: Tensor, generator: torch.Generator, rng: np.random.Generator) -> Batch:
+        augment, labels = self.augment, self._labels[plan.rows]
+        if augment is None or isinstance(augment, Augment):
+            x = changed(images, plan.changes, self.size)
+        else:
+            x = own_change(augment, images, self.size, generator)
+        x = normalised(x, self.data)
+        if plan.mix is not None and plan.other is not None:
+            own, other = plan.own, plan.other
+            x, labels = mixed(x[own], x[other], labels[own], labels[other], len(self.data.classes), plan.mix)
+        elif len(plan.own) < len(labels):
+            x, labels = x[plan.own], labels[plan.own]
+        return Batch(images=x, labels=labels, rng=rng, of=plan.of)
