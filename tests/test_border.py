@@ -903,7 +903,8 @@ def test_a_damaged_file_is_one_line(name, with_files):
                     was = _at(document, place)
                     free = was is None or {*place, ".".join(map(str, place[-2:]))} & ANYTHING_GOES.get(name, set())
                     assert free or kind is type(was) or (not place and kind is dict), f"{about} is read"
-        for damaged in (b"", b"\xff\xfe", b"{", good[:-20], b"\0" * 100):
+        cut = good[: len(good) // 2] if path.suffix == ".db" else good[:-20]
+        for damaged in (b"", b"\xff\xfe", b"{", cut, b"\0" * 100):
             path.write_bytes(damaged)
             with pytest.raises(BadInput) as refused:
                 read(with_files)

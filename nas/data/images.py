@@ -142,6 +142,7 @@ class ImageData:
         wanted = None if network is None else network.normalise
         return self if wanted is None else replace(self, normalise=wanted)
 
+    @checked
     def epoch_rows(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The training images of an epoch in random order, ``(n,)``; with ``balance`` those of small classes repeatedly."""
         if not self.balance:
