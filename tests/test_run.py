@@ -315,9 +315,9 @@ def test_a_folder_of_another_version_says_so_in_one_line(copy, capsys):
 
 
 def test_reports_and_exports_have_nothing_to_resume(capsys):
-    for command in ("report", "export"):
+    for command in (["report"], ["export", "--candidate", "c01", "--output", "y"]):
         with pytest.raises(SystemExit):
-            main([command, "--run-dir", "x", "--resume"])
+            main([*command, "--run-dir", "x", "--resume"])
         assert "--resume" in capsys.readouterr().err
 
 
