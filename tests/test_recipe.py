@@ -83,6 +83,8 @@ def test_frozen_blocks_stay_as_they_are_and_can_learn_again_afterwards(network, 
     assert len(network) == 4
     with pytest.raises(BadInput, match="freeze is 4, but of 4 blocks at most 3"):
         tuned(network, few_digits, dataclasses.replace(recipe, freeze=4))
+    with pytest.raises(BadInput, match="of 0 blocks at most 0"):
+        fit(nn.Linear(3, 3), few_digits, recipe, supervised(recipe), size=16)
 
 
 def test_frozen_norms_keep_their_statistics_and_normalise_by_them(network, few_digits):

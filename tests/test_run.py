@@ -178,6 +178,24 @@ def test_a_variant_starts_from_the_network_that_it_follows(copy, monkeypatch):
     assert all(torch.equal(tuned[name], weight) for name, weight in network.state_dict().items())
 
 
+def test_candidates_are_cut_out_and_trained_on_the_device_of_the_run(copy, monkeypatch):
+    """``cpu:0`` is a name of the CPU that no default has."""
+    shutil.rmtree(copy / CANDIDATES / "c02p")
+    run, used, load = reopen(copy), [], search.load_supernet
+
+    def compress(*_, device, **__):
+        used.append(device)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(candidates, "compress", compress)
+    monkeypatch.setattr(
+        search, "load_supernet", lambda space, path, device: used.append(device) or load(space, path, device)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        candidates.compress_stage(dataclasses.replace(run, settings=dataclasses.replace(run.settings, device="cpu:0")))
+    assert used == ["cpu:0", "cpu:0"]
+
+
 class Sealed(Split):
     """Test images that may not be looked at yet."""
 

@@ -112,10 +112,9 @@ def _check_fits(network: Any, data: ImageData) -> None:
         raise BadInput(f"the network takes images of {shape[0]} channels, {data.name} has {data.channels}")
     with torch.no_grad():
         logits = copy.deepcopy(network).cpu().eval()(torch.zeros(1, *shape))
-    if logits.shape != (1, len(data.classes)):
-        raise BadInput(
-            f"the network's outputs have shape {tuple(logits.shape)}, {data.name} has {len(data.classes)} classes"
-        )
+    seen = tuple(getattr(logits, "shape", ()))
+    if seen != (1, len(data.classes)):
+        raise BadInput(f"the network's outputs have shape {seen}, {data.name} has {len(data.classes)} classes")
 
 
 def _digest(network: nn.Module) -> str:

@@ -23,10 +23,9 @@ def frozen(model: nn.Module, recipe: Recipe) -> Iterator[list[nn.Module]]:
         yield [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
         return
     blocks = blocks_of(model)
-    if recipe.freeze >= len(blocks) > 0:
-        raise BadInput(
-            f"freeze is {recipe.freeze}, but of {len(blocks)} blocks at most {len(blocks) - 1} can stay as they are"
-        )
+    if 0 < recipe.freeze >= len(blocks):
+        most = max(0, len(blocks) - 1)
+        raise BadInput(f"freeze is {recipe.freeze}, but of {len(blocks)} blocks at most {most} can stay as they are")
     still = blocks[: recipe.freeze]
     parameters = [p for block in still for p in block.parameters() if p.requires_grad]
     for parameter in parameters:
