@@ -26,7 +26,7 @@ OPERATORS = [
     ReplaceComparisonOperator_GtE_Lt ReplaceComparisonOperator_Is_IsNot ReplaceComparisonOperator_IsNot_Is
     ReplaceUnaryOperator_Delete_USub ReplaceUnaryOperator_Delete_Not AddNot ReplaceTrueWithFalse ReplaceFalseWithTrue
     ReplaceAndWithOr ReplaceOrWithAnd ReplaceBreakWithContinue NumberReplacer ZeroIterationForLoop
-    """.split()
+    """.split()  # noqa: SIM905 - as many lines as operators, otherwise
 ]
 _UPPER = re.compile(r"_?[A-Z][A-Z0-9_]*")
 # keyword -> why neither value is wrong
@@ -57,6 +57,15 @@ class Mutant:
         from cosmic_ray.plugins import get_operator
 
         return str(mutate_code((ROOT / self.module).read_text(), get_operator(self.operator)(), self.occurrence))
+
+    @cached_property
+    def is_python(self) -> bool:
+        """False for what Cosmic Ray makes of ``**settings``, of ``not name := value`` and the like."""
+        try:
+            compile(self.code, self.module, "exec")
+        except SyntaxError:
+            return False
+        return True
 
     @cached_property
     def key(self) -> str:
@@ -93,9 +102,7 @@ def mutants_of(module: str) -> list[Mutant]:
         positions = [position for node in nodes for position in made.mutation_positions(node)]
         for occurrence, ((line, column), _) in enumerate(positions):
             if not places.exempt(line, column):
-                found.append(
-                    Mutant(module=module, operator=operator, occurrence=occurrence, line=line, column=column)
-                )
+                found.append(Mutant(module=module, operator=operator, occurrence=occurrence, line=line, column=column))
     return found
 
 
@@ -120,7 +127,11 @@ class Places:
                 return "types only"
             if isinstance(outer, ast.Call) and ast.unparse(outer.func) == "round" and node in outer.args[1:]:
                 return "how many digits are kept"
-            if isinstance(node, ast.Slice) and isinstance(outer, ast.Subscript) and "digest()" in ast.unparse(outer.value):
+            if (
+                isinstance(node, ast.Slice)
+                and isinstance(outer, ast.Subscript)
+                and "digest()" in ast.unparse(outer.value)
+            ):
                 return "how long a digest is"
         return None
 
@@ -154,9 +165,9 @@ def _is_tuning(node: ast.Assign | ast.AnnAssign) -> bool:
 
 
 def _free(outer: ast.AST | None, node: ast.keyword) -> str | None:
-    value = node.value.value if isinstance(node.value, ast.Constant) else None
-    if isinstance(outer, ast.Call) and ast.unparse(outer.func) == "Meta" and node.arg in ("le", "lt"):
-        return "round number far above what anyone needs" if isinstance(value, int | float) and value >= 1000 else None
+    if isinstance(outer, ast.Call) and ast.unparse(outer.func) == "Meta" and node.arg in ("ge", "gt", "le", "lt"):
+        far = [n for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, int | float)]
+        return "round number far beyond what anyone needs" if any(abs(n.value) >= 1000 for n in far) else None
     return _FREE_KEYWORDS.get(node.arg or "")
 
 

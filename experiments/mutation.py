@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import math
 import os
@@ -119,7 +120,6 @@ def _forked(tree: Path, work: Callable[[], int]) -> int:
     pid = os.fork()
     if pid == 0:
         try:
-            os.setsid()
             quiet = os.open(os.devnull, os.O_RDWR)
             for stream in range(3):
                 os.dup2(quiet, stream)
@@ -175,7 +175,8 @@ def row_of(mutant: Mutant) -> tuple[str, ...]:
 def score(module: str, args: argparse.Namespace, trees: Trees, log: Log) -> tuple[dict[str, object], list[Mutant]]:
     """The row of one module, and the mutants that survived."""
     everything = mutants_of(module)
-    some = sorted(everything, key=lambda m: m.order(args.seed))[: args.sample]  # of a larger sample the first
+    order = sorted(everything, key=lambda m: m.order(args.seed))
+    some = list(itertools.islice((m for m in order if m.is_python), args.sample))  # of a larger sample the first
     tests = Touching(module, [trees.recording(f"tests/{name}.py", module) for name in MODULES[module]])
 
     def killed(mutant: Mutant) -> bool:
@@ -230,7 +231,7 @@ def main() -> int:
     parser.add_argument("--sample", type=int, default=25, help="mutants per module (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--patience", type=float, default=60.0, help="seconds of tests per mutant, quick ones first")
+    parser.add_argument("--patience", type=float, default=300.0, help="seconds of tests per mutant, quick ones first")
     parser.add_argument("--survivors", action="store_true", help="try again what was alive")
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args()

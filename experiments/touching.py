@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from mutants import ROOT, Places
 
 
@@ -68,9 +67,7 @@ def record(tree: Path, test: str, out: Path) -> int:
     }
     sources = {module: digest(tree / module) for module in lines}
     out.write_text(
-        json.dumps(
-            {"seconds": recorder.seconds, "fixtures": recorder.fixtures, "lines": lines, "sources": sources}
-        )
+        json.dumps({"seconds": recorder.seconds, "fixtures": recorder.fixtures, "lines": lines, "sources": sources})
     )
     return code
 

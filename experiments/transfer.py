@@ -109,6 +109,7 @@ class Study:
         return self.space.encode([largest | {"resolution": px}])[0]
 
     def run(self) -> None:
+        """Everything that is not there yet."""
         supernet = nas.train_supernet(
             self.space,
             self.data,
@@ -197,6 +198,14 @@ def fresh(blocks: Sequence[nas.blocks.Block], seed: int) -> nas.Network:
         return nas.Network(blocks)
 
 
+def studied(folder: Path, seed: int, scale: Scale) -> None:
+    """Make all networks of a seed that are not there; of one that is finished nothing is looked at again."""
+    finished = folder / f"seed{seed}" / "finished"
+    if not finished.exists():
+        Study(folder, seed, scale).run()
+        finished.touch()
+
+
 def timed(folder: Path, rounds: int = 30) -> pd.DataFrame:
     """All networks that the studies in ``folder`` have finished, timed in turns: medians of ``rounds`` visits to each."""
     records = [json.loads(path.read_text()) | {"path": path} for path in sorted(folder.glob("seed*/*.json"))]
@@ -217,7 +226,7 @@ def main() -> None:
         sys.exit(f"skipped: {CIFAR} is not here (CIFAR-10 as JPEGs lies beside the project, not in it)")
     torch.set_num_threads(1)
     for seed in args.seeds:
-        Study(args.folder, seed, Scale()).run()
+        studied(args.folder, seed, Scale())
     frame = timed(args.folder)
     write_text(args.folder / "networks.csv", frame.to_csv(index=False))
     write_text(args.folder / "scale.json", json.dumps(asdict(Scale())))

@@ -1,5 +1,5 @@
 # The public names, each once: lazy_loader reads this file, and so do type checkers and editors.
-from . import runtimes as runtimes
+from . import layouts as layouts, runtimes as runtimes
 from .around import around as around
 from .compression.pipeline import compress as compress
 from .compression.step import Context as Context, Step as Step

@@ -61,8 +61,13 @@ class BlockModule(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(n, *in_shape)`` to ``(n, *out_shape)``, or ``(n, classes)`` of a head."""
-        y: Tensor = self.block.compute(_Layers(self._modules, self.block.trace.parts), x)
+        y: Tensor = self.block.compute(self.operators, x)
         return y
+
+    @property
+    def operators(self) -> _Layers:
+        """What ``Block.compute`` runs on."""
+        return _Layers(self._modules, self.block.trace.parts)
 
 
 class _Layers:

@@ -193,6 +193,7 @@ class SearchSpace:
             raise BadInput(f"{self.name} has {len(self.slots)} slots, counted from 0, got {slot}")
         return tuple(self.blocks[i - 1] for i in np.unique(self._slot_ids[slot]) if i)
 
+    @checked
     def member(self, *names: str) -> Archs:
         """The architectures ``(n, genes)`` of these names. Raises BadInput that lists the members for any other."""
         if unknown := [name for name in names if name not in self.members]:

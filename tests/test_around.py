@@ -191,13 +191,18 @@ def test_a_space_around_a_network_travels_with_its_weights() -> None:
     assert other.start != space.start
 
 
-def test_a_training_belongs_to_the_weights_that_it_started_from(few_digits: ImageData, tmp_path: Path) -> None:
+def test_a_training_belongs_to_the_weights_that_it_started_from(
+    few_digits: ImageData, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     def started(seed: int) -> SearchSpace:
         torch.manual_seed(seed)
         stem, head = Stem(in_ch=1, out_ch=16, size=8), Head(in_ch=16, hidden=16, out_ch=10, size=4)
-        return nas.around(Network([stem, inverted(size=4), head]), resolutions=(), widths=(0.5,))
+        network = Network([stem, inverted(size=4), head])
+        network.normalise = ((0.5,), (0.25,))
+        return nas.around(network, resolutions=(), widths=(0.5,))
 
     train_supernet(started(0), few_digits, epochs=1, run_dir=tmp_path, progress=False)
+    assert "around was taught with pixels of another normalisation" in caplog.text
     train_supernet(started(0), few_digits, epochs=1, run_dir=tmp_path, progress=False)
     with pytest.raises(BadInput, match="start"):
         train_supernet(started(1), few_digits, epochs=1, run_dir=tmp_path, progress=False)

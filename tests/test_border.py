@@ -903,7 +903,8 @@ def test_a_damaged_file_is_one_line(name, with_files):
                     was = _at(document, place)
                     free = was is None or {*place, ".".join(map(str, place[-2:]))} & ANYTHING_GOES.get(name, set())
                     assert free or kind is type(was) or (not place and kind is dict), f"{about} is read"
-        for damaged in (b"", b"\xff\xfe", b"{", good[:-20], b"\0" * 100):
+        cut = good[: len(good) // 2] if path.suffix == ".db" else good[:-20]
+        for damaged in (b"", b"\xff\xfe", b"{", cut, b"\0" * 100):
             path.write_bytes(damaged)
             with pytest.raises(BadInput) as refused:
                 read(with_files)
@@ -1027,7 +1028,8 @@ def test_what_a_folder_was_made_from_is_recorded_so_that_it_is_made_again(ready)
     from nas.runs.folder import reopen
 
     config = read_config(ready / "run")
-    assert config.space.made_by.arguments == {"space": "mobilenet_v2.digits", "classes": 10, "channels": 1}
+    said = {name: value for name, value in config.space.made_by.arguments.items() if value is not None}
+    assert said == {"space": "mobilenet_v2.digits", "classes": 10, "channels": 1}
     assert config.data.made_by.arguments["data"] == "digits"
     again = reopen(ready / "run")
     assert again.space.fingerprint == config.space.fingerprint

@@ -11,15 +11,19 @@ import shlex
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import nas
+from nas.blocks import Head, InvertedResidual, Stem
 from nas.checks import hints_of
 from nas.cli.app import parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DEVICES = (ROOT / "docs/devices.md").read_text()
+PRETRAINED = (ROOT / "docs/pretrained.md").read_text()
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
@@ -56,15 +60,39 @@ def test_the_sweep_example_runs(tmp_path, monkeypatch):
     assert (scope["trials"]["error"] == "").all()
 
 
+def test_the_examples_of_pretrained_starts_run(tmp_path, monkeypatch):
+    """As they stand, but with a few small images, and a small untaught network in the place of the published ones."""
+    blocks = [Stem(in_ch=3, out_ch=16, size=16), Head(in_ch=16, hidden=32, out_ch=2, size=8)]
+    middle = InvertedResidual(in_ch=16, out_ch=16, mid=32, size=8, residual=True)
+
+    def pretrained(source, *, classes=None, size=None):
+        network = nas.Network([blocks[0], middle, blocks[1]])
+        network.normalise = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        return network
+
+    monkeypatch.setattr(nas, "pretrained", pretrained, raising=False)
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        file = tmp_path / "photos" / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
+    scope: dict = {}
+    for code in re.findall(r"```python\n(.*?)```", PRETRAINED, re.S):
+        exec(code.replace("size=96", "size=16").replace("epochs=8", "epochs=1"), scope)
+    assert isinstance(scope["faster"], nas.Network)
+    assert sum(b.macs for b in scope["faster"].describe()) < sum(b.macs for b in scope["network"].describe())
+
+
 OTHERS = {"--adb", "--quick", "--check"}  # of a kit's run.py and of the benchmarks
 
 
-@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README + DEVICES, re.M))
+@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README + DEVICES + PRETRAINED, re.M))
 def test_commands_in_the_documentation_parse(line):
     parser().parse_args(shlex.split(line))
 
 
-@pytest.mark.parametrize("flag", sorted(set(re.findall(r"`(--[a-z-]+)", README + DEVICES))))
+@pytest.mark.parametrize("flag", sorted(set(re.findall(r"`(--[a-z-]+)", README + DEVICES + PRETRAINED))))
 def test_flags_in_the_documentation_exist(flag):
     (commands,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert any(flag in sub._option_string_actions for sub in commands.choices.values()) or flag in OTHERS

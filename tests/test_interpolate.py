@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import nas
@@ -13,7 +14,8 @@ from nas.blocks import Head, InvertedResidual, Stem
 from nas.errors import BadInput
 from nas.tables.features import make
 from nas.tables.fit.boards import board_table
-from nas.tables.interpolate import PRUNED, estimate
+from nas.tables.fit.calibration import Calibration
+from nas.tables.interpolate import _BETWEEN, PRUNED, _interpolate, estimate
 from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV3
 
@@ -80,11 +82,66 @@ def test_kernel_5_lies_between_3_and_7(name):
     ms, stated = estimate(few, wanted)
     low, high = (few.lookup([dataclasses.replace(b, kernel=k) for b in wanted]) for k in (3, 7))
     assert ((np.minimum(low, high) <= ms) & (ms <= np.maximum(low, high))).all()
+    assert ms == pytest.approx(0.6 * low + 0.4 * high)  # linear in the area: 25 lies 0.4 of the way from 9 to 49
+    (_, low_error), (_, high_error) = (
+        estimate(few, [dataclasses.replace(b, kernel=k) for b in wanted]) for k in (3, 7)
+    )
+    own = np.hypot(0.6 * low * low_error, 0.4 * high * high_error) / ms
+    assert stated == pytest.approx(np.hypot(own, _BETWEEN * np.abs(np.log(high / low))))
     error = np.log(ms / table.lookup(wanted))
     assert np.median(np.abs(error)) < 0.03
     assert np.mean(np.abs(error) < 2 * stated) > 0.9
     # taking the nearer kernel instead is several times worse
     assert np.median(np.abs(np.log(low / table.lookup(wanted)))) > 3 * np.median(np.abs(error))
+
+
+def test_the_arithmetic_is_ridge_regression_and_the_nearest_residuals():
+    """Written plainly: one regression for every row left out, one sum over the four nearest rows."""
+    rng = np.random.default_rng(0)
+    known, log_ms, wanted = rng.normal(5, 3, (14, 3)), rng.normal(size=14), rng.normal(5, 3, (6, 3))
+    a, b = ((x - known.mean(0)) / known.std(0) for x in (known, wanted))
+
+    def regression(rows):
+        design = np.column_stack([np.ones(len(rows)), a[rows]])
+        return np.linalg.solve(design.T @ design + np.diag([0, 0.01, 0.01, 0.01]), design.T @ log_ms[rows])
+
+    def nearest(point, others, values):
+        distance = np.array([np.sqrt(((point - a[i]) ** 2).sum()) + 1e-3 for i in others])
+        four = np.argsort(distance)[:4]
+        return np.average(values[np.array(others)[four]], weights=1 / distance[four])
+
+    rows = list(range(14))
+    without_one = [[j for j in rows if j != i] for i in rows]
+    left_out = np.array([log_ms[i] - np.array([1, *a[i]]) @ regression(without_one[i]) for i in rows])
+    error = np.sqrt(np.mean([(left_out[i] - nearest(a[i], without_one[i], left_out)) ** 2 for i in rows]))
+    residual = log_ms - np.column_stack([np.ones(14), a]) @ regression(rows)
+    expected = [np.array([1, *x]) @ regression(rows) + nearest(x, rows, residual) for x in b]
+    ms, stated = _interpolate(known, log_ms, wanted)
+    assert np.log(ms) == pytest.approx(np.array(expected), rel=1e-6)
+    assert stated == pytest.approx(np.full(6, error), rel=1e-6)
+
+
+def made_up(mids):
+    """Kernel 5 costs far more than its neighbours: it shows what an estimate looked at."""
+    blocks = [InvertedResidual(in_ch=16, out_ch=16, size=8, mid=m, kernel=k) for k in (3, 5, 7) for m in mids]
+    ms = np.array([{3: 1, 5: 50, 7: 2}[b.kernel] * b.mid / 100 for b in blocks])
+    columns = {"block": [b.key for b in blocks], "latency_ms": ms, "p10_ms": ms, "p90_ms": ms, "runs": 9}
+    return dataclasses.replace(load(INT8), rows=pd.DataFrame(columns), calibration=Calibration())
+
+
+def test_six_of_a_make_are_enough_and_five_are_not():
+    wanted = [InvertedResidual(in_ch=16, out_ch=16, size=8, mid=72, kernel=5)]
+    ms, _ = estimate(made_up((32, 48, 64, 80, 96, 112)), wanted)
+    assert ms[0] == pytest.approx(36, rel=0.1)
+    with pytest.raises(BadInput, match=r"has 5 blocks like .* needs 6"):
+        estimate(made_up((32, 48, 64, 80, 96)), wanted)
+
+
+def test_a_block_that_costs_nothing_has_no_error():
+    table = made_up((32, 48))
+    free = dataclasses.replace(table, rows=table.rows.assign(latency_ms=0.0, p10_ms=0.0), kind="published")
+    ms, error = estimate(free, free.blocks[:2])
+    assert ms.tolist() == error.tolist() == [0, 0]
 
 
 def test_kernel_and_channels_at_once():

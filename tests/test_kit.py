@@ -552,7 +552,7 @@ def edited(folder, change):
         (lambda some: some[3].update(runs="many"), "line 4 .*runs is a whole number"),
         (lambda some: some[3].update(file=["x"]), "line 4 .*not a model of this kit"),
         (lambda some: some[3].update(at="now"), "line 4 .*at is a finite number"),
-        (lambda some: some[1].update(conditions={"load": "high"}), "line 2 .*load is a finite number"),
+        (lambda some: some[1].update(conditions={"load": "high"}), "line 2 .*load is a number of at least 0"),
         (lambda some: some[2].update(disturbed="no"), "line 3 .*disturbed is true or false"),
         (lambda some: some[0].update(threads="2; rm"), "first line .*not one that run.py wrote: .*threads"),
         (lambda some: some[3].update(file="blocks/99999.onnx"), "not a model of this kit"),

@@ -128,7 +128,9 @@ def test_a_file_says_its_layout_by_its_name_or_is_told(tmp_path, suffix, lite0):
     for network in (called, told):
         assert network.describe() == lite0.describe()
         assert all(torch.equal(a, b) for a, b in zip(network.parameters(), lite0.parameters(), strict=True))
-    with pytest.raises(BadInput, match=r"does not say its layout in its name; layout= is one of .*efficientnet_lite0"):
+    with pytest.raises(
+        BadInput, match=r"first tensor is _\S+\) does not say its layout in its name; .* or give layout="
+    ):
         nas.pretrained(tmp_path / f"mine{suffix}")
 
 
@@ -138,6 +140,9 @@ def broken(tensors: dict[str, Tensor], how: str) -> str:
         case "missing":
             del tensors["_blocks.4._bn1.running_var"]
             return "there is no _blocks.4._bn1.running_var"
+        case "missing first":
+            del tensors["_conv_stem.weight"]
+            return "there is no _conv_stem.weight"
         case "missing convolution":
             del tensors["_blocks.4._project_conv.weight"]
             return "there is no _blocks.4._project_conv.weight"
@@ -163,7 +168,9 @@ def broken(tensors: dict[str, Tensor], how: str) -> str:
     raise AssertionError(how)
 
 
-@pytest.mark.parametrize("how", ["missing", "missing convolution", "shape", "kernel", "flat", "cut", "more", "numbers"])
+@pytest.mark.parametrize(
+    "how", ["missing", "missing first", "missing convolution", "shape", "kernel", "flat", "cut", "more", "numbers"]
+)
 def test_a_file_that_does_not_fit_is_one_line(tmp_path, how):
     tensors = state()
     said = broken(tensors, how)
@@ -202,7 +209,7 @@ def test_names_that_are_not_known():
     with pytest.raises(BadInput, match="no pretrained network and no file 'resnet'; networks: efficientnet_lite0"):
         nas.pretrained("resnet")
     state()
-    with pytest.raises(BadInput, match="there is no layout 'lite'; layout= is one of"):
+    with pytest.raises(BadInput, match="there is no layout 'lite'; they are efficientnet_pytorch/efficientnet_lite0, "):
         nas.pretrained(LITE0, layout="lite")
     assert "efficientnet_pytorch/efficientnet_lite0" in layouts.names()
 

@@ -99,6 +99,24 @@ def test_the_interval_of_the_median_is_that_of_theory():
     assert np.mean(widths) == pytest.approx(1.96 * 1.2533 / math.sqrt(400) / 10, rel=0.08)
 
 
+def test_the_interval_of_few_samples_is_between_order_statistics():
+    ordered = np.arange(1000.0, 1100.0)
+    # of 100 samples 40 to 60 lie below the median in 95 of 100 cases, by the binomial distribution
+    expected = (ordered[60] - ordered[40]) / (2 * np.median(ordered))
+    assert clock.median_interval(np.random.default_rng(0).permutation(ordered)) == pytest.approx(expected)
+    assert clock.median_interval([1.0, 3.0]) == pytest.approx(2 / 4)  # of two all that is known is both
+
+
+def test_long_is_counted_from_the_beginning(monkeypatch):
+    log = []
+    monkeypatch.setattr(clock.time, "monotonic", lambda: 1e6 + len(log))
+    clock.in_turns([visits(log, "noisy", 0.9)], long_s=1000)
+    assert len(log) == clock.MAX_ROUNDS
+    log.clear()
+    clock.in_turns([visits(log, "noisy", 0.9)], long_s=clock.MIN_ROUNDS + 3.5)
+    assert len(log) == clock.MIN_ROUNDS + 4
+
+
 def test_a_summary_is_numpys():
     samples = np.random.default_rng(1).lognormal(size=37)
     got = clock.summary(samples)

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import nas
+from nas.blocks import Stem
 from nas.errors import BadInput, Infeasible
 from nas.objectives import additive
 from nas.pareto import non_dominated
 from nas.searchers.exact import _worth_keeping, exact_best, exact_front
+from nas.space import Choice, SearchSpace, Slot
 from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV3
 
@@ -54,8 +56,9 @@ def test_the_constrained_optimum_is_that_of_all_networks(tiny, seed):
     arch, best = exact_best(tiny, first, second <= limit)
     assert best == pytest.approx(values[bounded <= limit].max())
     assert first(arch[None])[0] == pytest.approx(best)
-    with pytest.raises(Infeasible, match="the nearest value that can be met is"):
-        exact_best(tiny, first, second <= bounded.min() * 0.9)
+    for constraint, nearest in ((second <= bounded.min() * 0.9, bounded.min()), (first >= 99, values.max())):
+        with pytest.raises(Infeasible, match=f"the nearest value that can be met is {nearest:.6g}$"):
+            exact_best(tiny, first, constraint)
 
 
 def test_a_tolerance_is_kept(tiny):
@@ -73,6 +76,8 @@ def test_of_what_is_merged_the_best_in_the_last_objective_is_kept():
     points = np.array([[0.1, 0.2, 5.0], [0.2, 0.1, 3.0], [0.3, 0.3, 4.0], [1.5, 0.5, 1.0]])
     assert _worth_keeping(points, np.array([1.0, 1.0, 1.0])).tolist() == [False, True, False, True]
     assert _worth_keeping(points, np.zeros(3)).tolist() == [True, True, False, True]
+    apart = np.array([[0.2, 0.6, 3.0], [0.3, 0.1, 4.0]])  # in two cells of the second objective
+    assert _worth_keeping(apart, np.array([1.0, 0.5, 1.0])).tolist() == [True, True]
 
 
 def test_a_constraint_against_the_direction_of_its_objective_is_refused(tiny):
@@ -105,6 +110,16 @@ def test_what_is_not_a_sum_is_refused(tiny):
         exact_front(tiny, [nas.macs(tiny), nas.peak_memory(tiny)])
     with pytest.raises(BadInput, match="give a tolerance"):
         exact_front(MobileNetV3.digits(), random_sums(MobileNetV3.digits(), 2, 0), most=3)
+
+
+def test_as_many_partial_networks_as_allowed_may_be_kept():
+    stem = Slot("stem", ("width",), lambda width: Stem(in_ch=1, out_ch=width, size=8))
+    space = SearchSpace("three", [Choice("width", (8, 16, 24))], [stem])
+    small = nas.params(space)
+    objectives = [small, dataclasses.replace(small, name="large", maximize=True)]
+    assert len(exact_front(space, objectives, most=3).archs) == 3
+    with pytest.raises(BadInput, match="more than 2 partial networks"):
+        exact_front(space, objectives, most=2)
 
 
 def test_a_chance_constraint_is_the_probability_it_says():

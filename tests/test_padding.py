@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from nas.space import Choice, SearchSpace, Slot
 from nas.supernet import Supernet
 
 TF = {"padding": "tf", "eps": 1e-3}
+TABLE = "amd-epyc_onnxruntime_int8_mobilenet_v3_digits"
 
 
 def same_padded(x: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -120,14 +122,16 @@ def test_other_pads_stay(how, nodes):
     torch.testing.assert_close(torch.from_numpy(run_onnx(model.SerializeToString(), x.numpy())), module(x))
 
 
-def test_files_pruning_and_simulation_keep_it(network, tmp_path):
+def test_files_pruning_and_simulation_keep_it(network, few_digits, tmp_path):
     """The exporters compare what they write with torch themselves."""
     images = torch.randn(8, 3, 20, 20)
     nas.export_onnx_int8(network, tmp_path / "b.onnx", images.numpy())
     assert nas.export_litert(network, tmp_path / "c.tflite").exists()
-    pruned = nas.Prune(ratio=0.5, round_to=8).apply(network, None)  # type: ignore[arg-type]
+    network.normalise = ((0.5,) * 3, (0.2,) * 3)
+    pruned = nas.Prune(ratio=0.5, round_to=8).apply(network, nas.Context(data=few_digits))
     assert {(b.padding, b.eps) for b in pruned.describe()} == {("tf", 1e-3)}
     assert pruned.describe()[0].out_ch < 16
+    assert pruned.normalise == network.normalise
     nas.export_onnx(pruned, tmp_path / "d.onnx")
     with torch.no_grad(), simulated_int8(network, images):
         rounded = network.eval()(images)
@@ -163,3 +167,16 @@ def test_subnets_of_every_size_and_kernel_equal_what_is_extracted():
         first = extracted[0]
         expected = F.relu6(first.norm(same_padded(x, first.conv.weight, 2)))
         torch.testing.assert_close(first(x), expected)
+
+
+def test_a_table_of_symmetric_blocks_estimates_blocks_that_take_the_same_time():
+    """Epsilon is folded, and with stride 1 both paddings are the same; with a stride the nearest make is another padding."""
+    table = nas.LatencyTable.load(Path(nas.__file__).parents[1] / "latency_tables" / TABLE)
+    for stride in (1, 2):
+        like = [b for b in table.blocks if isinstance(b, InvertedResidual) and b.stride == stride and b.kernel == 5]
+        between = dataclasses.replace(like[0], mid=like[0].mid + 1, se_act="silu" if like[0].se else "relu")
+        assert between.key not in table.row_of
+        ms, error = nas.estimate(table, [between], beyond=2)
+        ours, wider = nas.estimate(table, [dataclasses.replace(between, **TF)], beyond=2)
+        assert ours[0] == pytest.approx(ms[0], rel=0 if stride == 1 else 0.3)
+        assert error[0] <= wider[0] + 1e-12 < 1

@@ -26,7 +26,7 @@ ray = pytest.importorskip("ray")
 @pytest.fixture(scope="module", autouse=True)
 def started():
     """One Ray for all tests of this file; it takes seconds to start."""
-    from nas.engine.ray_workers import start_ray
+    from nas.cluster import start_ray
 
     assert start_ray(None, cpus=4)
     yield
@@ -179,7 +179,7 @@ def test_objectives_that_cannot_travel_are_named(tiny):
 
 
 def test_a_cluster_that_does_not_answer_is_said_at_once():
-    code = "import nas.engine.ray_workers as r; r.start_ray('127.0.0.1:9', cpus=1)"
+    code = "import nas.cluster as r; r.start_ray('127.0.0.1:9', cpus=1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert "BadInput: no Ray cluster answers at 127.0.0.1:9: Connection refused" in done.stderr
 

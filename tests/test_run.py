@@ -20,6 +20,7 @@ import pytest
 import small_run
 import torch
 from conftest import lively
+from safetensors import safe_open
 
 import nas
 from nas.blocks import Head, Stem
@@ -270,7 +271,7 @@ def test_a_finished_run_does_nothing_again(copy, monkeypatch):
     assert len(table) == 4
     with pytest.raises(nas.BadInput, match=r"already holds a run; pass resume \(--resume\)"):
         small_run.run(copy, resume=False)
-    with pytest.raises(nas.BadInput, match=r"was started with lr = 0.1, now it is 0.2;"):
+    with pytest.raises(nas.BadInput, match=r"was started with lr = None, now it is 0.2;"):
         small_run.run(copy, lr=0.2)
 
 
@@ -318,20 +319,23 @@ def test_an_interrupt_says_how_to_go_on(finished, tmp_path, caplog):
 def test_a_folder_of_another_version_says_so_in_one_line(copy, capsys):
     config = json.loads((copy / "config.json").read_text())
     for version, wrong in ((None, "format 1"), (1, "format 1"), (3, "format 3"), ("2", "is damaged")):
-        other = {k: v for k, v in config.items() if k not in ("version", "environment")}  # other versions have other fields
+        # other versions have other fields
+        other = {k: v for k, v in config.items() if k not in ("version", "environment")}
         (copy / "config.json").write_text(json.dumps(other if version is None else other | {"version": version}))
         for command in (["report"], ["quickstart", "--resume"]):
             assert main([*command, "--run-dir", str(copy)]) == 2
             said = capsys.readouterr().err
             assert wrong in said
             assert said.count("\n") == 1
-            assert ("go on with the version that made it, or start anew in another run folder" in said) == (version != "2")
+            assert ("go on with the version that made it, or start anew in another run folder" in said) == (
+                version != "2"
+            )
 
 
 def test_reports_and_exports_have_nothing_to_resume(capsys):
-    for command in ("report", "export"):
+    for command in (["report"], ["export", "--candidate", "c01", "--output", "y"]):
         with pytest.raises(SystemExit):
-            main([command, "--run-dir", "x", "--resume"])
+            main([*command, "--run-dir", "x", "--resume"])
         assert "--resume" in capsys.readouterr().err
 
 
@@ -340,7 +344,7 @@ def test_resume_reads_the_folders_own_settings_and_says_what_may_no_longer_chang
     assert new_run(small_run.space, small_run.images, run_dir=copy, resume=True).settings == small_run.SETTINGS
     assert new_run(small_run.space, small_run.images, run_dir=copy / "new", resume=True).settings == nas.Settings()
     for change, late in (
-        ({"epochs": 9, "lr": 0.2}, "started with epochs = 3, now it is 9, and with lr = 0.1, now it is 0.2;"),
+        ({"epochs": 9, "lr": 0.2}, "started with epochs = 3, now it is 9, and with lr = None, now it is 0.2;"),
         ({"epochs": 2}, "epochs = 3, now it is 2"),
         ({"seed": 1}, "seed = 0, now it is 1"),
         ({"threads": 2}, "threads = 1, now it is 2"),
@@ -1145,3 +1149,5 @@ def test_a_run_around_a_pretrained_network_has_its_pixels_and_its_normalisation(
     assert (run.space.name, run.space.classes) == ("around_made_up", 10)
     assert max(run.space.choices[0].values) == run.data.size == 8
     assert run.data.std.tolist() == [0.5]
+    with safe_open(tmp_path / "supernet.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["identity"])["lr"] == 0.04  # from scratch it is more

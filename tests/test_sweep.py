@@ -45,7 +45,7 @@ SPACE = EfficientNet.digits()
 @pytest.fixture(scope="module")
 def started():
     """One Ray for all tests that need one; it takes seconds to start."""
-    from nas.engine.ray_workers import start_ray
+    from nas.cluster import start_ray
 
     assert start_ray(None, cpus=2)
     yield

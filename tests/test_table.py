@@ -21,7 +21,18 @@ from nas.blocks import DepthwiseSeparable, Head, InvertedResidual, Stem
 from nas.device import Device
 from nas.errors import BadInput, MissingBlocks
 from nas.modules import build
-from nas.tables.features import attributes, convolved, elements, field, live, make, size_names
+from nas.tables.features import (
+    OPERATORS,
+    attributes,
+    block_counts,
+    convolved,
+    elements,
+    field,
+    live,
+    macs_by_operator,
+    make,
+    size_names,
+)
 from nas.tables.fit.calibration import Calibration, fit_calibration
 from nas.tables.shipped import SHIPPED
 from nas.tables.table import LatencyTable, Validation, saved_checksum
@@ -61,6 +72,31 @@ def test_activations_are_those_that_torch_computes():
         assert elements([block])[0] == x.numel() + y.numel()
         assert convolved([block])[0] == sum(seen)
         assert live([block])[0] >= max(x.numel(), y.numel())
+
+
+def test_macs_by_operator_are_those_of_the_layers_that_torch_runs():
+    for block in BLOCKS:
+        found, module = dict.fromkeys(OPERATORS, 0), build(block).eval()
+
+        def count(layer, inputs, output, found=found):
+            kind = "dense"
+            if isinstance(layer, nn.Conv2d) and output.shape[-1] > 1:
+                kind = "depthwise" if layer.groups > 1 else "pointwise" if layer.kernel_size == (1, 1) else "full"
+            found[kind] += output.numel() * layer.weight[0].numel()
+
+        for layer in module.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.register_forward_hook(count)
+        with torch.no_grad():
+            module(torch.zeros(1, *block.in_shape))
+        assert macs_by_operator([block])[0].tolist() == list(found.values())
+
+
+def test_counts_are_of_each_networks_blocks_and_one_for_the_call():
+    archs = SPACE.sample(30, np.random.default_rng(0))
+    expected = [[*map(network.count, SPACE.blocks), 1] for network in SPACE.networks(archs)]
+    assert block_counts(SPACE, archs).tolist() == expected
+    assert (SPACE.block_ids(archs) == 0).any()  # empty positions, which count nowhere
 
 
 def test_a_make_is_everything_but_sizes():
@@ -168,6 +204,8 @@ def test_repeatability_is_over_the_blocks_that_both_hold():
     seen = repeatability(once, few)
     assert seen["blocks"] == len(SPACE.blocks) - 4
     assert seen["median"] == pytest.approx(0.1)
+    tenths = repeatability(np.full(11, 2.0), 2.0 + np.arange(11) / 5)
+    assert tenths == {"blocks": 11, "median": 0.5, "p90": 0.9}
     with pytest.raises(BadInput, match="no block in common"):
         repeatability(
             once, dataclasses.replace(again, rows=again.rows.assign(block=[f"other {i}" for i in again.rows.index]))
@@ -216,6 +254,19 @@ def test_what_conversions_cost_follows_inputs_and_outputs():
     fit = fit_calibration(networks, alone, measured)
     assert fit.per_element_ms == pytest.approx(4e-6, rel=0.15)
     assert predicted(fit, networks, alone) == pytest.approx(measured, rel=0.01)
+
+
+def test_coefficients_stay_within_reason():
+    networks, alone = a_campaign()
+    whole = np.array([a.sum() for a in alone])
+    assert fit_calibration(networks, alone, whole - 0.9 * whole.min()).fixed_ms == pytest.approx(0, abs=1e-6)
+    for factor, scale in ((0.01, 0.2), (50, 3.0)):
+        fit = fit_calibration(networks, alone, factor * whole)
+        assert 0.2 <= fit.scale <= 3.0
+        assert abs(np.log(fit.scale / scale)) < abs(np.log(scale))  # as far as it may go, or nearly
+    unchanged = Calibration()
+    assert unchanged.fixed_ms == 0
+    assert unchanged.apply(networks[0], alone[0]).tolist() == alone[0].tolist()
 
 
 def test_no_block_is_free():
@@ -371,7 +422,7 @@ def test_rows_that_cannot_be_are_refused():
     ):
         with pytest.raises(BadInput, match=message):
             LatencyTable(device=DEVICE, rows=wrong)
-    LatencyTable(device=DEVICE, rows=rows.assign(latency_ms=0.0), kind="published")  # counted elsewhere
+    LatencyTable(device=DEVICE, rows=rows.assign(latency_ms=0.0, runs=0), kind="published")  # counted elsewhere
     with pytest.raises(BadInput, match="kind is one of"):
         LatencyTable(device=DEVICE, rows=rows, kind="guessed")
 
@@ -422,6 +473,7 @@ def test_the_figures_of_a_validation_at_their_borders():
     assert third.within_10pct == 0.6667
     with pytest.raises(BadInput, match=r"but one is 0\.0"):
         positive("timings", [1.0, 0.0])
+    assert positive("timings", [0.5, 1e-9]).tolist() == [0.5, 1e-9]
 
 
 def test_distinct_networks_are_the_first_of_the_draw():

@@ -1,7 +1,7 @@
 """Training on more images than memory has room for: how much memory it takes, and how fast it is.
 
-A folder of generated JPEG files of 224 x 224 pixels, of 20 GB when decoded (as a cache of pixels; as files they are a
-tenth of that), is loaded by ``nas.load_images``, which decodes it into a file, and a small network is trained on it for
+A folder of generated JPEG files of 224 x 224 pixels, of 20 GB when decoded (as a cache of pixels; as JPEG files they are a
+twentieth of that), is loaded by ``nas.load_images``, which decodes it into a file, and a small network is trained on it for
 an epoch by the loop that trains everything. ``resident_gb``: the largest resident set of the process until then (VmHWM:
 anonymous, file-backed and shared pages; the pixels are read, not mapped, so the system's page cache is no part of it).
 
@@ -43,7 +43,7 @@ CLASSES = 4
 
 
 def measure(quick: bool) -> Measured:
-    total, fits = (0.3e9, 0.1e9) if quick else (20e9, 1e9)
+    total, fits = (0.3e9, 0.1e9) if quick else (20e9, 0.5e9)
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     with tempfile.TemporaryDirectory(prefix="bounded_memory-") as folder:
@@ -51,7 +51,7 @@ def measure(quick: bool) -> Measured:
         rows = list(_large(root, int(total / IMAGE_BYTES)))
         resident = _resident_gb()
         rows.append({"what": "largest resident set", "gb": resident})
-        speeds = _speeds(root, int(fits / IMAGE_BYTES), rounds=3 if quick else 5)
+        speeds = _speeds(root, int(fits / IMAGE_BYTES), rounds=3 if quick else 4)
     for where, speed in speeds.items():
         rows.append({"what": f"epoch from {where}", "gb": fits / 1e9, "images_per_s": speed})
     figures = {"decoded_gb": total / 1e9, "resident_gb": resident, "speed_ratio": speeds["cache"] / speeds["memory"]}

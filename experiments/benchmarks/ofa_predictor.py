@@ -92,7 +92,9 @@ def _columns(space: SearchSpace) -> NDArray[np.int64]:
         values, start = known.get(choice.name, ((), 0))
         for i, value in enumerate(choice.values if values else ()):
             if value not in values:
-                raise BadInput(f"{choice.name} = {value} of {space.name} is unknown to the predictor; it knows {values}")
+                raise BadInput(
+                    f"{choice.name} = {value} of {space.name} is unknown to the predictor; it knows {values}"
+                )
             columns[gene, i] = start + values.index(value)
     widths = [choice.values for choice in space.choices if choice.name == "width"]
     if (columns < _FEATURES).sum() < 3 * 2 * len(blocks) or widths != [(_WIDTH,)]:

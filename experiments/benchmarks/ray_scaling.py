@@ -31,9 +31,10 @@ import pandas as pd
 from harness import Measured, Target, run
 
 import nas
+from nas.cluster import start_ray
 from nas.engine.evaluate import Evaluate, Outcome
 from nas.engine.loop import search
-from nas.engine.ray_workers import RayWorkers, start_ray
+from nas.engine.ray_workers import RayWorkers
 from nas.objectives import Objective
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
 from nas.searchers import make

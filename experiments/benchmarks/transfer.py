@@ -27,7 +27,7 @@ from harness import Measured, Target, run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from transfer import CIFAR, Scale, Study, timed
+from transfer import CIFAR, Scale, studied, timed
 
 FOLDER = Path(__file__).parents[2] / "runs" / "transfer"
 SEEDS = (0, 1, 2)
@@ -109,7 +109,7 @@ def measure(quick: bool) -> Measured:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if quick else FOLDER
         for seed in SEEDS[:1] if quick else SEEDS:
-            Study(folder, seed, TINY if quick else Scale()).run()
+            studied(folder, seed, TINY if quick else Scale())
         networks = timed(folder, rounds=5 if quick else 30)
     print(compared(networks).round(3).to_string(index=False))
     return Measured(rows=networks, figures={} if quick else figures_of(networks))

@@ -62,9 +62,11 @@ def load_dataset(
     if parts.keys() == {"train"} and given["val"] + given["test"] >= 1:
         raise BadInput(f"val and test are fractions that leave something to train on, got {val} and {test}")
     names = tuple(classes) if classes is not None else _names_of(parts["train"], columns)
-    limit, folder = memory_for_images() if max_bytes is None else max_bytes, cache_folder(cache)
+    if cache is not None:
+        cache_folder(cache)  # refused before images are read
+    limit = memory_for_images() if max_bytes is None else max_bytes
     how = _Reading(names, columns, size, channels, fit)
-    splits = {part: how.split(source, part, limit, folder) for part, source in parts.items()}
+    splits = {part: how.split(source, part, limit, cache) for part, source in parts.items()}
     if names is None:
         most = max(int(split.labels.max()) for split in splits.values())
         names = tuple(str(i) for i in range(most + 1))
@@ -97,7 +99,7 @@ class _Reading:
         self.classes, self.columns, self.size, self.channels, self.fit = classes, columns, size, channels, fit
         self.must_be: tuple[int, int] | None = None  # width and height, where no size is given
 
-    def split(self, source: Any, part: str, limit: int, folder: Any) -> Split:
+    def split(self, source: Any, part: str, limit: int, cache: Any) -> Split:
         """All of ``source``: in memory up to ``limit`` bytes, else in the cache."""
         labels: list[int] = []
         chunks, kept, held = self._chunks(source, part, labels), list[NDArray[np.uint8]](), 0
@@ -110,7 +112,7 @@ class _Reading:
             raise BadInput(f"{part} holds no images")
         images: NDArray[np.uint8] | StoredImages
         if held > limit:
-            images = spilled(itertools.chain(kept, chunks), folder=folder, shape=kept[0].shape[1:])
+            images = spilled(itertools.chain(kept, chunks), folder=cache_folder(cache), shape=kept[0].shape[1:])
         else:
             images = np.concatenate(kept)
         return Split(images=images, labels=np.array(labels, dtype=np.int64))

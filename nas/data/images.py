@@ -7,7 +7,7 @@ in two splits.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ from nas.checks import Count, FilePath, Finite, Positive, Seed, Text, checked, s
 from nas.data.cache import cache_folder, stored
 from nas.data.decoding import ImageFiles, in_memory
 from nas.data.folders import class_names, files_of, group_numbers, some
-from nas.data.image_files import Fit, image_path, read_image
+from nas.data.image_files import Fit, ImageFile, image_path, read_image
 from nas.data.splits import Split, check_disjoint, divide, uneven
 from nas.data.stored import StoredImages
 from nas.errors import BadInput
@@ -133,6 +133,7 @@ class ImageData:
         digest.update(b"balance" if self.balance else b"")
         return digest.hexdigest()[:16]
 
+    @checked
     def normalised_as(self, network: Network | None) -> ImageData:
         """These images as ``network`` was taught to see them, by its ``normalise``; as they are where it says nothing.
 
@@ -141,6 +142,7 @@ class ImageData:
         wanted = None if network is None else network.normalise
         return self if wanted is None else replace(self, normalise=wanted)
 
+    @checked
     def epoch_rows(self, rng: np.random.Generator) -> NDArray[np.int64]:
         """The training images of an epoch in random order, ``(n,)``; with ``balance`` those of small classes repeatedly."""
         if not self.balance:
@@ -230,30 +232,21 @@ def load_images(
     """
     if val + test >= 1:
         raise BadInput(f"val and test are fractions that leave something to train on, got {val} and {test}")
-    folder = cache_folder(cache)
+    if cache is not None:
+        cache_folder(cache)  # refused before images are read
     found, notes = files_of(image_path(path), None if test_path is None else image_path(test_path))
     classes = class_names(found, path)
-    every = [pair for pairs in found.values() for pair in pairs]
-    files = ImageFiles(files=tuple(file for _, file in every), size=size, channels=channels, fit=fit)
+    every = tuple(file for pairs in found.values() for _, file in pairs)
+    files = ImageFiles(files=every, size=size, channels=channels, fit=fit)
     images: NDArray[np.uint8] | StoredImages
     if files.nbytes > (memory_for_images() if max_bytes is None else max_bytes):
-        images, good = stored(files, folder=folder, skip_bad=skip_bad, name=str(path))
+        images, good = stored(files, folder=cache_folder(cache), skip_bad=skip_bad, name=str(path))
     else:
         images, good = in_memory(files, skip_bad)
     if not good.all():
-        bad = [file.where for file, fine in zip(files.files, good, strict=True) if not fine]
+        bad = [file.where for file, fine in zip(every, good, strict=True) if not fine]
         notes.append(f"{len(bad)} images that do not decode were skipped: {some(bad)}")
-    position = {c: i for i, c in enumerate(classes)}
-    everything = Split(
-        images=images,
-        labels=np.array([position[c] for c, _ in every], dtype=np.int64),
-        groups=None if groups is None else group_numbers(files.files, groups),
-    )
-    parts, start = {}, 0
-    for part, pairs in found.items():
-        own = slice(start, start + len(pairs))  # without a copy where all are good
-        parts[part] = everything.take(own if good[own].all() else start + np.flatnonzero(good[own]))
-        start = own.stop
+    parts = _parts(found, classes, images, good, None if groups is None else group_numbers(every, groups))
     splits, told = divide(parts.pop("train"), classes, val=val, test=test, seed=seed, given=parts)
     return ImageData(
         name=Path(path).resolve().stem,
@@ -269,4 +262,23 @@ def load_images(
 
 
 def memory_for_images() -> int:
+    """Bytes of images that are kept in memory unless the caller says otherwise."""
     return min(8 << 30, psutil.virtual_memory().total // 4)
+
+
+def _parts(
+    found: Mapping[str, Sequence[tuple[str, ImageFile]]],
+    classes: Sequence[str],
+    images: NDArray[np.uint8] | StoredImages,
+    good: NDArray[np.bool_],
+    groups: NDArray[np.int64] | None,
+) -> dict[str, Split]:
+    """The good ones of ``images (n, c, h, h)``, which are those of ``found`` in its order, by split."""
+    position = {c: i for i, c in enumerate(classes)}
+    labels = np.array([position[c] for pairs in found.values() for c, _ in pairs], dtype=np.int64)
+    everything, parts, start = Split(images=images, labels=labels, groups=groups), {}, 0
+    for part, pairs in found.items():
+        own = slice(start, start + len(pairs))  # without a copy where all are good
+        parts[part] = everything.take(own if good[own].all() else start + np.flatnonzero(good[own]))
+        start = own.stop
+    return parts

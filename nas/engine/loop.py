@@ -117,16 +117,7 @@ def search(
         completed: Literal["in batches", "one by one"] = "in batches" if make is None else "one by one"
         identity = Identity(**problem.described(), searcher=identity_of(searcher), batch=rows, completed=completed)
         with contextlib.closing(Ledger(path, identity, space, resume=bool(resume))) as ledger:
-            run = _Search(
-                problem=problem,
-                proposals=Proposals(problem, searcher),
-                ledger=ledger,
-                pool=pool,
-                budget=budget,
-                rows=rows,
-                bar=shown,
-                on_result=on_result,
-            )
+            run = _Search(problem, Proposals(problem, searcher), ledger, pool, budget, rows, shown, on_result)
             return run.run(one_by_one=make is not None)
 
 
@@ -162,7 +153,7 @@ class _Candidate:
     future: Future[Outcome] | None
 
 
-@dataclass(kw_only=True)
+@dataclass
 class _Search:
     """One search, from its first ask to its result."""
 

@@ -81,7 +81,11 @@ def layout_of(path: Path, tensors: Tensors, asked: str | None) -> Layout:
         called = [re.sub(r"[-.]", "_", part) for part in (path.stem, path.parent.name, *folders)]
         found = [layout for layout in LAYOUTS if any(name.startswith(layout.name) for name in called)]
     fitting = [layout for layout in found if f"{layout.names.stem['conv']}.weight" in tensors]
-    if fitting or (asked is not None and found):  # of one that does not fit, reading says what is missing
+    if found:  # of one that does not fit, reading says what is missing
         return max(fitting or found, key=lambda layout: len(layout.name))
-    what = f"there is no layout {asked!r}" if asked is not None else f"{path} does not say its layout in its name"
-    raise BadInput(f"{what}; layout= is one of {', '.join(names())}")
+    if asked is not None:
+        raise BadInput(f"there is no layout {asked!r}; they are {', '.join(names())}")
+    raise BadInput(
+        f"{path} (its first tensor is {next(iter(tensors))}) does not say its layout in its name; call it as it was "
+        "published, such as mobilenet_v2-b0353104.pth, or give layout=, one of nas.layouts.names()"
+    )

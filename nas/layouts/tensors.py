@@ -31,8 +31,12 @@ def read_tensors(path: str | os.PathLike[str]) -> Tensors:
             found = torch.load(path, weights_only=True, map_location="cpu")
     except FileNotFoundError:
         raise BadInput(f"there is no weights file {path}") from None
-    except Exception as error:  # a damaged file fails in many ways inside torch, zipfile, pickle and safetensors
-        raise BadInput(f"{path} is not a readable weights file (safetensors or .pth): {first_line(error)}") from None
+    except OSError as error:
+        raise BadInput(f"{path} is not a readable weights file: {first_line(error)}") from None
+    except Exception:  # a damaged file fails in many ways inside torch, zipfile, pickle and safetensors
+        raise BadInput(
+            f"{path} is not a readable weights file: either safetensors, or a .pth with nothing but tensors in it"
+        ) from None
     while isinstance(found, dict) and (inner := next((k for k in ("state_dict", "model") if k in found), "")):
         found = found[inner]
     if not isinstance(found, dict) or not found or not all(isinstance(t, Tensor) for t in found.values()):

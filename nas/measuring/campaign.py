@@ -50,14 +50,12 @@ def measure(
 
     Times every distinct block alone: warmed up, in groups whose members take turns, until the median is known to
     ±2% or 24 rounds have passed. Then times ``calibrate`` random whole networks and fits what isolated blocks cannot
-    see (``nas.tables.fit.calibration``), then ``validate`` others, whose prediction error is recorded in the table, and last a
-    sample of the blocks again, whose difference is the table's repeatability. A reference block is timed along; groups
-    that it shows to be disturbed are timed again, and its drift is recorded, as are clock, temperature and load.
+    see, then ``validate`` others, for the table's error, and last a sample of the blocks again, for its repeatability. A
+    reference block is timed along: groups that it shows to be disturbed are timed again, its drift is recorded.
 
-    ``isolate``: load and time in a process of its own, so that a block that crashes or hangs the runtime is recorded
-    as failed (``notes["failed"]``; the table then lacks it) instead of ending the campaign.
-    ``meter``: also the energy of every block (``nas.measuring.energy``). ``progress``: a bar on stderr, by default on a
-    terminal and in a notebook. The logger "nas" is told the time estimate and what makes the numbers doubtful.
+    ``isolate``: in a process of its own, so that a block that crashes or hangs the runtime is left out of the table
+    (``notes["failed"]``) and ends nothing. ``meter``: also the energy of every block (``nas.measuring.energy``).
+    ``progress``: a bar (None: on a terminal). The logger "nas" is told an estimate and what makes the numbers doubtful.
 
     Writes ``<name>.csv/.json`` and ``<name>_networks.csv`` into ``run_dir`` (default name: table_<precision>). The same
     call again loads a finished table, and goes on after the last finished group of an interrupted campaign.

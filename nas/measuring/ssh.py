@@ -68,15 +68,12 @@ def measure_remote(
     """The latency table of ``space`` on ``host`` ("user@host"), by the tool ``runtime`` there (``export_kit``).
 
     The runner outlives the connection; a dropped one is taken up again, for ``patience_s`` without an answer.
-    ``ssh_options``: "Key=Value" each, as for ``ssh -o``; checking of host keys cannot be turned off. ``python``: the
-    one to run there. ``remote_dir``: where kits go there, below the home directory; emptied when the table is made.
-    The logger "nas" is told the progress. Blocks that failed on the device are left out of the table (``notes["failed"]``).
+    ``ssh_options``: "Key=Value" each, as for ``ssh -o``; host keys are always checked. ``python``: the one there.
+    ``remote_dir``: of kits, below the home directory there. Blocks that failed are left out (``notes["failed"]``).
 
     Writes what ``measure`` writes into ``run_dir``, and ``<name>_kit`` with the raw results. The same call again loads a
-    finished table, and goes on wherever an interrupted round was, be it the export, the copying or the timing.
-    Raises BadInput with one line: another call in that folder (naming what differs), or any with ``resume=False``; not
-    reachable, host key unknown or changed, login refused, no python3 or runtime there, disk full there. What is finished
-    is kept on both sides.
+    finished table, and goes on wherever an interrupted round was. Raises BadInput for another call in that folder (naming
+    what differs), any with ``resume=False``, and what goes wrong with host, login or device; what is finished is kept.
     """
     _check_names(host, ssh_options, remote_dir)
     stem = stem_of(run_dir, name, precision)

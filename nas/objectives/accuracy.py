@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from nas.checks import checked
 from nas.data.images import ImageData
 from nas.objectives.objective import Objective
 from nas.space import Archs, Floats
+from nas.supernet.evaluation import subnet_accuracies
 from nas.supernet.supernet import Supernet
-from nas.supernet.training import check_fit, subnet_accuracy
+from nas.supernet.training import check_fit
 
 
 @checked
@@ -22,7 +21,7 @@ def accuracy(supernet: Supernet, data: ImageData, *, identity: str = "") -> Obje
     check_fit(supernet.space, data)
 
     def evaluate(archs: Archs) -> Floats:
-        return np.array([subnet_accuracy(supernet, arch, data) for arch in archs], dtype=np.float64)
+        return subnet_accuracies(supernet, archs, data)
 
     return Objective(
         name="accuracy",

@@ -55,7 +55,9 @@ def check_inputs(call: Call | None, given: dict[str, Any], folder: Path) -> None
     known = call.arguments if call else {}
     for name, value in given.items():
         if value != known.get(name):
-            raise BadInput(f"{folder} was made with {name} {known.get(name)}, not {value}; choose another run folder")
+            before = known.get(name)
+            so = f"without {name}, not with" if before is None else f"with {name} {before}, not"
+            raise BadInput(f"{folder} was made {so} {value}; choose another run folder")
 
 
 def _call_of(source: Callable[[], Any]) -> Call | None:

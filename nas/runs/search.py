@@ -20,7 +20,7 @@ from nas.runs.names import searcher_of
 from nas.runs.tables import constraints_of, predicted_latency
 from nas.space import Archs
 from nas.supernet import Supernet, train_supernet
-from nas.supernet.training import load_supernet
+from nas.supernet.training import load_supernet, suited_lr
 from nas.training.names import SUPERNET
 from nas.training.recipe import Recipe
 
@@ -32,7 +32,7 @@ def train_stage(run: Run) -> Supernet:
         run.space,
         run.data,
         epochs=s.epochs,
-        recipe=Recipe(epochs=s.epochs, lr=s.lr, batch_size=s.batch_size),
+        recipe=Recipe(epochs=s.epochs, lr=s.lr or suited_lr(run.space), batch_size=s.batch_size),
         run_dir=run.folder,
         seed=s.seed,
         device=s.device,

@@ -24,7 +24,9 @@ class Settings:
     threads: Annotated[Threads, "threads of that runtime"] = 1
 
     epochs: Annotated[Count, "epochs of supernet training"] = 50
-    lr: Annotated[Positive, "peak learning rate of supernet training"] = 0.1
+    lr: Annotated[Positive | None, "peak learning rate of supernet training (default 0.1; 0.04 of a trained start)"] = (
+        None
+    )
     batch_size: Annotated[Batch, "images per step of supernet training"] = 128
     device: Annotated[Text, "torch device that trains, such as cpu or cuda"] = "cpu"
 

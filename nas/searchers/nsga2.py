@@ -43,7 +43,6 @@ class NSGA2(NeverTwice):
         self.population, self.crossover, self.mutated = population, crossover, mutated
         self.mutation = 1.0 / space.genes if mutation is None else mutation
         self._ordered = np.array([is_ordered(choice) for choice in space.choices])
-        self._steps = bool(self._ordered.any())
         self.reset(seed)
 
     @checked
@@ -136,13 +135,11 @@ class NSGA2(NeverTwice):
         rows, genes = changed.nonzero()
         old, most = archs[rows, genes].astype(np.int64), sizes[genes]
         new = (old + rng.integers(1, most)) % most
-        if self._steps:
-            steps = rng.geometric(0.5, size=len(rows)) * (2 * rng.integers(0, 2, size=len(rows)) - 1)
-            stepped = np.minimum(np.maximum(old + steps, 0), most - 1)
-            near = self._ordered[genes] & (stepped != old) & (rng.random(len(rows)) < _STEPS)
-            new = np.where(near, stepped, new)
+        steps = rng.geometric(0.5, size=len(rows)) * (2 * rng.integers(0, 2, size=len(rows)) - 1)
+        stepped = np.minimum(np.maximum(old + steps, 0), most - 1)
+        near = self._ordered[genes] & (stepped != old) & (rng.random(len(rows)) < _STEPS)
         moved = archs.copy()
-        moved[rows, genes] = new
+        moved[rows, genes] = np.where(near, stepped, new)
         if not active.all():
             moved = np.where(active, moved, rng.integers(0, sizes, size=archs.shape))
         return self.space.canonical(moved)

@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from nas.errors import BadInput
 
+RECALIBRATION_IMAGES = 512
+"""Training images that batch-norm recalibration of a subnet looks at."""
+
 
 @torch.no_grad()
 def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:

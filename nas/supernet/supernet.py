@@ -41,7 +41,7 @@ class Supernet(nn.Module):
         self._plans: dict[tuple[int, Block], list[tuple[Elastic, Part]]] = {}
         if isinstance(space, SpaceAround):
             for (slot, block), plain in zip(self._filled(self.largest), space.source, strict=True):
-                for (primitive, part), name in zip(self._plan(slot, block), block.parts(), strict=True):
+                for (primitive, part), name in zip(self.plan(slot, block), block.parts(), strict=True):
                     load_part(primitive, part, plain.get_submodule(name).state_dict())
         self.activate(self.largest)
 
@@ -51,7 +51,7 @@ class Supernet(nn.Module):
         for slot, block in self._filled(arch):
             module = self._module(slot, block)
             module.block = block
-            for primitive, part in self._plan(slot, block):
+            for primitive, part in self.plan(slot, block):
                 primitive.activate(part)
             self._running.append(module)
 
@@ -80,14 +80,14 @@ class Supernet(nn.Module):
         filled = self._filled(arch)
         network = Network(block for _, block in filled)
         for (slot, block), plain in zip(filled, network, strict=True):
-            for (primitive, part), name in zip(self._plan(slot, block), block.parts(), strict=True):
+            for (primitive, part), name in zip(self.plan(slot, block), block.parts(), strict=True):
                 plain.get_submodule(name).load_state_dict(primitive.sliced(part))
         return network.to(next(self.parameters()).device).train(self.training)
 
-    def _plan(self, slot: int, block: Block) -> list[tuple[Elastic, Part]]:
-        """Which primitive runs as which part when ``slot`` is ``block``; kept, because every training step asks."""
+    def plan(self, slot: int, block: Block) -> list[tuple[Elastic, Part]]:
+        """Which primitive runs as which part when ``slot`` is ``block``, in the order of its parts."""
         key = (slot, block)
-        if key not in self._plans:
+        if key not in self._plans:  # kept, because every training step asks
             module, parts = self._module(slot, block), block.parts().items()
             self._plans[key] = [(cast(Elastic, module.get_submodule(name)), part) for name, part in parts]
         return self._plans[key]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
+from msgspec import Meta
 
 from nas.around import SpaceAround
 from nas.checks import Count, FilePath, Seed, checked, shown
@@ -17,19 +19,24 @@ from nas.data.inputs import batches, fixed_choice
 from nas.errors import BadInput
 from nas.files import folder_of
 from nas.space import Archs, SearchSpace
-from nas.supernet.recalibrate import recalibrate
+from nas.supernet.evaluation import subnet_accuracies
+from nas.supernet.recalibrate import RECALIBRATION_IMAGES, recalibrate
 from nas.supernet.strategies import Sandwich, Strategy
 from nas.supernet.supernet import Supernet
 from nas.training.augment import Augment, Augmentation
-from nas.training.evaluate import device_of, input_size, validation_accuracy
+from nas.training.evaluate import device_of, input_size
 from nas.training.folder import trained_in
 from nas.training.loop import Hook, fit
 from nas.training.names import OF_SUPERNET
 from nas.training.recipe import Recipe, precision_of, settled, stated, torch_device
+from nas.training.team import Team, check_shares
 from nas.training.weights import Checkpoint, Identity, load_weights
+from nas.training.workers import train_in_workers
 
-RECALIBRATION_IMAGES = 512
-"""Training images that batch-norm recalibration of a subnet looks at."""
+log = logging.getLogger("nas")
+
+START_LR = 0.04
+"""Peak learning rate from a trained network: EfficientNet-Lite0's best of 0.01, 0.04, 0.12 (experiments/transfer.py)."""
 
 
 @checked
@@ -48,28 +55,36 @@ def train_supernet(
     on_epoch: Hook | None = None,
     on_step: Hook | None = None,
     progress: bool | None = None,
+    workers: Annotated[int, Meta(ge=1, le=4096)] = 1,
 ) -> Supernet:
     """The trained supernet of ``space`` on ``data``, by the sandwich rule unless ``strategy`` says otherwise.
 
     Writes ``supernet.safetensors`` and ``training.csv`` into ``run_dir``; a checkpoint lies beside them while it
     trains. The same call again loads finished weights, or goes on where an interrupted training stopped, to the same
-    result; with ``resume=False`` a folder that holds a training is refused. ``epochs`` or ``recipe`` says how long.
-    ``on_epoch``, ``on_step`` and ``progress`` as for ``nas.training.loop.fit``.
+    result; with ``resume=False`` a folder that holds a training is refused. ``epochs`` or ``recipe`` says how long;
+    without a recipe the peak learning rate is ``suited_lr(space)``.
+    ``on_epoch``, ``on_step`` and ``progress`` as for ``nas.training.loop.fit``. ``workers``: processes that share every
+    batch, by Ray Train (with ``device="cuda"`` a GPU each), to the same weights within float error; an interrupted
+    training goes on with any number of them. The hooks are then called in the first of these processes.
     Raises BadInput when the data do not fit the space, the device is not there, or ``run_dir`` holds a training with
     other settings, which are named; NasError when the loss is no longer finite.
     """
     folder = folder_of(run_dir)
     check_fit(space, data)
-    recipe, strategy = settled(None, recipe, epochs=epochs), strategy or Sandwich()
+    lr = suited_lr(space) if recipe is None else None
+    recipe, strategy = settled(None, recipe, epochs=epochs, lr=lr), strategy or Sandwich()
     chosen = Augment.suited_to(data) if augment is None else augment
     if recipe.freeze == "norms":
         raise BadInput(
             "freeze is 'norms', but the subnets of a supernet have no batch-norm statistics of their own to keep"
         )
+    check_shares(recipe, len(data.train), workers)
+    if isinstance(space, SpaceAround) and space.source.normalise not in (None, data.normalise):
+        log.warning("%s was taught with pixels of another normalisation; pass data.normalised_as(network)", space.name)
     place = torch_device(device)
     supernet = Supernet(space, seed=seed).to(place)
 
-    def train(checkpoint: Checkpoint) -> pd.DataFrame:
+    def fitted(supernet: Any, checkpoint: Checkpoint, place: torch.device, team: Team | None) -> pd.DataFrame:
         return fit(
             supernet,
             data,
@@ -84,7 +99,11 @@ def train_supernet(
             on_epoch=on_epoch,
             on_step=on_step,
             progress=progress,
+            team=team,
         )
+
+    def train(checkpoint: Checkpoint) -> pd.DataFrame:
+        return train_in_workers(supernet, lambda *there: fitted(there[0], checkpoint, *there[1:]), place, workers)
 
     identity = _identity(space, data, recipe, chosen, strategy, seed, place)
     more = {"space": space.fingerprint}
@@ -121,7 +140,7 @@ def calibrated(supernet: Supernet, arch: Archs, data: ImageData) -> torch.nn.Mod
 
 def subnet_accuracy(supernet: Supernet, arch: Archs, data: ImageData) -> float:
     """Validation accuracy of ``arch (genes,)`` with the supernet's weights, batch norm recalibrated."""
-    return validation_accuracy(calibrated(supernet, arch, data), data)
+    return float(subnet_accuracies(supernet, np.asarray(arch)[None], data)[0])
 
 
 def check_fit(space: SearchSpace, data: ImageData) -> None:
@@ -130,6 +149,11 @@ def check_fit(space: SearchSpace, data: ImageData) -> None:
         raise BadInput(f"{space.name} takes images of {space.in_channels} channels, {data.name} has {data.channels}")
     if space.classes != len(data.classes):
         raise BadInput(f"{space.name} has {space.classes} classes, {data.name} has {len(data.classes)}")
+
+
+def suited_lr(space: SearchSpace) -> float:
+    """Peak learning rate that a supernet is trained with unless it is said: lower where it starts from a trained network."""
+    return START_LR if isinstance(space, SpaceAround) else Recipe.lr
 
 
 def _identity(

@@ -22,7 +22,7 @@ import pandas as pd
 from msgspec import Meta
 
 from nas.checks import Count, CountOrNone, Seed, Text, checked
-from nas.engine.ray_workers import check_resources, import_ray, quiet, start_ray
+from nas.cluster import check_resources, import_ray, quiet, start_ray
 from nas.errors import BadInput, MissingPackage
 from nas.files import first_line, folder_of, locked, write_text
 from nas.progress import bar

@@ -22,10 +22,15 @@ _STRUCTURE = ("kernel", "stride", "groups")  # whole numbers that say what a blo
 
 
 def attributes(block: Block) -> dict[str, Hashable]:
-    """What a block is, whatever its sizes: its kind, structure and texts, and which sizes it has at all."""
+    """What a block is, whatever its sizes: its kind, structure and texts, and which sizes it has at all.
+
+    Not what takes no time: epsilon is folded, a squeeze layer has one pixel, and padding differs with a stride only.
+    """
     found: dict[str, Hashable] = {"kind": block.kind}
     for name, value in _fields(block).items():
-        found[name] = value > 0 if _is_size(name, value) else value
+        if name not in ("eps", "se_act", "padding"):
+            found[name] = value > 0 if _is_size(name, value) else value
+    found["spared"] = any(convolution.spared for convolution in convolutions(block))
     return found
 
 

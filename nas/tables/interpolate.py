@@ -1,9 +1,9 @@
 """Blocks that a table does not hold: an estimate from measured ones of the same make, with its error.
 
 Used for pruned networks, whose channel counts lie between those of a space. Within one make (kind, kernel, stride,
-squeeze-excite or not, activation, residual; any activation where that leaves too few) latency is smooth in the sizes: a
-ridge regression of log latency on logarithms of MACs, activation and weight counts, corrected by the residuals of the
-nearest measured blocks. A kernel that was not measured lies between the next smaller and the next larger one, by area.
+squeeze-excite or not, activation, padding, residual; where that leaves too few, any padding, then any activation)
+latency is smooth in the sizes: a ridge regression of log latency on logarithms of MACs, activation and weight counts,
+corrected by the residuals of the nearest measured blocks. A kernel that was not measured lies between the next smaller and the next larger one, by area.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ _BEYOND = 0.7  # error added per factor of e beyond the measured range; large en
 _BETWEEN = 0.15  # error added between two kernels, as a share of the logarithm of their ratio
 _NEIGHBOURS = 4
 _FEWEST = 6
+_LOOSE: tuple[tuple[str, ...], ...] = (
+    (),
+    ("spared",),
+    ("act", "spared"),
+)  # what may differ, the first of enough blocks
 
 Estimate = tuple[Floats, Floats]
 Rows = Mapping[Hashable, NDArray[np.int64]]
@@ -82,20 +87,19 @@ def _known_error(table: LatencyTable, row: int) -> float:
 
 
 def _rows(table: LatencyTable) -> Rows:
-    """Rows of the table by make, and by make whatever the activation; not those that cost nothing."""
+    """Rows of the table by make, and by make but for ``_LOOSE``; not those that cost nothing."""
     found: dict[Hashable, list[int]] = {}
     for i, block in enumerate(table.blocks):
         if table.effective_ms[i] > 0:
-            for but in ((), ("act",)):
+            for but in _LOOSE:
                 found.setdefault((but, make(block, but=but)), []).append(i)
     return {key: np.array(rows, dtype=np.int64) for key, rows in found.items()}
 
 
 def _alike(makes: Rows, block: Block) -> NDArray[np.int64]:
-    """Rows of the same make; where those are too few, of any activation."""
-    none = np.zeros(0, dtype=np.int64)
-    same = makes.get(((), make(block)), none)
-    return same if len(same) >= _FEWEST else makes.get((("act",), make(block, but=("act",))), none)
+    """Rows of the same make; where those are too few, of any padding, and then of any activation."""
+    found = [makes.get((but, make(block, but=but)), np.zeros(0, dtype=np.int64)) for but in _LOOSE]
+    return next((rows for rows in found if len(rows) >= _FEWEST), found[-1])
 
 
 def _kernels_around(table: LatencyTable, makes: Rows, block: Block) -> tuple[int, int] | None:
@@ -103,8 +107,9 @@ def _kernels_around(table: LatencyTable, makes: Rows, block: Block) -> tuple[int
     own = getattr(block, "kernel", None)
     if own is None:
         return None
-    other = make(block, but=("act", "kernel"))
-    kernels = {k for b in table.blocks if (k := getattr(b, "kernel", None)) and make(b, but=("act", "kernel")) == other}
+    but = (*_LOOSE[-1], "kernel")
+    other = make(block, but=but)
+    kernels = {k for b in table.blocks if (k := getattr(b, "kernel", None)) and make(b, but=but) == other}
     enough = [k for k in kernels if len(_alike(makes, _with_kernel(block, k))) >= _FEWEST]
     smaller, larger = [k for k in enough if k < own], [k for k in enough if k > own]
     return (max(smaller), min(larger)) if smaller and larger else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from nas.checks import checked
 from nas.data.images import ImageData
-from nas.data.inputs import batches, normalised
+from nas.data.inputs import batches, images_at_once, kept_inputs, normalised
 from nas.data.splits import Split
 from nas.training.augment import Augment, augmented
 
@@ -21,7 +22,8 @@ VALIDATION_PREDICTIONS = 1500
 def predict(model: nn.Module, split: Split, data: ImageData) -> Tensor:
     """Logits ``(n, classes)`` of ``model`` in eval mode for all images of ``split``."""
     model.eval()
-    return torch.cat([model(x) for x in batches(split, data, input_size(model), device=device_of(model))])
+    size, device = input_size(model), device_of(model)
+    return torch.cat([model(x) for x in batches(split, data, size, images_at_once(size, device), device)])
 
 
 def accuracy(model: nn.Module, split: Split, data: ImageData) -> float:
@@ -30,6 +32,7 @@ def accuracy(model: nn.Module, split: Split, data: ImageData) -> float:
     return float((guess == split.labels).mean())
 
 
+@torch.no_grad()
 def validation_accuracy(model: nn.Module, data: ImageData) -> float:
     """Top-1 accuracy on the validation images, what searches and compression compare networks by.
 
@@ -37,16 +40,25 @@ def validation_accuracy(model: nn.Module, data: ImageData) -> float:
     is then picked by luck. So sets below 1,500 images are seen several times: as they are, and in fixed random views
     (rotated, scaled and shifted as in training, the same for every network), 1,500 predictions or a few more in all.
     """
-    split, size, device = data.val, input_size(model), device_of(model)
-    correct = round(accuracy(model, split, data) * len(split))
-    views = validation_views(data)
-    labels = torch.from_numpy(split.labels).to(device)
-    with torch.no_grad():
-        for view in range(1, views):
-            generator = torch.Generator(device).manual_seed(view)
-            images = augmented(torch.from_numpy(split.images[:]).to(device), Augment(), size, generator)
-            correct += int((model(normalised(images, data)).argmax(1) == labels).sum())
-    return correct / (views * len(split))
+    model.eval()
+    inputs, labels = validation_inputs(data, input_size(model), device_of(model))
+    return float((torch.cat([model(x).argmax(1) for x in inputs]) == labels).double().mean())
+
+
+def validation_inputs(data: ImageData, size: int, device: torch.device) -> tuple[Iterable[Tensor], Tensor]:
+    """All views of the validation images as a network of ``size`` pixels sees them, in batches; and their labels ``(n,)``."""
+    views, n = validation_views(data), images_at_once(size, device)
+
+    def make() -> Iterator[Tensor]:
+        if views == 1:
+            return batches(data.val, data, size, n, device)
+        plain = torch.from_numpy(data.val.images[:]).to(device)
+        seeded = (torch.Generator(device).manual_seed(view) for view in range(1, views))
+        changed = [normalised(augmented(plain, Augment(), size, generator), data) for generator in seeded]
+        return iter(torch.cat([*batches(data.val, data, size, device=device), *changed]).split(n))
+
+    labels = torch.from_numpy(data.val.labels).to(device).repeat(views)
+    return kept_inputs(data, len(labels), ("validation", size, str(device)), make), labels
 
 
 def validation_views(data: ImageData) -> int:

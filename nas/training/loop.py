@@ -35,6 +35,7 @@ from nas.training.kept import Kept
 from nas.training.parameters import frozen, optimizer_of
 from nas.training.recipe import Recipe, precision_of, torch_device
 from nas.training.recompute import recomputed
+from nas.training.team import Team, check_shares
 from nas.training.weights import Checkpoint
 
 TrainingStep = Callable[[nn.Module, Tensor, Tensor, np.random.Generator], Tensor]
@@ -65,6 +66,7 @@ def fit(
     on_epoch: Hook | None = None,
     on_step: Hook | None = None,
     progress: bool | None = None,
+    team: Team | None = None,
 ) -> pd.DataFrame:
     """Train ``model`` in place and return one row per epoch: epoch, loss, learning_rate, seconds, and ``evaluate``'s.
 
@@ -72,7 +74,8 @@ def fit(
     ``checkpoint``: rewritten after every epoch, and where the training goes on from. ``evaluate``: what it calls
     "accuracy..." early stopping goes by (None: validation accuracy, when the recipe stops early); rows then say
     ``stopped_early``, 0 or 1. ``on_epoch`` gets each row, ``on_step`` epoch, step, loss and learning_rate of each batch.
-    ``progress``: whether a bar is shown; None: on a terminal or in a notebook.
+    ``progress``: whether a bar is shown; None: on a terminal or in a notebook. ``team``: of several processes that do
+    this call together, to the same result; the first of them evaluates, writes the checkpoint and calls the hooks.
     Raises NasError when the loss is no longer finite; BadInput for a device that is not there, a precision that it does
     not have, a checkpoint with another identity, or one that cannot be read.
     """
@@ -80,25 +83,35 @@ def fit(
     precision_of(device, recipe.precision)
     keep_freed_memory()
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    batches = Batches(data, recipe, augment, size=size, seed=seed, device=device)
+    if team is not None:
+        check_shares(recipe, len(data.train), team.size)
+    batches = Batches(
+        data, recipe, augment, size=size, seed=seed, device=device, **({} if team is None else team.share)
+    )
     if evaluate is None and recipe.patience:
         evaluate = lambda epoch: {"accuracy": validation_accuracy(model, data)}  # noqa: E731
+    if team is not None:
+        evaluate = evaluate and team.once(evaluate)
+    first = team is None or not team.rank
     memory = recomputed(model) if recipe.recompute else contextlib.nullcontext()
-    with frozen(model, recipe) as still, memory:
-        learner = _Learner(model, recipe, still, step)
+    norms = team.norms(model) if team is not None else contextlib.nullcontext()
+    with frozen(model, recipe) as still, memory, norms:
+        learner = _Learner(model, recipe, still, step, team)
         rows = [] if checkpoint is None else checkpoint.load(learner.parts(), device)
         steps = recipe.epochs * len(batches)
-        with bar(progress, desc="train", unit="step", total=steps, initial=len(rows) * len(batches)) as shown:
-            tell = _teller(shown, on_step)
+        with bar(
+            progress if first else False, desc="train", unit="step", total=steps, initial=len(rows) * len(batches)
+        ) as shown:
+            tell = _teller(shown, on_step if first else None)
             while len(rows) < recipe.epochs and not (rows and rows[-1].get("stopped_early")):
                 rows.append(
                     learner.epoch(batches.epoch(len(rows)), range(len(rows) * len(batches), steps), len(rows) + 1, tell)
                 )
                 learner.judge(rows, evaluate)
-                if checkpoint is not None:
+                if checkpoint is not None and first:
                     checkpoint.save(learner.parts(), rows)
                 _log_epoch(rows[-1], recipe.epochs)
-                if on_epoch is not None:
+                if on_epoch is not None and first:
                     on_epoch(dict(rows[-1]))
         learner.finish(rows)
     return pd.DataFrame(rows)
@@ -107,8 +120,10 @@ def fit(
 class _Learner:
     """What changes while ``model`` trains: its weights and what the optimizer, the average and the best epoch keep of them."""
 
-    def __init__(self, model: nn.Module, recipe: Recipe, still: Iterable[nn.Module], step: TrainingStep) -> None:
-        self.model, self.recipe, self.still, self.step = model, recipe, list(still), step
+    def __init__(
+        self, model: nn.Module, recipe: Recipe, still: Iterable[nn.Module], step: TrainingStep, team: Team | None
+    ) -> None:
+        self.model, self.recipe, self.still, self.step, self.team = model, recipe, list(still), step, team
         self.optimizer = optimizer_of(model, recipe)
         self.factors = [group["lr"] / recipe.lr for group in self.optimizer.param_groups]
         self.average = Kept(model) if recipe.ema else None
@@ -170,6 +185,8 @@ class _Learner:
         """One step of the optimizer; the loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._gradient(batch)
+        if self.team is not None:
+            loss = self.team.add_up(self.model, loss, len(batch.labels) / batch.of)
         nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
         self.optimizer.step()
         return loss

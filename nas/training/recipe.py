@@ -81,6 +81,7 @@ class Recipe:
             )
         return self.lr * factor
 
+    @checked
     def label_loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Scalar, of ``logits (n, classes)`` and ``labels (n,)`` or ``(n, classes)`` shares.
 
