@@ -10,7 +10,8 @@ import pytest
 NAS = Path(__file__).parents[1] / "nas"
 ARRAYS = {"NDArray", "Tensor", "Archs", "Costs", "Floats", "BlockIds"}
 ERRORS = {"BadInput", "Infeasible", "MissingBlocks", "MissingPackage", "NasError"}
-SHAPE = re.compile(r"\([a-z_0-9]+,( ?[a-z_0-9*]+,)*( ?([a-z_0-9*]+|\.\.\.))?\)")  # (n,), (n, genes), (batch, ...)
+_AXIS = r"[a-z_0-9*]+( \+ \d+)?"
+SHAPE = re.compile(rf"\({_AXIS},( ?{_AXIS},)*( ?({_AXIS}|\.\.\.))?\)")  # (n,), (n, genes), (n, blocks + 1), (batch, ...)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 

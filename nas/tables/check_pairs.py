@@ -56,7 +56,10 @@ def copied(table: LatencyTable, other: LatencyTable, rows: Rows, a: Floats, b: F
 
 
 def sister(table: LatencyTable, other: LatencyTable, rows: Rows, mine: Floats, theirs: Floats) -> list[Finding]:
-    """Factors between two tables that neither devices nor batch sizes nor threads can explain; arguments as ``copied``."""
+    """Factors between two tables that neither devices nor batch sizes nor threads can explain.
+
+    ``rows (n,)``, ``mine (n,)`` and ``theirs (n,)`` as the arguments of ``copied``.
+    """
     a, b = table.device, other.device
     arithmetic = macs([table.blocks[row] for row in rows])
     large = arithmetic >= np.median(arithmetic)  # small blocks cost a call, whatever their batch and threads

@@ -136,7 +136,7 @@ def as_table(
     licence: str,
     notes: Mapping[str, Any],
 ) -> LatencyTable:
-    """The fitted costs as a table of the blocks of ``space``."""
+    """The fitted costs as a table of the blocks of ``space``; ``counts (networks, blocks + 1)`` as they were timed."""
     latency = solved.costs[:-1]
     runs = (counts[:, :-1] > 0).sum(axis=0)
     rows = pd.DataFrame(
