@@ -66,7 +66,7 @@ def test_the_page_adds_each_kind_of_thing():
 def test_what_is_added_is_on_the_command_line(copy):
     code = "import sys; from nas.cli.app import main; main(sys.argv[1:])"
     for flags, listed in (
-        (["quickstart", "--space", "none"], "plain.digits"),
+        (["quickstart", "--space", "nowhere"], "plain.digits"),
         (["quickstart", "--searcher", "none"], "hill_climbing"),
     ):
         done = run(code.replace("sys.argv[1:]", repr([*flags, "--run-dir", "none"])), copy)
