@@ -1,6 +1,5 @@
 # The public names, each once: lazy_loader reads this file, and so do type checkers and editors.
 from . import layouts as layouts, runtimes as runtimes
-from .around import around as around
 from .compression.pipeline import compress as compress
 from .compression.step import Context as Context, Step as Step
 from .compression.steps.fine_tune import FineTune as FineTune
@@ -53,6 +52,7 @@ from .searchers.ppo import PolicySearch as PolicySearch
 from .searchers.random import RandomSearch as RandomSearch
 from .searchers.searcher import Searcher as Searcher
 from .space import Choice as Choice, SearchSpace as SearchSpace, Slot as Slot
+from .space_around import around as around
 from .supernet.strategies import Sandwich as Sandwich, SinglePath as SinglePath, Strategy as Strategy
 from .supernet.supernet import Supernet as Supernet
 from .supernet.training import (

@@ -70,7 +70,7 @@ def space(
     name = f"around_{Path(pretrained or around or '').stem}"
     if channels not in (None, source.input_shape[0]):
         raise BadInput(f"{name} takes images of {source.input_shape[0]} channels, not {channels}")
-    from nas.around import around as space_around
+    from nas.space_around import around as space_around
 
     return space_around(source, name=name)
 

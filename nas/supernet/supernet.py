@@ -10,12 +10,12 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from nas.around import SpaceAround
 from nas.blocks import Block, Part
 from nas.checks import Seed, checked
 from nas.errors import BadInput
 from nas.modules import BlockModule, Network, build
 from nas.space import Archs, SearchSpace
+from nas.space_around import SpaceAround
 from nas.supernet.elastic import Elastic, elastic_part, load_part
 
 

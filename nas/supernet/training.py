@@ -12,13 +12,13 @@ import pandas as pd
 import torch
 from msgspec import Meta
 
-from nas.around import SpaceAround
 from nas.checks import Count, FilePath, Seed, checked, shown
 from nas.data.images import ImageData
 from nas.data.inputs import batches, fixed_choice
 from nas.errors import BadInput
 from nas.files import folder_of
 from nas.space import Archs, SearchSpace
+from nas.space_around import SpaceAround
 from nas.supernet.evaluation import subnet_accuracies
 from nas.supernet.recalibrate import RECALIBRATION_IMAGES, recalibrate
 from nas.supernet.strategies import Sandwich, Strategy
