@@ -316,7 +316,10 @@ ANY_NUMBER = {
 """Numbers without a range, each with the reason."""
 
 
-NOT_OURS = {"Supernet.forward": "torch calls it, with what it likes"}
+NOT_OURS = {
+    "Supernet.forward": "torch calls it, with what it likes",
+    "Supernet.plan": "of positions and blocks that only the space knows",
+}
 """Methods that check nothing, each with the reason."""
 
 
