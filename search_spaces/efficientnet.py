@@ -7,7 +7,7 @@ from functools import partial
 from nas.blocks import Channels, DepthwiseSeparable
 from nas.checks import checked
 from nas.space import SearchSpace, Value
-from search_spaces.stages import Family, Stage, build_space, mobilenet_v2, network_config, quarter_of_input
+from search_spaces.stages import Family, Stage, build_space, network_config, quarter_of_input, with_mobilenet_v2
 
 ACTS = ("silu", "relu6")
 SE = (True, False)
@@ -25,10 +25,7 @@ class EfficientNet:
         )
         stage = partial(Stage, kernels=(3, 5), expansions=(4, 6), acts=ACTS, se=SE)
         stages = [stage(channels=24, stride=2, depths=(1, 2)), stage(channels=40, stride=2, depths=(1, 2))]
-        members = mobilenet_v2(family, stages)
-        return build_space(
-            "efficientnet_digits", family, stages, classes=classes, in_channels=in_channels, members=members
-        )
+        return with_mobilenet_v2("efficientnet_digits", family, stages, classes=classes, in_channels=in_channels)
 
     @staticmethod
     @checked

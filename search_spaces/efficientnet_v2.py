@@ -12,7 +12,7 @@ from nas.blocks import Channels, InvertedResidual
 from nas.blocks.fused_mbconv import FusedMBConv
 from nas.checks import checked
 from nas.space import SearchSpace
-from search_spaces.stages import Family, Stage, build_space, mobilenet_v2, quarter_of_input
+from search_spaces.stages import Family, Stage, quarter_of_input, with_mobilenet_v2
 
 ACTS = ("silu", "relu")
 EITHER = (FusedMBConv, InvertedResidual)
@@ -33,7 +33,4 @@ class EfficientNetV2:
         first = [early(channels=24, stride=1, depths=(1, 2)), early(channels=40, stride=2, depths=(1, 2, 3))]
         last = [late(channels=80, stride=2, depths=(1, 2, 3)), late(channels=112, stride=1, depths=(1, 2))]
         stages = first + last
-        members = mobilenet_v2(family, stages)
-        return build_space(
-            "efficientnet_v2_cifar", family, stages, classes=classes, in_channels=in_channels, members=members
-        )
+        return with_mobilenet_v2("efficientnet_v2_cifar", family, stages, classes=classes, in_channels=in_channels)

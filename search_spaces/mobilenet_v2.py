@@ -7,7 +7,7 @@ from functools import partial
 from nas.blocks import Channels
 from nas.checks import checked
 from nas.space import SearchSpace
-from search_spaces.stages import Family, Stage, build_space, mobilenet_v2
+from search_spaces.stages import Family, Stage, with_mobilenet_v2
 
 ACTS = ("relu", "relu6")
 
@@ -22,10 +22,7 @@ class MobileNetV2:
         family = Family(resolutions=(16, 24, 32), widths=(0.5, 1.0), stem=16, hidden=64)
         stage = partial(Stage, kernels=(3, 5), expansions=(2, 4), acts=ACTS)
         stages = [stage(channels=c, stride=s, depths=(1, 2)) for c, s in ((16, 1), (32, 2), (48, 2))]
-        members = mobilenet_v2(family, stages)
-        return build_space(
-            "mobilenet_v2_digits", family, stages, classes=classes, in_channels=in_channels, members=members
-        )
+        return with_mobilenet_v2("mobilenet_v2_digits", family, stages, classes=classes, in_channels=in_channels)
 
     @staticmethod
     @checked
@@ -34,10 +31,7 @@ class MobileNetV2:
         family = Family(resolutions=(64, 80, 96), widths=(0.5, 0.75, 1.0), stem=16, first=16, hidden=576, features=768)
         stage = partial(Stage, depths=(1, 2, 3), kernels=(3, 5), expansions=(3, 6), acts=("relu6",))
         stages = [stage(channels=c, stride=s) for c, s in ((24, 2), (40, 2), (80, 2), (112, 1), (160, 2))]
-        members = mobilenet_v2(family, stages)
-        return build_space(
-            "mobilenet_v2_photos", family, stages, classes=classes, in_channels=in_channels, members=members
-        )
+        return with_mobilenet_v2("mobilenet_v2_photos", family, stages, classes=classes, in_channels=in_channels)
 
     @staticmethod
     @checked
@@ -59,7 +53,6 @@ class MobileNetV2:
             Stage(channels=160, stride=2, depths=(2, 3, 4), acts=ACTS),
             Stage(channels=320, stride=1, depths=(1,), acts=ACTS),
         ]
-        members = mobilenet_v2(family, stages, depths=(2, 3, 4, 3, 3, 1))
-        return build_space(
-            "mobilenet_v2_imagenet", family, stages, classes=classes, in_channels=in_channels, members=members
+        return with_mobilenet_v2(
+            "mobilenet_v2_imagenet", family, stages, classes=classes, in_channels=in_channels, depths=(2, 3, 4, 3, 3, 1)
         )

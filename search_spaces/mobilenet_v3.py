@@ -12,7 +12,7 @@ from functools import partial
 from nas.blocks import Channels, DepthwiseSeparable
 from nas.checks import checked
 from nas.space import SearchSpace
-from search_spaces.stages import Family, Stage, build_space, mobilenet_v2, network_config, quarter_of_expanded
+from search_spaces.stages import Family, Stage, build_space, network_config, quarter_of_expanded, with_mobilenet_v2
 
 ACTS = ("relu", "relu6", "hswish")
 SE = (False, True)
@@ -48,10 +48,7 @@ class MobileNetV3:
         family = Family(resolutions=(16, 20, 24), widths=(0.75, 1.0), stem=24, hidden=256, squeeze=quarter_of_expanded)
         stage = partial(Stage, depths=(1, 2), kernels=(3, 5), expansions=(2, 3), acts=ACTS, se=SE)
         stages = [stage(channels=64, stride=2), stage(channels=128, stride=2)]
-        members = mobilenet_v2(family, stages)
-        return build_space(
-            "mobilenet_v3_digits", family, stages, classes=classes, in_channels=in_channels, members=members
-        )
+        return with_mobilenet_v2("mobilenet_v3_digits", family, stages, classes=classes, in_channels=in_channels)
 
     @staticmethod
     @checked
@@ -69,10 +66,7 @@ class MobileNetV3:
         stage = partial(Stage, kernels=(3, 5), acts=ACTS, se=SE)
         places = ((24, 1, (1, 2)), (40, 2, (1, 2, 3)), (80, 2, (1, 2, 3)), (112, 1, (1, 2)))
         stages = [stage(channels=c, stride=s, depths=d) for c, s, d in places]
-        members = mobilenet_v2(family, stages)
-        return build_space(
-            "mobilenet_v3_cifar", family, stages, classes=classes, in_channels=in_channels, members=members
-        )
+        return with_mobilenet_v2("mobilenet_v3_cifar", family, stages, classes=classes, in_channels=in_channels)
 
     @staticmethod
     @checked

@@ -151,6 +151,20 @@ def build_space(
     return SearchSpace(name, choices, slots, members=members or {})
 
 
+def with_mobilenet_v2(
+    name: str,
+    family: Family,
+    stages: Sequence[Stage],
+    *,
+    classes: int,
+    in_channels: int,
+    depths: Sequence[int] | None = None,
+) -> SearchSpace:
+    """``build_space`` with the members of ``mobilenet_v2(family, stages, depths)``."""
+    members = mobilenet_v2(family, stages, depths)
+    return build_space(name, family, stages, classes=classes, in_channels=in_channels, members=members)
+
+
 def _first_slots(family: Family, in_channels: int) -> list[Slot]:
     def stem(resolution: int, width: float, act: str) -> Block:
         return Stem(

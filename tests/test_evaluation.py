@@ -94,7 +94,7 @@ def test_recalibrated_statistics_are_those_of_the_plain_way(name, few_digits, mo
 def test_pooled_statistics_are_of_all_chunks():
     x = torch.randn(100, 3, 4, 4, generator=torch.Generator().manual_seed(0)) * 2 + 5
     x[:30] += 1
-    mean, var = evaluation.pooled(x.split(30))
+    mean, var = evaluation.statistics_of(x.split(30))
     torch.testing.assert_close(mean, x.double().mean((0, 2, 3)).float(), rtol=1e-5, atol=0)
     torch.testing.assert_close(var, x.double().var((0, 2, 3), correction=0).float(), rtol=1e-5, atol=0)
 

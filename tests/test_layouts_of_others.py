@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from designed import B0, V2, V3_LARGE, V3_SMALL
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,42 +25,6 @@ from nas.errors import BadInput
 from nas.layouts.pretrained import layout_of
 from nas.supernet import Supernet
 from search_spaces.ofa import OnceForAll, published_config
-
-# EfficientNet's and MobileNetV2's tables: per stage (kernel, expansion, out channels, stride, blocks)
-B0 = [
-    (3, 1, 16, 1, 1),
-    (3, 6, 24, 2, 2),
-    (5, 6, 40, 2, 2),
-    (3, 6, 80, 2, 3),
-    (5, 6, 112, 1, 3),
-    (5, 6, 192, 2, 4),
-    (3, 6, 320, 1, 1),
-]
-V2 = [
-    (3, 1, 16, 1, 1),
-    (3, 6, 24, 2, 2),
-    (3, 6, 32, 2, 3),
-    (3, 6, 64, 2, 4),
-    (3, 6, 96, 1, 3),
-    (3, 6, 160, 2, 3),
-    (3, 6, 320, 1, 1),
-]
-# MobileNetV3's tables: per stage its blocks (kernel, expanded, out, squeeze-excite, hard swish, stride)
-LARGE = [
-    [(3, 16, 16, 0, 0, 1)],
-    [(3, 64, 24, 0, 0, 2), (3, 72, 24, 0, 0, 1)],
-    [(5, 72, 40, 1, 0, 2), (5, 120, 40, 1, 0, 1), (5, 120, 40, 1, 0, 1)],
-    [(3, 240, 80, 0, 1, 2), (3, 200, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1), (3, 184, 80, 0, 1, 1)],
-    [(3, 480, 112, 1, 1, 1), (3, 672, 112, 1, 1, 1)],
-    [(5, 672, 160, 1, 1, 2), (5, 960, 160, 1, 1, 1), (5, 960, 160, 1, 1, 1)],
-]
-SMALL = [
-    [(3, 16, 16, 1, 0, 2)],
-    [(3, 72, 24, 0, 0, 2), (3, 88, 24, 0, 0, 1)],
-    [(5, 96, 40, 1, 1, 2), (5, 240, 40, 1, 1, 1), (5, 240, 40, 1, 1, 1)],
-    [(5, 120, 48, 1, 1, 1), (5, 144, 48, 1, 1, 1)],
-    [(5, 288, 96, 1, 1, 2), (5, 576, 96, 1, 1, 1), (5, 576, 96, 1, 1, 1)],
-]
 
 
 class Reference:
@@ -131,17 +96,8 @@ def flat(stages: list[tuple[int, int, int, int, int]], act: str, se: float) -> l
     return found
 
 
-def of_v3(stages: list[list[tuple]], minimal: bool = False) -> list[list[tuple]]:
-    def squeeze(mid: int) -> int:
-        rounded = max(8, int(mid / 4 + 4) // 8 * 8)
-        return rounded + 8 if rounded < 0.9 * mid / 4 else rounded
-
-    if minimal:
-        return [[(3, mid, out, 0, "relu", s) for _, mid, out, _, _, s in stage] for stage in stages]
-    return [
-        [(k, mid, out, squeeze(mid) if se else 0, "hardswish" if hs else "relu", s) for k, mid, out, se, hs, s in stage]
-        for stage in stages
-    ]
+def minimal(stages: list[list[tuple]]) -> list[list[tuple]]:
+    return [[(3, mid, out, 0, "relu", stride) for _, mid, out, _, _, stride in stage] for stage in stages]
 
 
 # how each library calls the parts of block ``n`` (number ``i`` of stage ``s``): expansion, depthwise, squeeze, projection
@@ -199,7 +155,7 @@ def once_for_all(n: int, s: int, i: int, expands: bool, se: bool) -> dict[str, t
     }
 
 
-ACTS = {"relu": F.relu, "relu6": F.relu6, "silu": F.silu, "hardswish": F.hardswish}
+ACTS = {"relu": F.relu, "relu6": F.relu6, "silu": F.silu, "hswish": F.hardswish}
 
 
 def logits(
@@ -235,32 +191,24 @@ _HEAD = {
 
 
 def v3_head(library: str, large: bool) -> dict:
-    wide = {"channels": 960 if large else 576, "wide": 1280 if large else 1024}
+    wide = {"channels": 960 if large else 576, "wide": 1280 if large else 1024, "convolution": library == "timm"}
     if library == "timm":
-        last = f"blocks.{6 if large else 5}.0."
-        return wide | {
-            "conv": (f"{last}conv", f"{last}bn1"),
-            "features": "conv_head",
-            "convolution": True,
-            "classify": "classifier",
-        }
-    last = f"features.{16 if large else 12}."
-    return wide | {
-        "conv": (f"{last}0", f"{last}1"),
-        "features": "classifier.0",
-        "convolution": False,
-        "classify": "classifier.3",
-    }
+        last, conv, features, classify = f"blocks.{6 if large else 5}.0.", ("conv", "bn1"), "conv_head", "classifier"
+    else:
+        last, conv = f"features.{16 if large else 12}.", ("0", "1")
+        features, classify = "classifier.0", "classifier.3"
+    return wide | {"conv": tuple(last + layer for layer in conv), "features": features, "classify": classify}
 
 
 def case(library: str, table: str, *, tf: bool = False, eps: float = 1e-5):
     """The reference of a table of a paper under the names of a library, as a function of a ``Reference`` and images."""
     naming = {"efficientnet_pytorch": lukemelas, "timm": timm, "torchvision": torchvision_v2}[library]
-    kind, _, minimal = table.partition(" ")
+    kind, _, simpler = table.partition(" ")
     if kind in ("large", "small"):
         naming = torchvision_v3 if library == "torchvision" else naming
-        blocks, head = of_v3(LARGE if kind == "large" else SMALL, bool(minimal)), v3_head(library, kind == "large")
-        stem = (*_STEM[library], 16, "relu" if minimal else "hardswish")
+        blocks, head = V3_LARGE if kind == "large" else V3_SMALL, v3_head(library, kind == "large")
+        blocks = minimal(blocks) if simpler else blocks
+        stem = (*_STEM[library], 16, "relu" if simpler else "hswish")
     else:
         act = "silu" if kind == "b0" else "relu6"
         blocks = flat(V2 if kind == "v2" else B0, act, 0.25 if kind == "b0" else 0.0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pickle
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
+from designed import V3_LARGE, V3_SMALL
 from fvcore.nn import FlopCountAnalysis, parameter_count
 
 import nas
@@ -18,54 +20,24 @@ from nas.errors import BadInput
 from nas.modules import Network
 from nas.space import Choice, SearchSpace, Slot
 
-# kernel, expanded channels, output channels, squeeze-excite channels (0: none), activation, stride
-V3_LARGE = [
-    (3, 16, 16, 0, "relu", 1),
-    (3, 64, 24, 0, "relu", 2),
-    (3, 72, 24, 0, "relu", 1),
-    (5, 72, 40, 24, "relu", 2),
-    (5, 120, 40, 32, "relu", 1),
-    (5, 120, 40, 32, "relu", 1),
-    (3, 240, 80, 0, "hswish", 2),
-    (3, 200, 80, 0, "hswish", 1),
-    (3, 184, 80, 0, "hswish", 1),
-    (3, 184, 80, 0, "hswish", 1),
-    (3, 480, 112, 120, "hswish", 1),
-    (3, 672, 112, 168, "hswish", 1),
-    (5, 672, 160, 168, "hswish", 2),
-    (5, 960, 160, 240, "hswish", 1),
-    (5, 960, 160, 240, "hswish", 1),
-]
-V3_SMALL = [
-    (3, 16, 16, 8, "relu", 2),
-    (3, 72, 24, 0, "relu", 2),
-    (3, 88, 24, 0, "relu", 1),
-    (5, 96, 40, 24, "hswish", 2),
-    (5, 240, 40, 64, "hswish", 1),
-    (5, 240, 40, 64, "hswish", 1),
-    (5, 120, 48, 32, "hswish", 1),
-    (5, 144, 48, 40, "hswish", 1),
-    (5, 288, 96, 72, "hswish", 2),
-    (5, 576, 96, 144, "hswish", 1),
-    (5, 576, 96, 144, "hswish", 1),
-]
+# as designed.V3_LARGE
 LITE2 = [
-    (3, 32, 16, 0, "relu6", 1),
-    *[(3, m, 24, 0, "relu6", s) for m, s in ((96, 2), (144, 1), (144, 1))],
-    *[(5, m, 48, 0, "relu6", s) for m, s in ((144, 2), (288, 1), (288, 1))],
-    *[(3, m, 88, 0, "relu6", s) for m, s in ((288, 2), (528, 1), (528, 1), (528, 1))],
-    *[(5, m, 120, 0, "relu6", s) for m, s in ((528, 1), (720, 1), (720, 1), (720, 1))],
-    *[(5, m, 208, 0, "relu6", s) for m, s in ((720, 2), (1248, 1), (1248, 1), (1248, 1), (1248, 1))],
-    (3, 1248, 352, 0, "relu6", 1),
+    [(3, 32, 16, 0, "relu6", 1)],
+    [(3, m, 24, 0, "relu6", s) for m, s in ((96, 2), (144, 1), (144, 1))],
+    [(5, m, 48, 0, "relu6", s) for m, s in ((144, 2), (288, 1), (288, 1))],
+    [(3, m, 88, 0, "relu6", s) for m, s in ((288, 2), (528, 1), (528, 1), (528, 1))],
+    [(5, m, 120, 0, "relu6", s) for m, s in ((528, 1), (720, 1), (720, 1), (720, 1))],
+    [(5, m, 208, 0, "relu6", s) for m, s in ((720, 2), (1248, 1), (1248, 1), (1248, 1), (1248, 1))],
+    [(3, 1248, 352, 0, "relu6", 1)],
 ]
 V2_SMALLEST = [  # width 0.35
-    (3, 16, 8, 0, "relu6", 1),
-    *[(3, m, 8, 0, "relu6", s) for m, s in ((48, 2), (48, 1))],
-    *[(3, m, 16, 0, "relu6", s) for m, s in ((48, 2), (96, 1), (96, 1))],
-    *[(3, m, 24, 0, "relu6", s) for m, s in ((96, 2), (144, 1), (144, 1), (144, 1))],
-    *[(3, m, 32, 0, "relu6", s) for m, s in ((144, 1), (192, 1), (192, 1))],
-    *[(3, m, 56, 0, "relu6", s) for m, s in ((192, 2), (336, 1), (336, 1))],
-    (3, 336, 112, 0, "relu6", 1),
+    [(3, 16, 8, 0, "relu6", 1)],
+    [(3, m, 8, 0, "relu6", s) for m, s in ((48, 2), (48, 1))],
+    [(3, m, 16, 0, "relu6", s) for m, s in ((48, 2), (96, 1), (96, 1))],
+    [(3, m, 24, 0, "relu6", s) for m, s in ((96, 2), (144, 1), (144, 1), (144, 1))],
+    [(3, m, 32, 0, "relu6", s) for m, s in ((144, 1), (192, 1), (192, 1))],
+    [(3, m, 56, 0, "relu6", s) for m, s in ((192, 2), (336, 1), (336, 1))],
+    [(3, 336, 112, 0, "relu6", 1)],
 ]
 
 
@@ -78,7 +50,7 @@ def blocks_of(space: str, member: str) -> tuple[Block, ...]:
 
 
 @pytest.mark.parametrize(
-    ("space", "member", "stem", "rows", "head"),
+    ("space", "member", "stem", "stages", "head"),
     [
         ("mobilenet_v3.imagenet_large", "mobilenet_v3_large_1.0_224", (16, "hswish"), V3_LARGE, (960, 1280, "hswish")),
         ("mobilenet_v3.imagenet_small", "mobilenet_v3_small_1.0_224", (16, "hswish"), V3_SMALL, (576, 1024, "hswish")),
@@ -86,11 +58,11 @@ def blocks_of(space: str, member: str) -> tuple[Block, ...]:
         ("mobilenet_v2.imagenet", "mobilenet_v2_0.35_96", (16, "relu6"), V2_SMALLEST, (1280, 0, "relu6")),
     ],
 )
-def test_members_are_their_papers_networks_block_by_block(space, member, stem, rows, head):
+def test_members_are_their_papers_networks_block_by_block(space, member, stem, stages, head):
     first, *blocks, last = blocks_of(space, member)
     assert (first.out_ch, first.act, first.kernel, first.stride) == (*stem, 3, 2)
     seen = [(b.kernel, getattr(b, "mid", b.in_ch), b.out_ch, b.se, b.act, b.stride) for b in blocks]
-    assert seen == rows
+    assert seen == [*chain(*stages)]
     assert [b.residual for b in blocks] == [b.stride == 1 and b.in_ch == b.out_ch for b in blocks]
     assert (last.hidden, last.features, last.act) == head
 

@@ -30,21 +30,15 @@ class Names:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """``stride`` of its first block; the others have 1."""
-
-    stride: int
-    act: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Family:
     """What is the same for all networks of a family. Blocks of the first stage have no expansion, all others have one.
 
-    The stem has stride 2, the head the last stage's activation.
+    ``strides``: of each stage's first block, the others have 1; ``acts``: of the stages. The stem has stride 2, the head the
+    last stage's activation.
     """
 
-    stages: tuple[Stage, ...]
+    strides: tuple[int, ...]
+    acts: tuple[str, ...]
     stem_act: str
     se_act: str = "relu"
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from nas.blocks import Block, DepthwiseSeparable, Head, InvertedResidual, Stem
 from nas.errors import BadInput
-from nas.layouts.layout import Layout, Parts, Stage
+from nas.layouts.layout import Layout, Parts
 from nas.layouts.tensors import Tensors
 from nas.modules import Network
 
@@ -102,11 +102,11 @@ def _blocks(file: File, layout: Layout, size: int) -> Iterator[tuple[Block, Part
     act = layout.family.stem_act
     block = made(Stem, names.stem, "conv", in_ch=channels, out_ch=out, kernel=kernel, stride=2, act=act)
     yield block, names.stem
-    for s, (stage, prefixes) in enumerate(_staged(file, layout)):
-        act = stage.act
+    stages = zip(layout.family.strides, layout.family.acts, _staged(file, layout), strict=True)
+    for s, (first_stride, act, prefixes) in enumerate(stages):
         for b, prefix in enumerate(prefixes):
             size, before = block.out_size, block.out_ch
-            stride = stage.stride if b == 0 else 1
+            stride = first_stride if b == 0 else 1
             parts = parts_of(file, prefix, names.inverted if s else names.separable)
             (mid, *_, kernel), out = file.shape(parts["depthwise"], 4), file.shape(parts["project"], 4)[0]
             block = made(
@@ -140,9 +140,9 @@ def parts_of(file: File, prefix: str, ways: Sequence[Parts]) -> Parts:
     raise AssertionError("the last way has no squeeze layer")
 
 
-def _staged(file: File, layout: Layout) -> list[tuple[Stage, list[str]]]:
-    """The stages, each with what the names of its blocks begin with."""
-    names, stages = layout.names, layout.family.stages
+def _staged(file: File, layout: Layout) -> list[list[str]]:
+    """What the names of the blocks of each stage begin with."""
+    names, stages = layout.names, layout.family.strides
     found: dict[tuple[int, ...], str] = {}
     for name in file.tensors:
         if match := re.match(names.block, name):
@@ -161,4 +161,4 @@ def _staged(file: File, layout: Layout) -> list[tuple[Stage, list[str]]]:
         last = stage
     if len(groups) != len(stages):
         raise file.misfit(f"{names.block} is there in {len(groups)} stages, and {len(stages)} would fit")
-    return list(zip(stages, groups, strict=True))
+    return groups

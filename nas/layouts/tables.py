@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from nas.layouts.layout import Family, Layout, Names, Parts, Stage
+from nas.blocks import norm_of
+from nas.layouts.layout import Family, Layout, Names, Parts
 from nas.modules import Normalise
 
 # mean and standard deviation, of pixels in [0, 1]
@@ -17,6 +18,16 @@ AS_THEY_ARE = ((0.0,) * 3, (1.0,) * 3)
 # ---- names -------------------------------------------------------------------------------------------------------
 
 
+def _normed(**names: tuple[str, str]) -> Parts:
+    """Convolutions, each with the names there of itself and of the norm behind it."""
+    return {ours: name for part, both in names.items() for ours, name in zip((part, norm_of(part)), both, strict=True)}
+
+
+def _conv_bn(**names: str) -> Parts:
+    """once-for-all's: a layer of one name has both."""
+    return _normed(**{part: (f"{name}.conv", f"{name}.bn") for part, name in names.items()})
+
+
 def _both(parts: Parts, squeeze: str, excite: str) -> tuple[Parts, Parts]:
     """With and without squeeze-excite."""
     return {**parts, "squeeze": squeeze, "excite": excite}, parts
@@ -24,44 +35,37 @@ def _both(parts: Parts, squeeze: str, excite: str) -> tuple[Parts, Parts]:
 
 def _numbered(*parts: str, squeeze: bool) -> Parts:
     """torchvision's MobileNetV3: convolutions and squeeze-excite of a block are numbered as they come."""
-    found: dict[str, str] = {}
-    for number, part in enumerate(parts):
-        after = number + (squeeze and part == "project")
-        found |= {part: f"{after}.0", f"{part}_norm": f"{after}.1"}
-    at = len(parts) - 1
-    return found | ({"squeeze": f"{at}.fc1", "excite": f"{at}.fc2"} if squeeze else {})
+    at = len(parts) - 1  # of squeeze-excite, before the projection
+    numbers = {part: i + (squeeze and i == at) for i, part in enumerate(parts)}
+    layers = _normed(**{part: (f"{i}.0", f"{i}.1") for part, i in numbers.items()})
+    return _both(layers, f"{at}.fc1", f"{at}.fc2")[0 if squeeze else 1]
 
 
-_DEPTHWISE = {"depthwise": "_depthwise_conv", "depthwise_norm": "_bn1"}
-_PROJECT = {"project": "_project_conv", "project_norm": "_bn2"}
-_EXPAND = {"expand": "_expand_conv", "expand_norm": "_bn0"}
+_SEPARABLE = _normed(depthwise=("_depthwise_conv", "_bn1"), project=("_project_conv", "_bn2"))
 EFFICIENTNET_PYTORCH = Names(
     library="efficientnet_pytorch",
-    stem={"conv": "_conv_stem", "norm": "_bn0"},
+    stem=_normed(conv=("_conv_stem", "_bn0")),
     block=r"_blocks\.(\d+)\.",
-    separable=_both({**_DEPTHWISE, **_PROJECT}, "_se_reduce", "_se_expand"),
-    inverted=_both({**_EXPAND, **_DEPTHWISE, **_PROJECT}, "_se_reduce", "_se_expand"),
-    head={"conv": "_conv_head", "norm": "_bn1", "classify": "_fc"},
+    separable=_both(_SEPARABLE, "_se_reduce", "_se_expand"),
+    inverted=_both({**_normed(expand=("_expand_conv", "_bn0")), **_SEPARABLE}, "_se_reduce", "_se_expand"),
+    head={**_normed(conv=("_conv_head", "_bn1")), "classify": "_fc"},
 )
 
 TIMM = Names(
     library="timm",
-    stem={"conv": "conv_stem", "norm": "bn1"},
+    stem=_normed(conv=("conv_stem", "bn1")),
     block=r"blocks\.(\d+)\.(\d+)\.",
     separable=_both(
-        {"depthwise": "conv_dw", "depthwise_norm": "bn1", "project": "conv_pw", "project_norm": "bn2"},
+        _normed(depthwise=("conv_dw", "bn1"), project=("conv_pw", "bn2")),
         "se.conv_reduce",
         "se.conv_expand",
     ),
     inverted=_both(
-        {
-            **{"expand": "conv_pw", "expand_norm": "bn1", "depthwise": "conv_dw", "depthwise_norm": "bn2"},
-            **{"project": "conv_pwl", "project_norm": "bn3"},
-        },
+        _normed(expand=("conv_pw", "bn1"), depthwise=("conv_dw", "bn2"), project=("conv_pwl", "bn3")),
         "se.conv_reduce",
         "se.conv_expand",
     ),
-    head={"conv": "conv_head", "norm": "bn2", "classify": "classifier"},
+    head={**_normed(conv=("conv_head", "bn2")), "classify": "classifier"},
 )
 # the last stage is the head's first convolution; the convolution after the pool has a bias
 TIMM_V3_LARGE, TIMM_V3_SMALL = (
@@ -69,7 +73,7 @@ TIMM_V3_LARGE, TIMM_V3_SMALL = (
         TIMM,
         block=rf"blocks\.([0-{last - 1}])\.(\d+)\.",
         head={
-            **{"conv": f"blocks.{last}.0.conv", "norm": f"blocks.{last}.0.bn1"},
+            **_normed(conv=(f"blocks.{last}.0.conv", f"blocks.{last}.0.bn1")),
             **{"features": "conv_head", "classify": "classifier"},
         },
     )
@@ -78,16 +82,11 @@ TIMM_V3_LARGE, TIMM_V3_SMALL = (
 
 TORCHVISION_V2 = Names(
     library="torchvision",
-    stem={"conv": "features.0.0", "norm": "features.0.1"},
+    stem=_normed(conv=("features.0.0", "features.0.1")),
     block=r"features\.(\d+)\.conv\.",
-    separable=({"depthwise": "0.0", "depthwise_norm": "0.1", "project": "1", "project_norm": "2"},),
-    inverted=(
-        {
-            **{"expand": "0.0", "expand_norm": "0.1", "depthwise": "1.0", "depthwise_norm": "1.1"},
-            **{"project": "2", "project_norm": "3"},
-        },
-    ),
-    head={"conv": "features.18.0", "norm": "features.18.1", "classify": "classifier.1"},
+    separable=(_normed(depthwise=("0.0", "0.1"), project=("1", "2")),),
+    inverted=(_normed(expand=("0.0", "0.1"), depthwise=("1.0", "1.1"), project=("2", "3")),),
+    head={**_normed(conv=("features.18.0", "features.18.1")), "classify": "classifier.1"},
 )
 TORCHVISION_V3_LARGE, TORCHVISION_V3_SMALL = (
     Names(
@@ -97,27 +96,25 @@ TORCHVISION_V3_LARGE, TORCHVISION_V3_SMALL = (
         separable=tuple(_numbered("depthwise", "project", squeeze=se) for se in (True, False)),
         inverted=tuple(_numbered("expand", "depthwise", "project", squeeze=se) for se in (True, False)),
         head={
-            **{"conv": f"features.{last}.0", "norm": f"features.{last}.1"},
+            **_normed(conv=(f"features.{last}.0", f"features.{last}.1")),
             **{"features": "classifier.0", "classify": "classifier.3"},
         },
     )
     for last in (16, 12)
 )
 
-_ONE = {"depthwise": "depth_conv.conv", "depthwise_norm": "depth_conv.bn"}
-_TWO = {"project": "point_linear.conv", "project_norm": "point_linear.bn"}
 ONCE_FOR_ALL = Names(
     library="once-for-all",
-    stem={"conv": "first_conv.conv", "norm": "first_conv.bn"},
+    stem=_conv_bn(conv="first_conv"),
     block=r"blocks\.(\d+)\.conv\.",
-    separable=({**_ONE, **_TWO},),
+    separable=(_conv_bn(depthwise="depth_conv", project="point_linear"),),
     inverted=_both(
-        {"expand": "inverted_bottleneck.conv", "expand_norm": "inverted_bottleneck.bn", **_ONE, **_TWO},
+        _conv_bn(expand="inverted_bottleneck", depthwise="depth_conv", project="point_linear"),
         "depth_conv.se.fc.reduce",
         "depth_conv.se.fc.expand",
     ),
     head={
-        **{"conv": "final_expand_layer.conv", "norm": "final_expand_layer.bn"},
+        **_conv_bn(conv="final_expand_layer"),
         **{"features": "feature_mix_layer.conv", "classify": "classifier.linear"},
     },
 )
@@ -127,8 +124,8 @@ ONCE_FOR_ALL = Names(
 
 def _family(strides: tuple[int, ...], act: str, *, stem: str = "", first: int = 0, se: str = "relu") -> Family:
     """``first``: so many stages have relu; ``stem``: its activation where it is not ``act``."""
-    stages = (Stage(stride=stride, act="relu" if s < first else act) for s, stride in enumerate(strides))
-    return Family(stages=tuple(stages), stem_act=stem or act, se_act=se)
+    acts = ("relu",) * first + (act,) * (len(strides) - first)
+    return Family(strides=strides, acts=acts, stem_act=stem or act, se_act=se)
 
 
 _SEVEN = (1, 2, 2, 2, 1, 2, 1)

@@ -17,7 +17,7 @@ from nas.checks import Count, FilePath, Seed, checked
 from nas.errors import BadInput
 from nas.files import first_line, locked
 from nas.measuring.energy import Meter, with_energy
-from nas.measuring.plan import Plan, plan
+from nas.measuring.plan import CALIBRATE, VALIDATE, Plan, plan
 from nas.measuring.results import already, beside, finished, problems_are_bad_input, stem_of
 from nas.measuring.timing import Direct, Isolated, Timer, end_if_started_again
 from nas.on_device.campaign import Campaign, Driver, Json
@@ -39,8 +39,8 @@ def measure(
     run_dir: FilePath,
     name: str | None = None,
     resume: bool | Literal["auto"] = "auto",
-    calibrate: Annotated[Count, "networks timed to fit what blocks alone do not show"] = 60,
-    validate: Annotated[Count, "other networks, to judge the table by"] = 20,
+    calibrate: Annotated[Count, "networks timed to fit what blocks alone do not show"] = CALIBRATE,
+    validate: Annotated[Count, "other networks, to judge the table by"] = VALIDATE,
     seed: Annotated[Seed, "of the networks that are timed"] = 0,
     isolate: bool = False,
     meter: Meter | None = None,

@@ -25,7 +25,7 @@ from nas.device import Device
 from nas.errors import BadInput
 from nas.files import folder_of, locked, read_json, write_bytes, write_text
 from nas.measuring.campaign import bar
-from nas.measuring.plan import Plan, plan
+from nas.measuring.plan import CALIBRATE, VALIDATE, Plan, plan
 from nas.measuring.results import Finished, beside, finished, problems_are_bad_input, stem_of
 from nas.modules import Network, build
 from nas.on_device import device as on_device, runner
@@ -66,8 +66,8 @@ def export_kit(
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     batch: Batch = 1,
     threads: Threads = 1,
-    calibrate: Count = 60,
-    validate: Count = 20,
+    calibrate: Count = CALIBRATE,
+    validate: Count = VALIDATE,
     seed: Seed = 0,
     machine: str | None = None,
     progress: bool | None = None,

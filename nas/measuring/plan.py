@@ -13,6 +13,9 @@ from nas.errors import BadInput
 from nas.space import Archs, SearchSpace
 from nas.tables.validation import distinct_archs
 
+CALIBRATE, VALIDATE = 60, 20
+"""Whole networks that a campaign times unless it is said: to fit what blocks alone do not show, and to judge the table by."""
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
@@ -61,7 +64,7 @@ class Plan:
 
 
 @checked
-def plan(space: SearchSpace, *, calibrate: Count = 60, validate: Count = 20, seed: Seed = 0) -> Plan:
+def plan(space: SearchSpace, *, calibrate: Count = CALIBRATE, validate: Count = VALIDATE, seed: Seed = 0) -> Plan:
     """Choose the whole networks of a campaign. Raises BadInput for too few to fit or to judge by."""
     if calibrate < 8 or validate < 2:
         raise BadInput(f"calibrate at least 8 networks and validate at least 2, got {calibrate} and {validate}")

@@ -29,7 +29,7 @@ from nas.checks import Batch, Count, Seed, Threads, checked
 from nas.errors import BadInput
 from nas.files import append_text, locked, read_text, write_text
 from nas.measuring.kit import RUNTIME, Tool, export_kit, import_kit
-from nas.measuring.plan import plan
+from nas.measuring.plan import CALIBRATE, VALIDATE, plan
 from nas.measuring.results import already, beside, problems_are_bad_input, stem_of
 from nas.on_device import agent
 from nas.on_device.results import load_manifest
@@ -55,8 +55,8 @@ def measure_remote(
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     batch: Batch = 1,
     threads: Threads = 1,
-    calibrate: Count = 60,
-    validate: Count = 20,
+    calibrate: Count = CALIBRATE,
+    validate: Count = VALIDATE,
     seed: Seed = 0,
     resume: bool | Literal["auto"] = "auto",
     ssh_options: Sequence[str] = (),

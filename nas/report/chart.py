@@ -14,40 +14,40 @@ LEFT, RIGHT, TOP, BOTTOM = 62, 16, 14, 46
 
 
 @dataclass(frozen=True, kw_only=True)
-class Points:
-    """Markers of the colour class ``css``; ``tips`` explain each on hover and focus, line by line."""
+class _Layer:
+    """Over ``xs``, in the colour class ``css``."""
 
     xs: Sequence[float]
-    ys: Sequence[float]
     css: str
+    legend: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Points(_Layer):
+    """Markers; ``tips`` explain each on hover and focus, line by line."""
+
+    ys: Sequence[float]
     tips: Sequence[str] = ()
     radius: float = 4
     diamond: bool = False
-    legend: str = ""
     kind: ClassVar[str] = "points"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class Line(_Layer):
     """A line, or with ``step`` a staircase that keeps each y until the next x."""
 
-    xs: Sequence[float]
     ys: Sequence[float]
-    css: str
     step: bool = False
-    legend: str = ""
     kind: ClassVar[str] = "line"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Area:
+class Area(_Layer):
     """What lies between two curves over the same ``xs``."""
 
-    xs: Sequence[float]
     lows: Sequence[float]
     highs: Sequence[float]
-    css: str
-    legend: str = ""
     kind: ClassVar[str] = "area"
 
 

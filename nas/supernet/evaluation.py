@@ -24,6 +24,7 @@ from nas.space import Archs
 from nas.supernet.recalibrate import RECALIBRATION_IMAGES
 from nas.supernet.supernet import Supernet
 from nas.training.evaluate import device_of, validation_inputs
+from nas.training.norms import pooled
 
 KEPT_BYTES = 2 << 30
 """Most memory for what subnets with equal beginnings share."""
@@ -174,19 +175,18 @@ class _Measuring:
 
 def _normalise(norm: nn.BatchNorm2d, ys: Chunks) -> None:
     """Normalise ``ys`` in place by the statistics of them all, which become the running statistics of ``norm``."""
-    mean, var = pooled(ys)
+    mean, var = statistics_of(ys)
     pixels = sum(y.numel() // y.shape[1] for y in ys)
     for i, y in enumerate(ys):
         ys[i] = nn.functional.batch_norm(y, mean, var, norm.weight, norm.bias, eps=norm.eps)
     norm.running_mean, norm.running_var = mean, var * (pixels / max(1, pixels - 1))  # as torch: of all, unbiased
 
 
-def pooled(ys: Chunks) -> tuple[Tensor, Tensor]:
+def statistics_of(ys: Chunks) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel over all pixels of the chunks ``(n, c, h, w)``: ``(c,)`` each."""
     each = [torch.batch_norm_update_stats(y, None, None, 0.0) for y in ys]
     means, variances = (torch.stack([stats[i] for stats in each]).double() for i in (0, 1))
     weight = means.new_tensor([y.numel() // y.shape[1] for y in ys])[:, None]
     weight /= weight.sum()
-    mean = (weight * means).sum(0)
-    var = (weight * (variances + (means - mean) ** 2)).sum(0)
+    mean, var = pooled(weight, means, variances)
     return mean.float(), var.float()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nas.errors import BadInput
+from nas.training.norms import norms_of, pooled
 
 RECALIBRATION_IMAGES = 512
 """Training images that batch-norm recalibration of a subnet looks at."""
@@ -21,7 +22,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
     by its number of images, so that it equals the variance over all images. Leaves the train/eval mode as it was.
     Raises BadInput without images.
     """
-    norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = norms_of(network)
     if not norms:
         return
     modes, momenta = [m.training for m in network.modules()], [n.momentum for n in norms]
@@ -50,9 +51,8 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> None:
         raise BadInput("batch-norm statistics are those of images, and there are no images")
     weight = torch.tensor(counts, dtype=torch.float32, device=means[0][0].device)[:, None] / sum(counts)
     for norm, mean, variance in zip(norms, means, variances, strict=True):
-        stacked = torch.stack(mean)
-        pooled = (weight * stacked).sum(0)
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        norm.running_mean.copy_(pooled)
-        norm.running_var.copy_((weight * (torch.stack(variance) + (stacked - pooled) ** 2)).sum(0))
+        of_all = pooled(weight, torch.stack(mean), torch.stack(variance))
+        norm.running_mean.copy_(of_all[0])
+        norm.running_var.copy_(of_all[1])

@@ -82,15 +82,9 @@ class Changes:
         return replace(self, theta=self.theta[rows], corners=corners, policy=policy)
 
 
-def augmented(images: Tensor, augment: Augmentation | None, size: int, generator: torch.Generator) -> Tensor:
-    """``images (n, c, h, w) uint8`` changed at random, at ``size`` pixels; floats in [0, 1].
-
-    Raises BadInput when a change of one's own gives something else.
-    """
-    if augment is None or isinstance(augment, Augment):
-        draws = None if augment is None else drawn_changes(augment, len(images), size, generator)
-        return changed(images, draws, size)
-    return own_change(augment, images, size, generator)
+def augmented(images: Tensor, augment: Augment, size: int, generator: torch.Generator) -> Tensor:
+    """``images (n, c, h, w) uint8`` changed at random, at ``size`` pixels; floats in [0, 1]."""
+    return changed(images, drawn_changes(augment, len(images), size, generator), size)
 
 
 def drawn_changes(augment: Augment, n: int, size: int, generator: torch.Generator) -> Changes:

@@ -10,6 +10,7 @@ from torch import nn
 
 from nas.checks import shown
 from nas.errors import BadInput
+from nas.training.norms import norms_of
 from nas.training.recipe import Recipe
 
 
@@ -20,7 +21,7 @@ def frozen(model: nn.Module, recipe: Recipe) -> Iterator[list[nn.Module]]:
     Raises BadInput when nothing is left to train.
     """
     if recipe.freeze == "norms":
-        yield [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        yield [*norms_of(model)]
         return
     blocks = blocks_of(model)
     if 0 < recipe.freeze >= len(blocks):

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from nas.training.norms import norms_of
 from nas.training.parameters import blocks_of
 
 
@@ -44,7 +45,7 @@ def _again(block: nn.Module, forward: Any, x: Tensor) -> Tensor:
 @contextmanager
 def _unmoved(block: nn.Module) -> Iterator[None]:
     """The second pass through a block must not move its running statistics again."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d)]
+    norms = norms_of(block)
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum = 0.0

@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 from nas.errors import BadInput
+from nas.training.norms import norms_of, pooled
 from nas.training.recipe import Recipe
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Team:
     @contextmanager
     def norms(self, model: nn.Module) -> Iterator[None]:
         """Inside, batch norms of ``model`` in training mode use the statistics of the whole batch."""
-        norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+        norms = norms_of(model)
         for norm in norms:
             norm.forward = functools.partial(_normalised, norm)  # type: ignore[method-assign]
         try:
@@ -114,9 +115,7 @@ class _WholeBatchNorm(torch.autograd.Function):
         told = torch.stack(everyone)
         share = told[:, -1:] / told[:, -1].sum()
         means, variances = told[:, :-1].view(len(told), 2, -1).unbind(1)
-        mean = (share * means).sum(0)
-        var = (share * (variances + (means - mean) ** 2)).sum(0)
-        mean, var = mean.to(weight.dtype), var.to(weight.dtype)
+        mean, var = (pool.to(weight.dtype) for pool in pooled(share, means, variances))
         ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt())
         ctx.share, ctx.pixels = share[distributed.get_rank()].item(), told[:, -1].sum().item()
         ctx.mark_non_differentiable(mean, var)
