@@ -223,6 +223,19 @@ def test_the_frugal_architecture_is_that_of_an_enumeration(tiny):
         assert needs[(genes == found).all(axis=1).argmax()] == min(needs)
 
 
+def test_most_bounds_are_never_tried():
+    """Each is a second's fraction of dynamic programming, and there are hundreds."""
+    space, tried = MobileNetV3.cifar(), []
+    model = MemoryModel(space.blocks)
+
+    def extremes(*args, **settings):
+        tried.append(1)
+        return space.extremes(*args, **settings)
+
+    _frugal(SimpleNamespace(extremes=extremes), model)
+    assert len(tried) < 0.2 * len(np.unique(model.alive))
+
+
 def test_thousands_of_architectures_per_second():
     space = MobileNetV3.digits()
     sram, archs = peak_sram(space), space.sample(2000, np.random.default_rng(0))
