@@ -224,16 +224,17 @@ def test_the_frugal_architecture_is_that_of_an_enumeration(tiny):
 
 
 def test_most_bounds_are_never_tried():
-    """Each is a second's fraction of dynamic programming, and there are hundreds."""
+    """Where the best of 350 is among the least, a few show that none of the others can be better."""
     space, tried = MobileNetV3.cifar(), []
     model = MemoryModel(space.blocks)
+    assert len(np.unique(model.alive)) > 300
 
     def extremes(*args, **settings):
         tried.append(1)
         return space.extremes(*args, **settings)
 
     _frugal(SimpleNamespace(extremes=extremes), model)
-    assert len(tried) < 0.2 * len(np.unique(model.alive))
+    assert len(tried) < 10  # 58 without the bound
 
 
 def test_thousands_of_architectures_per_second():
