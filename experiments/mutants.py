@@ -121,6 +121,10 @@ class Places:
         for outer, node in zip([None, *around], around, strict=False):
             if isinstance(node, ast.keyword) and (why := _free(outer, node)):
                 return why
+            if isinstance(outer, ast.FunctionDef) and (why := _free_default(outer, node)):
+                return why
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "np.random.default_rng" and _is_constant(node):
+                return "a fixed seed: another is as good"
             if isinstance(node, ast.JoinedStr) and any(isinstance(n, ast.Raise) for n in around):
                 return "text of an error"
             if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
@@ -169,6 +173,22 @@ def _free(outer: ast.AST | None, node: ast.keyword) -> str | None:
         far = [n for n in ast.walk(node) if isinstance(n, ast.Constant) and isinstance(n.value, int | float)]
         return "round number far beyond what anyone needs" if any(abs(n.value) >= 1000 for n in far) else None
     return _FREE_KEYWORDS.get(node.arg or "")
+
+
+def _free_default(function: ast.FunctionDef, node: ast.AST) -> str | None:
+    """Of an argument. 0 and 1 are no tuning: they mean none, first or unchanged, and another number is wrong."""
+    given = function.args
+    named = [*zip([*given.posonlyargs, *given.args][::-1], given.defaults[::-1], strict=False)]
+    for name, default in [*named, *zip(given.kwonlyargs, given.kw_defaults, strict=True)]:
+        if default is node and isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            if name.annotation is not None and ast.unparse(name.annotation) == "Seed":
+                return "a default seed: another is as good"
+            return None if node.value in (0, 1) else "default of an argument, tuned like a constant"
+    return None
+
+
+def _is_constant(call: ast.Call) -> bool:
+    return bool(call.args) and not any(isinstance(n, ast.Name) for a in call.args for n in ast.walk(a))
 
 
 def _children(node: ast.AST) -> Iterator[ast.AST]:

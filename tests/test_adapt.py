@@ -181,6 +181,12 @@ def test_units_do_not_matter(matrix):
     assert again == pytest.approx(1000 * once)
 
 
+def test_a_known_device_that_is_always_as_slow_tells_nothing(matrix):
+    ms, timed = matrix[0], np.arange(0, 400, 40)
+    beside = np.column_stack([ms[:, :6], np.full(400, 7.0)])
+    assert np.array_equal(transfer(beside, timed, ms[timed, 6]), transfer(ms[:, :6], timed, ms[timed, 6]))
+
+
 def test_rehearsal_never_looks_at_relatives():
     """With its family left out, a device that only its family resembles cannot be predicted; with copies it would."""
     rng = np.random.default_rng(0)
@@ -208,6 +214,7 @@ def test_choice_of_networks_repeats_and_follows_the_seed(matrix):
         ({"ms": [1.0, 0.0, 2.0]}, "but one is 0"),
         ({"known_ms": np.ones(7)}, r"\(networks, devices\)"),
         ({"known_ms": -np.ones((7, 2))}, "known latencies are positive"),
+        ({"known_ms": np.ones((7, 0))}, r"\(networks, devices\), got \(7, 0\)"),
     ],
 )
 def test_transfer_refuses_nonsense(change, message):

@@ -15,7 +15,7 @@ from nas.errors import BadInput
 from nas.tables.features import make
 from nas.tables.fit.boards import board_table
 from nas.tables.fit.calibration import Calibration
-from nas.tables.interpolate import _BETWEEN, PRUNED, _interpolate, estimate
+from nas.tables.interpolate import _BETWEEN, PRUNED, _interpolate, _smooth, estimate
 from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV3
 
@@ -119,6 +119,20 @@ def test_the_arithmetic_is_ridge_regression_and_the_nearest_residuals():
     ms, stated = _interpolate(known, log_ms, wanted)
     assert np.log(ms) == pytest.approx(np.array(expected), rel=1e-6)
     assert stated == pytest.approx(np.full(6, error), rel=1e-6)
+
+
+def test_what_latency_is_smooth_in_is_counted_by_hand():
+    block = InvertedResidual(in_ch=16, out_ch=24, size=8, mid=32, kernel=5, stride=1)
+    pixels = 8 * 8
+    counts = [
+        pixels * (16 * 32 + 32 * 24),
+        pixels * 32 * 5 * 5,
+        pixels * (32 + 32),  # around the depthwise convolution
+        16 * 32 + 32 * 5 * 5 + 32 * 24 + 32 + 32 + 24,
+        pixels,
+        24,
+    ]
+    assert np.exp(_smooth([block]))[0] - 1 == pytest.approx(counts)
 
 
 def made_up(mids):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from nas.engine.loop import search
 from nas.errors import Infeasible, NasError
 from nas.modules import Network
 from nas.objectives import flash, flash_size, peak_memory, peak_sram
+from nas.objectives.memory import _frugal
 from nas.searchers.nsga2 import NSGA2
 from search_spaces import EfficientNet, FBNet, MobileNetV2, MobileNetV3
 
@@ -138,6 +141,32 @@ def test_what_tensorflow_lite_micro_cannot_load_is_said(capfd):
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("loads", [True, False])
+def test_what_is_said_afterwards_is_heard_again(loads, monkeypatch, capfd):
+    class Interpreter:
+        @classmethod
+        def from_bytes(cls, model, arena_size):
+            os.write(2, b"" if loads else b"no such operator")
+            return cls() if loads else cls.raises()
+
+        def print_allocations(self):
+            os.write(2, b"Arena allocation head 640 bytes\nArena allocation tail 1216 bytes\n")
+
+        @staticmethod
+        def raises():
+            raise RuntimeError
+
+    runtime = SimpleNamespace(Interpreter=Interpreter)
+    monkeypatch.setitem(sys.modules, "tflite_micro", SimpleNamespace(runtime=runtime))
+    if loads:
+        assert recorded_arena(b"model") == (640, 1216)
+    else:
+        with pytest.raises(NasError, match="cannot load the model"):
+            recorded_arena(b"model")
+    os.write(2, b"afterwards")
+    assert capfd.readouterr() == ("", "afterwards")
+
+
 def test_more_weights_need_more_flash_and_only_larger_maps_more_sram():
     small = (Stem(in_ch=3, out_ch=16, size=32), InvertedResidual(in_ch=16, out_ch=16, size=16, mid=32))
     wide = (small[0], InvertedResidual(in_ch=16, out_ch=16, size=16, mid=96))
@@ -179,6 +208,33 @@ def test_the_extremes_are_those_of_an_enumeration(tiny):
         assert sram.extremes.maximum >= 0.95 * sample.max()
         model = MemoryModel(space.blocks)
         assert sram.extremes.minimum >= space.extremes(model.alive, combine=np.maximum).minimum
+
+
+def test_the_frugal_architecture_is_that_of_an_enumeration(tiny):
+    """Blocks with made-up needs, of which those that have little alive keep many records, so that bounds matter."""
+    genes = np.array(np.meshgrid(*(range(n) for n in tiny.sizes))).reshape(tiny.genes, -1).T.astype(np.uint8)
+    blocks = [[tiny.blocks.index(b) for b in network] for network in tiny.networks(genes)]
+    rng = np.random.default_rng(0)
+    for levels in (3, 4, 5, 7, 12) * 8:
+        alive = rng.integers(0, levels, len(tiny.blocks)) * 8
+        kept = rng.integers(0, 30, len(alive)) + rng.integers(0, 2) * (alive.max() - alive)
+        needs = [alive[ids].max() + kept[ids].sum() for ids in blocks]
+        found = _frugal(tiny, SimpleNamespace(alive=alive, kept=kept))
+        assert needs[(genes == found).all(axis=1).argmax()] == min(needs)
+
+
+def test_most_bounds_are_never_tried():
+    """Where the best of 350 is among the least, a few show that none of the others can be better."""
+    space, tried = MobileNetV3.cifar(), []
+    model = MemoryModel(space.blocks)
+    assert len(np.unique(model.alive)) > 300
+
+    def extremes(*args, **settings):
+        tried.append(1)
+        return space.extremes(*args, **settings)
+
+    _frugal(SimpleNamespace(extremes=extremes), model)
+    assert len(tried) < 10  # 58 without the bound
 
 
 def test_thousands_of_architectures_per_second():

@@ -227,6 +227,15 @@ def test_a_disturbed_group_is_timed_again_and_the_calm_one_kept(tmp_path):
     assert not any(r["disturbed"] for r in log.references)
 
 
+def test_progress_says_how_far_the_reference_is_from_where_it_began(tmp_path):
+    said = []
+    campaign(tmp_path, Device(slow=[1, 1.02, 1.04, 2, 1.9, 2.1, 1.06]), said)
+    texts = [text for _, _, text in said[1:]]
+    drifts = ["+0.0%", "+2.0%", "+4.0%", "+0.0%", "-5.0%", "+5.0%", "+6.0%"]
+    assert [text[-6:-1] for text in texts] == drifts
+    assert ["second look" in text for text in texts] == [False] * 6 + [True]
+
+
 def test_a_group_that_stays_disturbed_is_kept_and_said(tmp_path):
     device = Device(slow=[1, 1.2, 1.2, 1.3, 1.3])
     log = campaign(tmp_path, device)
@@ -346,6 +355,7 @@ HOSTILE = [
     ("space", []),
     ("tools", "onnxruntime"),
     ("plan", {"calibrate": -1, "validate": 2, "seed": 0}),
+    ("plan", {"calibrate": 3, "validate": 2, "seed": 2**53}),  # which another reader of JSON would round
     ("reference", "blocks/00099"),
     ("reference", "../../etc/passwd"),
     ("models", {}),
@@ -385,7 +395,17 @@ def test_text_that_is_no_manifest(tmp_path, text):
 
 
 @pytest.mark.parametrize(
-    "line", ["[" * 100_000, "[]", "nonsense", '{"ms": Infinity}', '{"conditions": {"odd": NaN}}', "{" + '"a":' * 3]
+    "line",
+    [
+        "[" * 100_000,
+        "[]",
+        "nonsense",
+        '{"ms": Infinity}',
+        '{"conditions": {"odd": NaN}}',
+        "{" + '"a":' * 3,
+        '{"odd": 1}',
+        '{"reference": 0, "among": "block", "disturbed": false}',
+    ],
 )
 def test_lines_that_are_no_log(tmp_path, line):
     (tmp_path / "results.jsonl").write_text(f'{{"kit": "1"}}\n{line}\n')

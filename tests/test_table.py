@@ -287,6 +287,23 @@ def test_few_noisy_networks_change_little():
     assert np.mean(errors) < 0.059  # 0.065 without
 
 
+def test_networks_that_cost_what_their_blocks_do_change_nothing():
+    networks, alone = a_campaign(6)
+    fit = fit_calibration(networks, alone, np.array([a.sum() for a in alone]))
+    assert (fit.scale, fit.fixed_ms, fit.per_block_ms, fit.per_element_ms) == pytest.approx((1, 0, 0, 0), abs=1e-9)
+
+
+def test_what_one_network_cannot_tell_apart_is_shared():
+    """Timed six times, one network slower than its blocks: the scale explains that, the others equally little."""
+    networks, alone = a_campaign(1)
+    fit = fit_calibration(networks * 6, alone * 6, np.full(6, 1.1 * alone[0].sum()))
+    per_block, per_element = len(networks[0]) * fit.per_block_ms, elements(networks[0]).sum() * fit.per_element_ms
+    assert per_block == pytest.approx(fit.fixed_ms, rel=0.01)
+    assert per_element == pytest.approx(fit.fixed_ms, rel=0.01)
+    assert 0 < fit.fixed_ms < 0.05 * (fit.scale - 1) * alone[0].sum()
+    assert predicted(fit, networks, alone) == pytest.approx(1.1 * alone[0].sum(), rel=0.001)
+
+
 # ---- names and files -----------------------------------------------------------------------------------------
 
 
@@ -425,6 +442,15 @@ def test_rows_that_cannot_be_are_refused():
     LatencyTable(device=DEVICE, rows=rows.assign(latency_ms=0.0, runs=0), kind="published")  # counted elsewhere
     with pytest.raises(BadInput, match="kind is one of"):
         LatencyTable(device=DEVICE, rows=rows, kind="guessed")
+
+
+def test_a_saved_table_holds_its_rows_and_nothing_else(tmp_path):
+    table = a_table()
+    table.save(tmp_path / "t")
+    written = pd.read_csv(tmp_path / "t.csv")
+    assert list(written) == list(table.rows)
+    assert written["block"].tolist() == [b.key for b in SPACE.blocks]
+    pd.testing.assert_frame_equal(LatencyTable.load(tmp_path / "t").rows, table.rows, rtol=1e-5)
 
 
 def test_a_validation_without_a_rank_correlation_survives_the_disk(tmp_path):
