@@ -11,7 +11,8 @@ NAS = Path(__file__).parents[1] / "nas"
 ARRAYS = {"NDArray", "Tensor", "Archs", "Costs", "Floats", "BlockIds"}
 ERRORS = {"BadInput", "Infeasible", "MissingBlocks", "MissingPackage", "NasError"}
 _AXIS = r"[a-z_0-9*]+( \+ \d+)?"
-SHAPE = re.compile(rf"\({_AXIS},( ?{_AXIS},)*( ?({_AXIS}|\.\.\.))?\)")  # (n,), (n, genes), (n, blocks + 1), (batch, ...)
+# (n,), (n, genes), (n, blocks + 1), (batch, ...)
+SHAPE = re.compile(rf"\({_AXIS},( ?{_AXIS},)*( ?({_AXIS}|\.\.\.))?\)")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
