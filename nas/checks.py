@@ -42,6 +42,7 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0, le=1e12)]
 Finite = Annotated[float, Meta(ge=-1.7e308, le=1.7e308)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
+Workers = Annotated[int, Meta(ge=1, le=4096)]
 Batch = Annotated[int, Meta(ge=1, le=65_536)]
 Bytes = Annotated[int, Meta(ge=1, le=2**50, extra={"unit": "bytes"})]
 """A size of memory; on the command line also as 256KB or 1MB (1024 and 1024² bytes, as microcontrollers' are)."""

@@ -31,11 +31,11 @@ def train_stage(run: Run) -> Supernet:
     return train_supernet(
         run.space,
         run.data,
-        epochs=s.epochs,
         recipe=Recipe(epochs=s.epochs, lr=s.lr or suited_lr(run.space), batch_size=s.batch_size),
         run_dir=run.folder,
         seed=s.seed,
         device=s.device,
+        workers=s.workers,
         resume=run.resume,
         on_epoch=run.on_epoch,
         progress=run.progress,

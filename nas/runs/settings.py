@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from nas.checks import Batch, Bytes, Count, CountOrNone, Positive, Seed, Share, Text, Threads, checked
+from nas.checks import Batch, Bytes, Count, CountOrNone, Positive, Seed, Share, Text, Threads, Workers, checked
 
 
 @checked
@@ -29,6 +29,7 @@ class Settings:
     )
     batch_size: Annotated[Batch, "images per step of supernet training"] = 128
     device: Annotated[Text, "torch device that trains, such as cpu or cuda"] = "cpu"
+    workers: Annotated[Workers, "processes that share the training of the supernet, by Ray; on cuda with a GPU each"] = 1
 
     budget: Annotated[Count, "networks evaluated by the search"] = 400
     searcher: Annotated[Text, "what proposes networks; guided needs the fewest evaluations"] = "guided"
@@ -54,7 +55,7 @@ SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "run": ("seed",),
         "tables": ("runtime", "threads"),
-        "supernet": ("epochs", "lr", "batch_size", "device"),
+        "supernet": ("epochs", "lr", "batch_size", "device", "workers"),
         "search": (
             "budget",
             "searcher",

@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from msgspec import Meta
 
-from nas.checks import Count, FilePath, Seed, checked, shown
+from nas.checks import Count, FilePath, Seed, Workers, checked, shown
 from nas.data.images import ImageData
 from nas.data.inputs import batches, fixed_choice
 from nas.errors import BadInput
@@ -55,7 +54,7 @@ def train_supernet(
     on_epoch: Hook | None = None,
     on_step: Hook | None = None,
     progress: bool | None = None,
-    workers: Annotated[int, Meta(ge=1, le=4096)] = 1,
+    workers: Workers = 1,
 ) -> Supernet:
     """The trained supernet of ``space`` on ``data``, by the sandwich rule unless ``strategy`` says otherwise.
 
