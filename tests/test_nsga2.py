@@ -95,6 +95,17 @@ def test_mutation_reaches_every_value_and_stays_canonical(tiny):
         assert set(children[on, gene]) == set(range(size))
 
 
+def test_mutated_numbers_mostly_step_and_names_jump_anywhere():
+    space = SearchSpace("one of each", [Choice("number", tuple(range(9))), Choice("name", tuple("abcdefghi"))], ())
+    parents = np.full((20_000, 2), 4, dtype=np.uint8)
+    away = np.abs(NSGA2(space)._mutate(parents, rate=0.5).astype(int) - parents)
+    assert (away > 0).any(axis=1).all()
+    near = [(gene[gene > 0] <= 2).mean() for gene in away.T]
+    assert near[0] > 0.65
+    assert near[1] == pytest.approx(4 / 8, abs=0.02)
+    assert [set(gene) for gene in away.T] == [set(range(5))] * 2
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
