@@ -209,9 +209,13 @@ except KeyboardInterrupt as stopped:
         start_new_session=True,
         env=environment,
     )
-    _until(lambda: (tmp_path / "started").exists(), 120)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    with process:
+        try:
+            _until(lambda: (tmp_path / "started").exists(), 200)
+            os.killpg(process.pid, signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert out == "search stopped after 0 of 9 evaluations; the same call goes on from there\n"
     assert "Traceback" not in err
 

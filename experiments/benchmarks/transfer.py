@@ -101,7 +101,7 @@ def figures_of(networks: pd.DataFrame) -> dict[str, float]:
     cost = whole["points"] - best["points"]
     for name, value in (("largest_behind_lite0", behind), ("half_latency_costs", cost)):
         figures |= {name: float(value.mean()), f"{name}_se": float(value.sem())}
-    return figures
+    return {name: value for name, value in figures.items() if np.isfinite(value)}  # no error of a single seed
 
 
 def measure(quick: bool) -> Measured:
