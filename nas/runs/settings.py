@@ -29,7 +29,9 @@ class Settings:
     )
     batch_size: Annotated[Batch, "images per step of supernet training"] = 128
     device: Annotated[Text, "torch device that trains, such as cpu or cuda"] = "cpu"
-    workers: Annotated[Workers, "processes that share the training of the supernet, by Ray; on cuda with a GPU each"] = 1
+    workers: Annotated[
+        Workers, "processes that share the training of the supernet, by Ray; on cuda with a GPU each"
+    ] = 1
 
     budget: Annotated[Count, "networks evaluated by the search"] = 400
     searcher: Annotated[Text, "what proposes networks; guided needs the fewest evaluations"] = "guided"
