@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, Any, TypeVar
 
 import msgspec
 
@@ -216,6 +216,11 @@ def locked(folder: Path) -> Iterator[None]:
             _held[key] -= 1
 
 
+def lies_at(path: Path, file: IO[Any]) -> bool:
+    """Whether the open ``file`` is what is called ``path`` now, and has not been removed or replaced meanwhile."""
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+
+
 @contextlib.contextmanager
 def _flock(folder: Path) -> Iterator[None]:
     try:
@@ -230,7 +235,7 @@ def _flock(folder: Path) -> Iterator[None]:
                 file = open(path, "a+")  # noqa: SIM115
                 stack.callback(file.close)
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                if lies_at(path, file):
                     break  # else its last owner removed it meanwhile
         except BlockingIOError:
             file.seek(0)

@@ -7,6 +7,7 @@ network run the same code.
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -164,6 +165,15 @@ class Network(nn.Sequential):
         first = self[0]
         assert isinstance(first, BlockModule)
         return first.block.in_shape
+
+
+def weights_digest(what: str, model: nn.Module) -> str:
+    """16 hex digits over ``what`` the model is and all its weights and buffers, by name."""
+    digest = hashlib.sha256(what.encode())
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _seen(layer: nn.Module, planned: Part) -> Part:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from nas.channels import is_removable, with_sorted_channels
 from nas.checks import Count, Text, checked
 from nas.errors import BadInput
 from nas.genes import block_gene, choices_of_block, stage_gene
-from nas.modules import Network
+from nas.modules import Network, weights_digest
 from nas.space import Choice, SearchSpace, Slot
 
 Ratio = Annotated[float, Meta(gt=0, le=1)]
@@ -80,7 +79,8 @@ def around(
         slots.append(Slot("head", ("resolution", "width"), source.slot(last)))
     if all(len(choice.values) == 1 for choice in choices):
         raise BadInput(f"{name}: there is no alternative to this network of {last + 1} blocks at {sizes[0]} px")
-    return SpaceAround(name, choices, slots, source=with_sorted_channels(network), start=_digest(network))
+    start = weights_digest(repr([block.key for block in source.blocks]), network)
+    return SpaceAround(name, choices, slots, source=with_sorted_channels(network), start=start)
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,11 +167,3 @@ def _stages(blocks: Sequence[Block]) -> list[list[int]]:
         else:
             stages.append([i])
     return stages
-
-
-def _digest(network: Network) -> str:
-    digest = hashlib.sha256(repr([block.key for block in network.describe()]).encode())
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]

@@ -24,7 +24,7 @@ from nas.checks import shown
 from nas.data.decoding import ImageFiles
 from nas.data.stored import Facts, PixelFile, StoredImages, facts_of, joined
 from nas.errors import Unwritable
-from nas.files import first_line, folder_of
+from nas.files import first_line, folder_of, lies_at
 
 FORMAT = 1
 _log = logging.getLogger("nas")
@@ -161,7 +161,7 @@ def _new(path: Path) -> Iterator[BinaryIO]:
             try:
                 yield file
             finally:
-                if _is(part, file):
+                if lies_at(part, file):
                     part.unlink()
     except OSError as error:
         raise Unwritable(
@@ -176,11 +176,6 @@ def _finish(file: BinaryIO, path: Path, final: Path | None = None) -> None:
     os.replace(path.with_name(f".{path.name}.part"), final or path)
 
 
-def _is(path: Path, file: BinaryIO) -> bool:
-    """Whether the open ``file`` is what lies at ``path``."""
-    return path.exists() and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-
-
 @contextlib.contextmanager
 def _claimed(part: Path) -> Iterator[BinaryIO]:
     while True:
@@ -190,7 +185,7 @@ def _claimed(part: Path) -> Iterator[BinaryIO]:
             except BlockingIOError:
                 _log.info("another process makes %s; waiting for it", part.name[1:].removesuffix(".part"))
                 _lock(file, wait=True)
-            if not _is(part, file):
+            if not lies_at(part, file):
                 continue  # its last owner finished it, or took it away
             file.truncate(0)
             yield file

@@ -154,7 +154,8 @@ def elastic_part(options: Sequence[Part]) -> nn.Module:
 def load_part(primitive: Elastic, part: Part, plain: Mapping[str, Tensor]) -> None:
     """``primitive``, running as its largest ``part``, equals the plain layer of this state dict: ``sliced``'s inverse.
 
-    Tensors shaped as that layer's, such as a weight ``(out_ch, in_ch)``. Of a grouped convolution, the weights of the dense one that no group has become zeros.
+    Tensors shaped as that layer's, such as a weight ``(out_ch, in_ch)``. Of a grouped convolution, the weights of the
+    dense one that no group has become zeros.
     """
     if isinstance(part, Conv) and part.groups > 1:
         blocks = plain["weight"].unflatten(0, (part.groups, -1))

@@ -24,12 +24,12 @@ from nas.supernet.strategies import Sandwich, Strategy
 from nas.supernet.supernet import Supernet
 from nas.training.augment import Augment, Augmentation
 from nas.training.evaluate import device_of, input_size
-from nas.training.folder import trained_in
+from nas.training.folder import decided_by, trained_in
 from nas.training.loop import Hook, fit
 from nas.training.names import OF_SUPERNET
-from nas.training.recipe import Recipe, precision_of, settled, stated, torch_device
+from nas.training.recipe import Recipe, settled, torch_device
 from nas.training.team import Team, check_shares
-from nas.training.weights import Checkpoint, Identity, load_weights
+from nas.training.weights import Checkpoint, load_weights
 from nas.training.workers import train_in_workers
 
 log = logging.getLogger("nas")
@@ -104,9 +104,10 @@ def train_supernet(
     def train(checkpoint: Checkpoint) -> pd.DataFrame:
         return train_in_workers(supernet, lambda *there: fitted(there[0], checkpoint, *there[1:]), place, workers)
 
-    identity = _identity(space, data, recipe, chosen, strategy, seed, place)
-    more = {"space": space.fingerprint}
-    trained_in(folder, OF_SUPERNET, supernet, identity, train, resume=bool(resume), more=more)
+    made_for = {"space": space.fingerprint}
+    start = {"start": space.start} if isinstance(space, SpaceAround) else {}
+    identity = decided_by(recipe, chosen, data, seed, place, strategy=repr(strategy), **made_for, **start)
+    trained_in(folder, OF_SUPERNET, supernet, identity, train, resume=bool(resume), more=made_for)
     return supernet
 
 
@@ -153,27 +154,6 @@ def check_fit(space: SearchSpace, data: ImageData) -> None:
 def suited_lr(space: SearchSpace) -> float:
     """Peak learning rate that a supernet is trained with unless it is said: lower where it starts from a trained network."""
     return START_LR if isinstance(space, SpaceAround) else Recipe.lr
-
-
-def _identity(
-    space: SearchSpace,
-    data: ImageData,
-    recipe: Recipe,
-    augment: Augmentation,
-    strategy: Strategy,
-    seed: int,
-    device: torch.device,
-) -> Identity:
-    """Everything that decides the trained weights."""
-    identity = stated(recipe) | {
-        "augment": stated(augment),
-        "strategy": repr(strategy),
-        "seed": seed,
-        "space": space.fingerprint,
-        "data": data.fingerprint,
-        "precision": precision_of(device, recipe.precision),
-    }
-    return identity | ({"start": space.start} if isinstance(space, SpaceAround) else {})
 
 
 def _evaluation(supernet: Supernet, data: ImageData, epochs: int) -> Callable[[int], dict[str, Any]]:

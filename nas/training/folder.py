@@ -5,14 +5,32 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 from torch import nn
 
+from nas.data.images import ImageData
 from nas.errors import BadInput
 from nas.files import locked, write_text
+from nas.training.augment import Augmentation
 from nas.training.names import TrainingFiles
+from nas.training.recipe import Recipe, precision_of, stated
 from nas.training.weights import Checkpoint, Identity, load_weights, save_weights
+
+
+def decided_by(
+    recipe: Recipe, augment: Augmentation, data: ImageData, seed: int, device: torch.device, **more: Any
+) -> Identity:
+    """Everything that decides the weights of a training; ``more``: what is so for this kind of it alone."""
+    return stated(recipe) | {
+        "augment": stated(augment),
+        "seed": seed,
+        "data": data.fingerprint,
+        "precision": precision_of(device, recipe.precision),
+        **more,
+    }
 
 
 def trained_in(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from typing import Any, Literal, TypeVar
 
 import pandas as pd
@@ -14,12 +13,13 @@ from nas.checks import Count, FilePath, Probability, Seed, checked, shown
 from nas.data.images import ImageData
 from nas.errors import BadInput
 from nas.files import folder_of
+from nas.modules import weights_digest
 from nas.training.augment import Augment, Augmentation
 from nas.training.evaluate import input_size, validation_accuracy
-from nas.training.folder import trained_in
+from nas.training.folder import decided_by, trained_in
 from nas.training.loop import Hook, fit, supervised
 from nas.training.names import OF_NETWORK
-from nas.training.recipe import Recipe, precision_of, settled, stated, torch_device
+from nas.training.recipe import Recipe, settled, torch_device
 from nas.training.weights import Checkpoint
 
 AnyNetwork = TypeVar("AnyNetwork", bound=nn.Module)
@@ -69,15 +69,8 @@ def train_network(
     if run_dir is None:
         train(None)
     else:
-        identity = stated(recipe) | {
-            "augment": stated(chosen),
-            "seed": seed,
-            "data": data.fingerprint,
-            "precision": precision_of(place, recipe.precision),
-            "network": _digest(network),
-            "teacher": None if teacher is None else _digest(teacher),
-            "distill": distill,
-        }
+        taught = {"network": _digest(network), "teacher": None if teacher is None else _digest(teacher)}
+        identity = decided_by(recipe, chosen, data, seed, place, **taught, distill=distill)
         trained_in(folder_of(run_dir), OF_NETWORK, trained, identity, train, resume=bool(resume))
     return trained.to(place).eval()
 
@@ -118,9 +111,4 @@ def _check_fits(network: Any, data: ImageData) -> None:
 
 
 def _digest(network: nn.Module) -> str:
-    """16 hex digits over what the network is and all its weights."""
-    digest = hashlib.sha256(repr(network).encode())
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return weights_digest(repr(network), network)

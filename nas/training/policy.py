@@ -27,9 +27,8 @@ OPERATIONS: dict[str, Operation] = {
     "shear_y": lambda k, x, s: _moved(k.geometry.transform.shear, x, 0.3 * s, 1),
     "translate_x": lambda k, x, s: _moved(k.geometry.transform.translate, x, 0.3 * x.shape[-1] * s, 0),
     "translate_y": lambda k, x, s: _moved(k.geometry.transform.translate, x, 0.3 * x.shape[-1] * s, 1),
-    "colour": lambda k, x, s: k.enhance.adjust_saturation_with_gray_subtraction(
-        x, 1 + 0.9 * s
-    ),  # nothing on grey images
+    # nothing on grey images
+    "colour": lambda k, x, s: k.enhance.adjust_saturation_with_gray_subtraction(x, 1 + 0.9 * s),
 }
 
 
