@@ -128,7 +128,7 @@ def test_a_checkpoint_belongs_to_its_data_and_precision(tiny, few_digits, tmp_pa
     with pytest.raises(BadInput, match="data: there"):
         train_supernet(tiny, other_pictures(few_digits, "train"), recipe=recipe, run_dir=tmp_path)
     with monkeypatch.context() as patched:
-        patched.setattr("nas.supernet.training.precision_of", lambda *_: "bf16")
+        patched.setattr("nas.training.folder.precision_of", lambda *_: "bf16")
         with pytest.raises(BadInput, match="precision: there fp32, here bf16"):
             train_supernet(tiny, few_digits, recipe=recipe, run_dir=tmp_path)
 
