@@ -20,7 +20,7 @@ from nas.deploy.c.plan import Plan, planned
 from nas.deploy.c.program import Map, Op, Program
 from nas.errors import BadInput
 
-KERNELS = ("nas_kernels.h", "kernels.c")
+KERNELS = ("nas_kernels.h", "kernels.c", "kernels_dsp.c")
 """Sources that every network needs beside its own."""
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 _-+=.,:;()<>@#")
 _WIDE = 110  # characters of a line of numbers

@@ -143,6 +143,8 @@ void nas_mean(const nas_mean_t *p, const int8_t *in, int8_t *out)
     }
 }
 
+#if !NAS_DSP
+
 void nas_add(const nas_add_t *p, const int8_t *x, const int8_t *y, int8_t *out)
 {
     for (uint32_t i = 0; i < p->count; i++) {
@@ -166,6 +168,8 @@ void nas_mul(const nas_mul_t *p, const int8_t *x, const int8_t *gate, int8_t *ou
         }
     }
 }
+
+#endif
 
 void nas_lookup(const int8_t table[256], uint32_t count, const int8_t *in, int8_t *out)
 {
