@@ -47,7 +47,8 @@ class _Network:
 
     def mean(self, x: int) -> int:
         n, _, _, c = self.tensors[x].shape
-        return self._op("MEAN", (x, self._constant((2,), np.int32)), (n, c), keepDims=False)
+        self.tensors.append(Tensor(shape=(2,), constant=np.array([1, 2], np.int32)))
+        return self._op("MEAN", (x, len(self.tensors) - 1), (n, c), keepDims=False)
 
     def linear(self, x: int, out: int, act: str = "NONE") -> int:
         n, c = self.tensors[x].shape
