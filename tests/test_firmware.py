@@ -10,6 +10,7 @@ import time
 import pytest
 
 from nas.deploy.c import emulator, firmware, serial_port
+from nas.deploy.c.build import Flags
 from nas.deploy.c.printed import read
 from nas.errors import BadInput
 
@@ -65,6 +66,7 @@ static void many(void) { loop(6000000); }  /* longer than SysTick's 24 bits */
 static void many_more(void) { loop(6000001); }
 const nas_case nas_cases[] = {once, few, more, many, many_more};
 const uint32_t nas_case_count = 5, nas_identity = 7, nas_image_bytes = 0, nas_output_bytes = 0;
+void nas_before(uint32_t index) { (void)index; }
 void (*const nas_run)(const int8_t *) = 0;
 int8_t nas_output[1];
 """
@@ -74,7 +76,7 @@ int8_t nas_output[1];
 @pytest.mark.parametrize("core", list(emulator.MACHINES))
 def test_instructions_are_counted_exactly(core, tmp_path):
     (tmp_path / "cases.c").write_text(LOOPS)
-    elf = firmware.elf([tmp_path / "cases.c"], tmp_path / "loops.elf", core=core)
+    elf = firmware.linked(tmp_path, [tmp_path / "cases.c"], Flags(core=core))
     printed = emulator.run(elf, core, 7)
     once, few, more, many, many_more = printed.instructions(printed.cases, emulator.NS)
     assert (once, few, more) == (1, 21, 23)  # few: the constant, and two instructions ten times
@@ -88,7 +90,8 @@ def test_firmware_that_hangs_faults_or_does_not_fit_is_one_line(tmp_path):
     def made(body: str) -> None:
         text = LOOPS.replace('__asm volatile("nop")', body)
         (tmp_path / "cases.c").write_text(text)
-        emulator.run(firmware.elf([tmp_path / "cases.c"], tmp_path / "x.elf", core="cortex-m3"), "cortex-m3", 7, timeout_s=1)
+        elf = firmware.linked(tmp_path, [tmp_path / "cases.c"], Flags(core="cortex-m3"))
+        emulator.run(elf, "cortex-m3", 7, timeout_s=1)
 
     with pytest.raises(RuntimeError, match="did not end within 1 s"):
         made("for (;;) {}")

@@ -125,6 +125,7 @@ int main(void) {
     nas_board_put('\n');
     put_case(0xFFFFFFFFu, nothing);
     for (uint32_t i = 0; i < nas_case_count; i++) {
+      nas_before(i);
       put_case(i, nas_cases[i]);
     }
     for (uint32_t i = 0; i < count; i++) {

@@ -8,6 +8,7 @@
 typedef void (*nas_case)(void);
 extern const nas_case nas_cases[];
 extern const uint32_t nas_case_count, nas_identity;
+void nas_before(uint32_t index); /* called before each case, not counted: what it computes on */
 
 /* Generated: the network that images go through; 0 for none. It writes nas_output_bytes to nas_output. */
 extern void (*const nas_run)(const int8_t *image);
