@@ -38,7 +38,7 @@ _VERSIONS = {"FULLY_CONNECTED": 5, "TRANSPOSE": 4}  # of the operator's definiti
 
 def flatbuffer(graph: Graph, weights: Callable[[Weight], NDArray[np.float32]]) -> bytes:
     """``graph`` as an fp32 .tflite; ``weights`` gives the values of each named constant, in its layout."""
-    schema = _schema()
+    schema = tflite_schema()
     model = schema.ModelT()
     model.version, model.description = 3, b"nas"
     model.buffers = [schema.BufferT()]  # the first is empty, and means "computed"
@@ -94,7 +94,7 @@ def inlined(model: bytes) -> bytes:
     ai-edge-quantizer appends constants behind it and stores offsets. TensorFlow Lite Micro does not know those: it
     reads nothing there, says nothing, and computes with whatever it has.
     """
-    unpacked = _schema().ModelT.InitFromPackedBuf(model, 0)
+    unpacked = tflite_schema().ModelT.InitFromPackedBuf(model, 0)
     for buffer in unpacked.buffers:
         if buffer.offset > 1:  # 1 is a placeholder for "not here"
             buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
@@ -190,7 +190,7 @@ def _packed(model: Any) -> bytes:
 
 
 def _operator_code(kind: str) -> Any:
-    schema = _schema()
+    schema = tflite_schema()
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, kind)
     code.version = _VERSIONS.get(kind, 1)
@@ -198,7 +198,7 @@ def _operator_code(kind: str) -> Any:
 
 
 def _operator(op: Op, code: int) -> Any:
-    schema = _schema()
+    schema = tflite_schema()
     written = schema.OperatorT()
     written.opcodeIndex = code
     written.inputs, written.outputs = list(op.inputs), [op.output]
@@ -216,7 +216,7 @@ def _operator(op: Op, code: int) -> Any:
 
 
 def _signature(graph: Graph) -> Any:
-    schema = _schema()
+    schema = tflite_schema()
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
     for side, name, tensor in (("inputs", b"input", graph.input), ("outputs", b"output", graph.output)):
@@ -226,7 +226,8 @@ def _signature(graph: Graph) -> Any:
     return signature
 
 
-def _schema() -> Any:
+def tflite_schema() -> Any:
+    """The classes of the .tflite format. Raises MissingPackage without ai-edge-litert."""
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError:
