@@ -73,6 +73,8 @@ class MemoryModel:
     activations alive at once in each, which is the least that any network with it needs; ``kept (blocks,)``: of records.
     """
 
+    version = f"tflm {MODEL_VERSION}"
+
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.blocks = tuple(blocks)
         graphs = [lowered([block]) for block in self.blocks]
@@ -87,6 +89,10 @@ class MemoryModel:
     def arena(self, ids: NDArray[np.integer]) -> Ints:
         """``(n,)`` bytes of TensorFlow Lite Micro's arena, for the networks ``ids (n, slots)``."""
         return self.activations(ids) + self.records(ids)
+
+    def stored(self, ids: NDArray[np.integer]) -> Ints:
+        """``(n,)`` bytes of the networks' files."""
+        return FILE + np.concatenate([[0], self.flash])[ids].sum(axis=1)
 
     def activations(self, ids: NDArray[np.integer]) -> Ints:
         """The part of the arena that activations share."""
