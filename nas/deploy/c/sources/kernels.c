@@ -130,19 +130,6 @@ void nas_depthwise(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scr
     }
 }
 
-#endif
-
-void nas_mean(const nas_mean_t *p, const int8_t *in, int8_t *out)
-{
-    for (uint32_t c = 0; c < p->ch; c++) {
-        int32_t sum = -p->in_zero * (int32_t)p->pixels;
-        for (uint32_t i = 0; i < p->pixels; i++) {
-            sum += in[(size_t)i * p->ch + c];
-        }
-        out[c] = nas_clamped(nas_scaled(sum, p->multiplier, p->shift) + p->out_zero, -128, 127);
-    }
-}
-
 void nas_add(const nas_add_t *p, const int8_t *x, const int8_t *y, int8_t *out)
 {
     for (uint32_t i = 0; i < p->count; i++) {
@@ -164,6 +151,19 @@ void nas_mul(const nas_mul_t *p, const int8_t *x, const int8_t *gate, int8_t *ou
         if (p->gate_pixels > 1) {
             gate += p->ch;
         }
+    }
+}
+
+#endif
+
+void nas_mean(const nas_mean_t *p, const int8_t *in, int8_t *out)
+{
+    for (uint32_t c = 0; c < p->ch; c++) {
+        int32_t sum = -p->in_zero * (int32_t)p->pixels;
+        for (uint32_t i = 0; i < p->pixels; i++) {
+            sum += in[(size_t)i * p->ch + c];
+        }
+        out[c] = nas_clamped(nas_scaled(sum, p->multiplier, p->shift) + p->out_zero, -128, 127);
     }
 }
 
