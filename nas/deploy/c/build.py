@@ -98,7 +98,7 @@ def run(command: Sequence[str], failed: str, given: bytes = b"") -> bytes:
         raise NasError(f"{failed}: no end within {_TIMEOUT_S} seconds") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace")
-        errors = [line for line in said.splitlines() if "error" in line.lower()]
+        errors = [line for word in ("overflowed", "error") for line in said.splitlines() if word in line.lower()]
         raise NasError(f"{failed}: {first_line(errors[0] if errors else said or f'exit status {done.returncode}')}")
     return done.stdout
 

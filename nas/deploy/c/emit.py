@@ -91,7 +91,7 @@ def source(
     calls = []
     for i, op in enumerate(program.ops):
         parts.append(_constants(program, op, i))
-        calls.append(f"    NAS_STEP({i});\n    {_call(program, plan, op, i)};\n")
+        calls.append(f"    NAS_STEP({i});\n    {call(program, plan, op, i)};\n")
     parts.append(f"int8_t *{name}_input(void)\n{{\n    return {into};\n}}\n")
     parts.append(f"const int8_t *{name}_output(void)\n{{\n    return {out};\n}}\n")
     parts.append(f"void {name}_run(void)\n{{\n{''.join(calls)}    NAS_STEP({len(program.ops)});\n}}\n")
@@ -139,12 +139,12 @@ def _constants(program: Program, op: Op, i: int) -> str:
             _array("int32_t", f"multiplier{i}", c.multiplier),
             _array("int8_t", f"shift{i}", c.shift),
         ]
-        return "".join(arrays) + _struct("nas_conv_t", i, _conv_fields(program, op, i))
-    kind, fields = _fields(program, op)
-    return _struct(kind, i, fields)
+        return "".join(arrays) + struct("nas_conv_t", i, conv_fields(program, op, i))
+    kind, fields = fields(program, op)
+    return struct(kind, i, fields)
 
 
-def _conv_fields(program: Program, op: Op, i: int) -> dict[str, object]:
+def conv_fields(program: Program, op: Op, i: int) -> dict[str, object]:
     into, out = program.maps[op.inputs[0]], program.maps[op.output]
     assert op.constants is not None
     sides = ("h", "w", "ch")
@@ -156,7 +156,7 @@ def _conv_fields(program: Program, op: Op, i: int) -> dict[str, object]:
     return fields | {name: f"{name}{i}" for name in ("weights", "bias", "multiplier", "shift")}
 
 
-def _fields(program: Program, op: Op) -> tuple[str, dict[str, object]]:
+def fields(program: Program, op: Op) -> tuple[str, dict[str, object]]:
     """The struct of an op without weights."""
     x, y, out = program.maps[op.inputs[0]], program.maps[op.inputs[-1]], program.maps[op.output]
     c = op.constants
@@ -182,7 +182,7 @@ def _fields(program: Program, op: Op) -> tuple[str, dict[str, object]]:
             return "nas_shuffle_t", {"pixels": x.pixels, "groups": op.groups, "per": x.shape[2] // op.groups}
 
 
-def _call(program: Program, plan: Plan, op: Op, i: int) -> str:
+def call(program: Program, plan: Plan, op: Op, i: int) -> str:
     maps = [f"arena.bytes + {plan.offsets[m]}" for m in (*op.inputs, op.output)]
     if op.kind == "lookup":
         return f"nas_lookup(table{i}, {program.maps[op.output].bytes}, {', '.join(maps)})"
@@ -191,7 +191,7 @@ def _call(program: Program, plan: Plan, op: Op, i: int) -> str:
     return f"nas_{op.kind}(&op{i}, {', '.join(maps)})"
 
 
-def _struct(kind: str, i: int, fields: dict[str, object]) -> str:
+def struct(kind: str, i: int, fields: dict[str, object]) -> str:
     inside = "".join(f"    .{name} = {value},\n" for name, value in fields.items())
     return f"static const {kind} op{i} = {{\n{inside}}};\n"
 

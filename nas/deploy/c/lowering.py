@@ -138,7 +138,8 @@ class _Lowering:
         alone = op.kind == "DEPTHWISE_CONV_2D" and in_ch == 1
         groups = 1 if alone else in_ch if op.kind == "DEPTHWISE_CONV_2D" else in_ch // weights[3]
         plain = groups == 1 and kernel == (1, 1) and before == (0, 0)
-        kind: Kind = "conv1x1" if plain else "depthwise" if groups == in_ch == out_ch else "conv"
+        several = in_ch >= 4  # fewer are no use to the depthwise kernels
+        kind: Kind = "conv1x1" if plain else "depthwise" if several and groups == in_ch == out_ch else "conv"
         if plain and height * width == out_h * out_w == 1:
             kind = "fully_connected"
         padding = (before[0], 0, before[1], 0)

@@ -130,21 +130,6 @@ void nas_depthwise(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scr
     }
 }
 
-#endif
-
-void nas_mean(const nas_mean_t *p, const int8_t *in, int8_t *out)
-{
-    for (uint32_t c = 0; c < p->ch; c++) {
-        int32_t sum = -p->in_zero * (int32_t)p->pixels;
-        for (uint32_t i = 0; i < p->pixels; i++) {
-            sum += in[(size_t)i * p->ch + c];
-        }
-        out[c] = nas_clamped(nas_scaled(sum, p->multiplier, p->shift) + p->out_zero, -128, 127);
-    }
-}
-
-#if !NAS_DSP
-
 void nas_add(const nas_add_t *p, const int8_t *x, const int8_t *y, int8_t *out)
 {
     for (uint32_t i = 0; i < p->count; i++) {
@@ -170,6 +155,17 @@ void nas_mul(const nas_mul_t *p, const int8_t *x, const int8_t *gate, int8_t *ou
 }
 
 #endif
+
+void nas_mean(const nas_mean_t *p, const int8_t *in, int8_t *out)
+{
+    for (uint32_t c = 0; c < p->ch; c++) {
+        int32_t sum = -p->in_zero * (int32_t)p->pixels;
+        for (uint32_t i = 0; i < p->pixels; i++) {
+            sum += in[(size_t)i * p->ch + c];
+        }
+        out[c] = nas_clamped(nas_scaled(sum, p->multiplier, p->shift) + p->out_zero, -128, 127);
+    }
+}
 
 void nas_lookup(const int8_t table[256], uint32_t count, const int8_t *in, int8_t *out)
 {
