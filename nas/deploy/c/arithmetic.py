@@ -29,6 +29,13 @@ def fixed_point(scale: float) -> tuple[int, int]:
     return (0, 0) if exponent < -31 else (multiplier, -exponent)
 
 
+def mean_point(scale: float, count: int) -> tuple[int, int]:
+    """``fixed_point`` of ``scale / count``, with the multiplier rounded down as the reference kernel of MEAN does."""
+    multiplier, shift = fixed_point(scale)
+    more = min(count.bit_length() - 1, 31 - shift)
+    return (multiplier << more) // count, shift + more
+
+
 def scaled(a: Ints, multiplier: int, shift: int) -> Ints:
     """``nas_scaled`` of nas_kernels.h, for ``a`` of any shape."""
     high = ((a << max(-shift, 0)) * multiplier + (1 << 30)) >> 31

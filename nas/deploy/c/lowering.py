@@ -6,7 +6,6 @@ number a table.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -88,6 +87,8 @@ class _Lowering:
         if tensor not in self.numbers:
             full = self.graph.tensors[tensor].shape
             three = shape or (full[1:] if len(full) == 4 else (1, 1, full[-1]))
+            if len(full) not in (2, 3, 4) or max(full) > 65535:
+                raise BadInput(f"the C library takes maps of up to 65,535 rows, columns and channels, got {full}")
             scale, zero = (self.q(tensor).scale, self.q(tensor).zero) if self.quantized else (1.0, 0)
             self.numbers[tensor] = len(self.maps)
             self.maps.append(Map(shape=three, scale=scale, zero=zero))  # type: ignore[arg-type]
@@ -125,7 +126,7 @@ class _Lowering:
     def convolution(self, op: Operator) -> None:
         source, weights = op.inputs[0], self.graph.tensors[op.inputs[1]].shape
         source, before = self.root(source), self.pads.get(source)
-        _, height, width, in_ch = self.graph.tensors[source].shape
+        height, width, in_ch = self.maps[self.map_of(source)].shape
         _, out_h, out_w, out_ch = self.graph.tensors[op.output].shape
         kernel, stride = weights[1:3], op.options["strideH"]
         assert isinstance(stride, int)
@@ -137,15 +138,14 @@ class _Lowering:
         alone = op.kind == "DEPTHWISE_CONV_2D" and in_ch == 1
         groups = 1 if alone else in_ch if op.kind == "DEPTHWISE_CONV_2D" else in_ch // weights[3]
         plain = groups == 1 and kernel == (1, 1) and before == (0, 0)
-        kind: Kind = "conv1x1" if plain else "depthwise" if groups == in_ch == out_ch else "conv"
+        several = in_ch >= 4  # fewer are no use to the depthwise kernels
+        kind: Kind = "conv1x1" if plain else "depthwise" if several and groups == in_ch == out_ch else "conv"
         if plain and height * width == out_h * out_w == 1:
             kind = "fully_connected"
         padding = (before[0], 0, before[1], 0)
         self.weighted(kind, op, kernel=kernel, stride=stride, padding=padding, groups=groups)
 
     def weighted(self, kind: Kind, op: Operator, **geometry: Any) -> None:
-        if self.graph.tensors[op.inputs[0]].shape[-1] > 65535 or self.graph.tensors[op.output].shape[-1] > 65535:
-            raise BadInput("the C library takes up to 65,535 channels")
         constants = self.layer_constants(kind, op) if self.quantized else None
         self.emit(kind, op.inputs[:1], op.output, constants, **geometry)
 
@@ -187,7 +187,7 @@ class _Lowering:
         if self.quantized:
             into, out = self.q(op.inputs[0]), self.q(op.output)
             pixels = self.maps[self.map_of(op.inputs[0])].pixels
-            constants = _one(into.scale / out.scale / pixels)
+            constants = _one(*arithmetic.mean_point(into.scale / out.scale, pixels))
         self.emit("mean", op.inputs[:1], op.output, constants)
 
     def add(self, op: Operator) -> None:
@@ -217,8 +217,8 @@ class _Lowering:
             raise BadInput(f"the C library multiplies maps of one shape or by one pixel, not {shapes[0]} by {shapes[1]}")
         constants = None
         if self.quantized:
-            factor = arithmetic.mul_scale(*(self.q(t).scale for t in (x, y, op.output)))
-            constants = dataclasses.replace(_one(factor), act=self.act(op))
+            point = arithmetic.fixed_point(arithmetic.mul_scale(*(self.q(t).scale for t in (x, y, op.output))))
+            constants = _one(*point, act=self.act(op))
         self.emit("mul", (x, y), op.output, constants)
 
     def times(self, op: Operator, x: int, factor: int) -> None:
@@ -285,9 +285,8 @@ class _Lowering:
             raise BadInput(f"the C library adds maps of one shape, not {shapes[0]} and {shapes[1]}")
 
 
-def _one(scale: float) -> Constants:
-    multiplier, shift = arithmetic.fixed_point(scale)
-    return Constants(multiplier=(multiplier,), shift=(shift,))
+def _one(multiplier: int, shift: int, act: tuple[int, int] = (-128, 127)) -> Constants:
+    return Constants(multiplier=(multiplier,), shift=(shift,), act=act)
 
 
 def _before(size: int, kernel: int, stride: int, out: int) -> int:

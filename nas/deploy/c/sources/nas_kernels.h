@@ -11,7 +11,17 @@
 #ifndef NAS_KERNELS_H
 #define NAS_KERNELS_H
 
+#include <stddef.h>
 #include <stdint.h>
+
+/* Convolutions and fully connected layers by Armv7E-M's and Armv8-M's DSP instructions: kernels_dsp.c */
+#if defined(__ARM_FEATURE_DSP) && !defined(NAS_PORTABLE)
+#define NAS_DSP 0 /* 1 as soon as kernels_dsp.c is there */
+#else
+#define NAS_DSP 0
+#endif
+
+#define NAS_ADD_BITS 20
 
 #ifdef __cplusplus
 extern "C" {
@@ -34,13 +44,13 @@ typedef struct {
 
 /* Sum over pixels, times 1 / pixels and the scales. */
 typedef struct {
-    uint16_t pixels, ch;
-    int8_t in_zero, out_zero, act_min, act_max;
+    uint32_t pixels;
+    uint16_t ch;
+    int8_t in_zero, out_zero, shift;
     int32_t multiplier;
-    int8_t shift;
 } nas_mean_t;
 
-/* Inputs are brought to a common scale of 2^-20, added, and brought to the output's. */
+/* Inputs are brought to a common scale with NAS_ADD_BITS fractional bits, added, and brought to the output's. */
 typedef struct {
     uint32_t count;
     int8_t zero[2], out_zero, act_min, act_max;
@@ -50,12 +60,13 @@ typedef struct {
 
 /* Every pixel of x times the gate: of one pixel (squeeze-excite), or of as many as x. */
 typedef struct {
-    uint16_t pixels, ch, gate_pixels;
+    uint32_t pixels, gate_pixels;
+    uint16_t ch;
     int8_t zero, gate_zero, out_zero, act_min, act_max, shift;
     int32_t multiplier;
 } nas_mul_t;
 
-/* in_h rows of in_row bytes get rows of zero before and after, and pixels before and after every row. */
+/* Rows and columns of zero points around a map. */
 typedef struct {
     uint16_t in_h, in_w, ch, top, bottom, left, right;
     int8_t zero;
@@ -63,7 +74,8 @@ typedef struct {
 
 /* Channels (groups, per) of every pixel become (per, groups). */
 typedef struct {
-    uint16_t pixels, groups, per;
+    uint32_t pixels;
+    uint16_t groups, per;
 } nas_shuffle_t;
 
 /* Maps and scratch start at a multiple of 4 bytes. scratch: NULL where kernels.py says 0 bytes. */

@@ -1,0 +1,502 @@
+/* Kernels for cores with DSP instructions (Cortex-M4, M7, M33): the same results as kernels.c, to the bit.
+ *
+ * SMLAD adds two products of 16 bits at once, so inputs are widened to 16 bits in scratch, once for all output channels.
+ * SXTB16 widens bytes 0 and 2 of a word, and, rotated, bytes 1 and 3: "even" and "odd" below. All operands are in that
+ * order, so nothing is ever shuffled.
+ */
+#include "nas_kernels.h"
+
+#if NAS_DSP
+#include <arm_acle.h>
+#include <string.h>
+
+/* Four bytes, at any address. */
+static inline uint32_t word(const int8_t *at)
+{
+    uint32_t w;
+    memcpy(&w, at, 4);
+    return w;
+}
+
+static inline int32_t even(uint32_t w)
+{
+    return __sxtb16((int32_t)w);
+}
+
+static inline int32_t odd(uint32_t w)
+{
+    int32_t r;
+    __asm__("sxtb16 %0, %1, ror #8" : "=r"(r) : "r"(w));
+    return r;
+}
+
+/* ---- from accumulators to bytes ---- */
+
+/* out_zero added before the shift to the right, and what rounds that shift. */
+typedef struct {
+    int32_t multiplier, shift, offset, zero;
+} scale_t;
+
+/* Shifts for which `scaled` is exact: larger ones could overflow, and none and left ones are not rounded that way. */
+static inline int quick(int32_t shift)
+{
+    return (uint32_t)(shift - 1) < 21u;
+}
+
+static inline scale_t scale_of(int32_t multiplier, int32_t shift, int32_t zero)
+{
+    scale_t s = {multiplier, shift, 0, zero};
+    if (quick(shift)) {
+        s.offset = (2 * zero + 1) * (int32_t)(UINT32_C(1) << (shift - 1));
+    }
+    return s;
+}
+
+__attribute__((noinline)) static int32_t slowly(int32_t a, scale_t s)
+{
+    return nas_clamped(nas_scaled(a, s.multiplier, s.shift) + s.zero, -128, 127);
+}
+
+/* nas_scaled, plus the zero point, within a byte, for quick shifts. (2a * m + 2^31) / 2^32 is the rounded product; what is
+ * negative is rounded away from zero by one less, and a product is negative when a is (or 0, where one less makes no
+ * difference). Doubling saturates from 2^30 on, where the result is beyond a byte anyway: 2^30 * 2^30 / 2^31 / 2^21 = 256. */
+static inline int32_t rounded(int32_t a, scale_t s)
+{
+    int32_t y = s.offset + (a >> 31);
+    __asm__("smmlar %0, %1, %2, %0" : "+r"(y) : "r"(__qadd(a, a)), "r"(s.multiplier));
+    y >>= s.shift;
+    __asm__("ssat %0, #8, %0" : "+r"(y));
+    return y;
+}
+
+static inline int32_t scaled(int32_t a, scale_t s)
+{
+    return quick(s.shift) ? rounded(a, s) : slowly(a, s);
+}
+
+/* An activation that ends within a byte's range is rare: it costs a pass of its own. */
+static void clamp(int8_t *out, uint32_t count, int32_t least, int32_t most)
+{
+    if (least == -128 && most == 127) {
+        return;
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        out[i] = nas_clamped(out[i], least, most);
+    }
+}
+
+/* ---- convolutions: two pixels, two channels ---- */
+
+/* The last bytes of a row of weights, the rest 0. */
+static inline uint32_t end_of(const int8_t *at, uint32_t count)
+{
+    uint32_t w = 0;
+    for (uint32_t i = 0; i < count; i++) {
+        w |= (uint32_t)(uint8_t)at[i] << (8 * i);
+    }
+    return w;
+}
+
+/* count bytes to even, odd, (two words of somebody else's), even, odd, ...; the last four filled up with 0. */
+static void widen(const int8_t *in, uint32_t count, uint32_t step, int32_t *x)
+{
+    uint32_t i = 0;
+    for (; i + 4 <= count; i += 4, x += step) {
+        uint32_t w = word(in + i);
+        x[0] = even(w);
+        x[1] = odd(w);
+    }
+    if (i < count) {
+        uint32_t w = end_of(in + i, count - i);
+        x[0] = even(w);
+        x[1] = odd(w);
+    }
+}
+
+/* Four inputs of two pixels times the weights of two channels: 16 products. */
+#define STEP                                                                                                           \
+    {                                                                                                                  \
+        int32_t v, e, p, q, r, s;                                                                                      \
+        __asm__("ldr %[v], [%[w]], #4\n\t"                                                                             \
+                "ldrd %[p], %[q], [%[x]], #8\n\t"                                                                      \
+                "ldrd %[r], %[s], [%[x]], #8\n\t"                                                                      \
+                "sxtb16 %[e], %[v]\n\t"                                                                                \
+                "sxtb16 %[v], %[v], ror #8\n\t"                                                                        \
+                "smlad %[a], %[e], %[p], %[a]\n\t"                                                                     \
+                "smlad %[b], %[e], %[r], %[b]\n\t"                                                                     \
+                "smlad %[a], %[v], %[q], %[a]\n\t"                                                                     \
+                "smlad %[b], %[v], %[s], %[b]\n\t"                                                                     \
+                "ldr %[v], [%[u]], #4\n\t"                                                                             \
+                "sxtb16 %[e], %[v]\n\t"                                                                                \
+                "sxtb16 %[v], %[v], ror #8\n\t"                                                                        \
+                "smlad %[c], %[e], %[p], %[c]\n\t"                                                                     \
+                "smlad %[d], %[e], %[r], %[d]\n\t"                                                                     \
+                "smlad %[c], %[v], %[q], %[c]\n\t"                                                                     \
+                "smlad %[d], %[v], %[s], %[d]"                                                                         \
+                : [v] "=&r"(v), [e] "=&r"(e), [p] "=&r"(p), [q] "=&r"(q), [r] "=&r"(r), [s] "=&r"(s), [x] "+&r"(x),    \
+                  [w] "+&r"(w), [u] "+&r"(u), [a] "+&r"(a), [b] "+&r"(b), [c] "+&r"(c), [d] "+&r"(d)                   \
+                :                                                                                                      \
+                : "memory");                                                                                           \
+    }
+
+/* Channels ch to end of the two pixels whose count inputs lie in x, widened, four of one and four of the other in turns.
+ * Of a single channel or pixel both of a pair are the same one, written twice, at last from the first's inputs. */
+static void two_pixels(const nas_conv_t *conv, uint32_t ch, uint32_t end, const int32_t *inputs, uint32_t count,
+                       int8_t *first, int8_t *second)
+{
+    for (; ch < end; ch += 2) {
+        uint32_t other = ch + 1u < end ? ch + 1u : ch;
+        const int8_t *w = conv->weights + ch * count, *u = conv->weights + other * count;
+        const int8_t *last = w + (count & ~15u);
+        const int32_t *x = inputs;
+        int32_t a = conv->bias[ch], b = a, c = conv->bias[other], d = c;
+        while (w < last) {
+            STEP STEP STEP STEP
+        }
+        for (last = w + (count & 12u); w < last;) {
+            STEP
+        }
+        if (count & 3u) {
+            uint32_t v = end_of(w, count & 3u), z = end_of(u, count & 3u);
+            a = __smlad(odd(v), x[1], __smlad(even(v), x[0], a));
+            b = __smlad(odd(v), x[3], __smlad(even(v), x[2], b));
+            c = __smlad(odd(z), x[1], __smlad(even(z), x[0], c));
+            d = __smlad(odd(z), x[3], __smlad(even(z), x[2], d));
+        }
+        scale_t s = scale_of(conv->multiplier[ch], conv->shift[ch], conv->out_zero);
+        second[ch] = (int8_t)scaled(b, s);
+        first[ch] = (int8_t)scaled(a, s);
+        s = scale_of(conv->multiplier[other], conv->shift[other], conv->out_zero);
+        second[other] = (int8_t)scaled(d, s);
+        first[other] = (int8_t)scaled(c, s);
+    }
+}
+
+void nas_conv1x1(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch)
+{
+    int32_t *x = scratch;
+    uint32_t pixels = (uint32_t)p->out_h * p->out_w, jump = (uint32_t)p->stride * p->in_ch;
+    for (uint32_t i = 0; i < pixels; i++) {
+        uint32_t row = i / p->out_w, second = i & 1u;
+        widen(in + (row * p->in_w + i - row * p->out_w) * jump, p->in_ch, 4, x + 2 * second);
+        if (second || i + 1 == pixels) {
+            int8_t *first = out + (i - second) * p->out_ch;
+            two_pixels(p, 0, p->out_ch, x, p->in_ch, first, first + second * p->out_ch);
+            clamp(first, (1 + second) * p->out_ch, p->act_min, p->act_max);
+        }
+    }
+}
+
+/* What the output at (row, col) sees of the depth channels from in on, in the order of the weights. */
+static void gather(const nas_conv_t *p, const int8_t *in, uint32_t depth, int32_t row, int32_t col, int8_t *to)
+{
+    int32_t top = row * p->stride - p->pad_top, left = col * p->stride - p->pad_left;
+    int32_t inside = left >= 0 && left + p->kernel_w <= p->in_w && depth == p->in_ch;
+    for (int32_t y = top; y < top + p->kernel_h; y++) {
+        const int8_t *line = in + (y * p->in_w + left) * p->in_ch;
+        if (inside && y >= 0 && y < p->in_h) {
+            memcpy(to, line, p->kernel_w * depth);
+            to += p->kernel_w * depth;
+            continue;
+        }
+        for (int32_t x = left; x < left + p->kernel_w; x++, line += p->in_ch, to += depth) {
+            if (y < 0 || y >= p->in_h || x < 0 || x >= p->in_w) {
+                memset(to, p->in_zero, depth);
+            } else {
+                memcpy(to, line, depth);
+            }
+        }
+    }
+}
+
+void nas_conv(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch)
+{
+    uint32_t depth = p->in_ch / p->groups, per = p->out_ch / p->groups, count = p->kernel_h * p->kernel_w * depth;
+    int32_t *x = scratch;
+    int8_t *seen = (int8_t *)(x + ((count + 3u) & ~3u));
+    for (int32_t row = 0; row < p->out_h; row++) {
+        for (int32_t col = 0; col < p->out_w; col += 2) {
+            uint32_t second = col + 1 < p->out_w;
+            for (uint32_t group = 0; group < p->groups; group++) {
+                for (uint32_t i = 0; i <= second; i++) {
+                    gather(p, in + group * depth, depth, row, col + (int32_t)i, seen);
+                    widen(seen, count, 4, x + 2 * i);
+                }
+                two_pixels(p, group * per, (group + 1) * per, x, count, out, out + second * p->out_ch);
+            }
+            clamp(out, (1 + second) * p->out_ch, p->act_min, p->act_max);
+            out += (1 + second) * p->out_ch;
+        }
+    }
+}
+
+void nas_fully_connected(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch)
+{
+    uint32_t count = p->in_ch, tail = count & 3u;
+    widen(in, count, 2, scratch);
+    for (uint32_t ch = 0; ch < p->out_ch; ch += 2) {
+        uint32_t other = ch + 1u < p->out_ch ? ch + 1u : ch;
+        const int8_t *w = p->weights + ch * count, *u = p->weights + other * count;
+        const int32_t *x = scratch;
+        int32_t a = p->bias[ch], b = p->bias[other];
+        for (const int8_t *end = w + (count - tail); w < end; w += 4, u += 4, x += 2) {
+            uint32_t v = word(w), z = word(u);
+            a = __smlad(odd(v), x[1], __smlad(even(v), x[0], a));
+            b = __smlad(odd(z), x[1], __smlad(even(z), x[0], b));
+        }
+        if (tail) {
+            uint32_t v = end_of(w, tail), z = end_of(u, tail);
+            a = __smlad(odd(v), x[1], __smlad(even(v), x[0], a));
+            b = __smlad(odd(z), x[1], __smlad(even(z), x[0], b));
+        }
+        out[ch] = (int8_t)scaled(a, scale_of(p->multiplier[ch], p->shift[ch], p->out_zero));
+        out[other] = (int8_t)scaled(b, scale_of(p->multiplier[other], p->shift[other], p->out_zero));
+    }
+    clamp(out, p->out_ch, p->act_min, p->act_max);
+}
+
+/* ---- depthwise: four channels of the rows that one row of output sees, one channel at a time ---- */
+
+static inline void put(int16_t *at, uint32_t two)
+{
+    memcpy(at, &two, 4);
+}
+
+/* count columns of four channels to four rows of 16 bits, size apart. */
+static void spread(const int8_t *in, uint32_t chs, uint32_t count, int16_t *to, uint32_t size)
+{
+    int16_t *far = to + 2 * size;
+    #pragma GCC unroll 2
+    for (; count > 1; count -= 2, in += 2 * chs, to += 2, far += 2) {
+        uint32_t left = word(in), right = word(in + chs);
+        uint32_t low = (left & 0xFFFFu) | right << 16, high = left >> 16 | (right & 0xFFFF0000u);
+        put(to, (uint32_t)even(low));
+        put(to + size, (uint32_t)odd(low));
+        put(far, (uint32_t)even(high));
+        put(far + size, (uint32_t)odd(high));
+    }
+    if (count) {
+        to[0] = in[0];
+        to[size] = in[1];
+        far[0] = in[2];
+        far[size] = in[3];
+    }
+}
+
+/* One channel of one row of output, four at a time; rows: kernel_h of them, each of so many words. With stride 1, outputs
+ * at odd columns begin within a word. pairs: memory for the weights (w0, w1), (w1, w2), ... of each row. */
+__attribute__((always_inline)) static inline void slide(const nas_conv_t *p, uint32_t width, uint32_t stride,
+                                                        const int8_t *weights, const int32_t *rows, uint32_t words,
+                                                        int32_t *pairs, int32_t bias, scale_t s, int8_t *out)
+{
+    uint32_t ch = p->out_ch, height = p->kernel_h;
+    int32_t *pair = pairs;
+    for (uint32_t row = 0; row < height; row++, pair += width - 1) {
+        uint32_t last = (uint32_t)*weights;
+        weights += ch;
+        #pragma GCC unroll 6
+        for (uint32_t i = 0; i < width - 1; i++, weights += ch) {
+            uint32_t next = (uint32_t)*weights;
+            pair[i] = (int32_t)((last & 0xFFFFu) | next << 16);
+            last = next;
+        }
+    }
+    for (uint32_t left = p->out_w;; left -= 4, rows += 2 * stride) {
+        const int32_t *x = rows, *w = pairs;
+        int32_t a = bias, b = bias, c = bias, d = bias;
+        for (uint32_t row = 0; row < height; row++, x += words, w += width - 1) {
+            #pragma GCC unroll 6
+            for (uint32_t i = 0; i < width - 1; i++) {
+                const int32_t *at = x + (i + 1) / 2;
+                int last = i == width - 2;
+                if (stride == 1 && i % 2 == 0) {
+                    a = __smlad(at[0], w[i], a);
+                    c = __smlad(at[1], w[i], c);
+                    b = i == 0 ? __smlatb(at[0], w[i], b) : b;
+                    d = i == 0 ? __smlatb(at[1], w[i], d) : d;
+                } else if (stride == 1) {
+                    b = __smlad(at[0], w[i], b);
+                    d = __smlad(at[1], w[i], d);
+                    a = last ? __smlabt(at[0], w[i], a) : a;
+                    c = last ? __smlabt(at[1], w[i], c) : c;
+                } else if (i % 2 == 0) {
+                    a = __smlad(at[0], w[i], a);
+                    b = __smlad(at[1], w[i], b);
+                    c = __smlad(at[2], w[i], c);
+                    d = __smlad(at[3], w[i], d);
+                } else if (last) {
+                    a = __smlabt(at[0], w[i], a);
+                    b = __smlabt(at[1], w[i], b);
+                    c = __smlabt(at[2], w[i], c);
+                    d = __smlabt(at[3], w[i], d);
+                }
+            }
+        }
+        a = rounded(a, s);
+        b = rounded(b, s);
+        c = rounded(c, s);
+        out[0] = (int8_t)a;
+        if (left < 4) {
+            if (left > 1) {
+                out[ch] = (int8_t)b;
+            }
+            if (left > 2) {
+                out[2 * ch] = (int8_t)c;
+            }
+            return;
+        }
+        out[ch] = (int8_t)b;
+        out[2 * ch] = (int8_t)c;
+        out[3 * ch] = (int8_t)rounded(d, s);
+        out += 4 * ch;
+        if (left == 4) {
+            return;
+        }
+    }
+}
+
+/* Any width, stride and shift. */
+static void plainly(const nas_conv_t *p, const int16_t *rows, uint32_t length, const int8_t *weights, int32_t bias,
+                    scale_t s, int8_t *out)
+{
+    for (uint32_t col = 0; col < p->out_w; col++, rows += p->stride, out += p->out_ch) {
+        const int8_t *w = weights;
+        int32_t sum = bias;
+        for (uint32_t row = 0; row < p->kernel_h; row++) {
+            for (uint32_t i = 0; i < p->kernel_w; i++, w += p->in_ch) {
+                sum += rows[row * length + i] * *w;
+            }
+        }
+        *out = (int8_t)scaled(sum, s);
+    }
+}
+
+static void channel(const nas_conv_t *p, uint32_t ch, const int32_t *rows, uint32_t words, int32_t *pairs, int8_t *out)
+{
+    scale_t s = scale_of(p->multiplier[ch], p->shift[ch], p->out_zero);
+    const int8_t *w = p->weights + ch;
+    int32_t bias = p->bias[ch];
+    switch (p->stride < 3 && quick(s.shift) ? p->kernel_w * 2 + p->stride : 0) {
+    case 7: slide(p, 3, 1, w, rows, words, pairs, bias, s, out); break;
+    case 8: slide(p, 3, 2, w, rows, words, pairs, bias, s, out); break;
+    case 11: slide(p, 5, 1, w, rows, words, pairs, bias, s, out); break;
+    case 12: slide(p, 5, 2, w, rows, words, pairs, bias, s, out); break;
+    case 15: slide(p, 7, 1, w, rows, words, pairs, bias, s, out); break;
+    case 16: slide(p, 7, 2, w, rows, words, pairs, bias, s, out); break;
+    default: plainly(p, (const int16_t *)rows, 2 * words, w, bias, s, out);
+    }
+}
+
+/* At least four channels. */
+void nas_depthwise(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch)
+{
+    uint32_t chs = p->in_ch, words = (p->stride * ((p->out_w + 3u) & ~3u) + p->kernel_w) / 2, size = words * p->kernel_h;
+    uint32_t inside = p->in_w < 2 * words - p->pad_left ? p->in_w : 2 * words - p->pad_left;
+    int16_t *rows = scratch;
+    for (uint32_t i = 0; i < 8 * size; i++) {
+        rows[i] = p->in_zero; /* left and right of the input, and above: there nothing else is written */
+    }
+    for (uint32_t row = 0; row < p->out_h; row++, out += (uint32_t)p->out_w * chs) {
+        for (uint32_t next = 0; next < chs; next += 4) {
+            uint32_t ch = next + 4 <= chs ? next : chs - 4;
+            for (uint32_t k = 0; k < p->kernel_h; k++) {
+                int32_t y = (int32_t)(row * p->stride + k) - p->pad_top;
+                int16_t *to = rows + 2 * k * words + p->pad_left;
+                if (y >= p->in_h) {
+                    for (uint32_t i = 0; i < 4 * inside; i++) {
+                        to[i / inside * 2 * size + i % inside] = p->in_zero;
+                    }
+                } else if (y >= 0) {
+                    spread(in + (uint32_t)y * p->in_w * chs + ch, chs, inside, to, 2 * size);
+                }
+            }
+            for (uint32_t i = 0; i < 4; i++) {
+                const int32_t *four = (const int32_t *)scratch;
+                channel(p, ch + i, four + i * size, words, (int32_t *)scratch + 4 * size, out + ch + i);
+            }
+        }
+        clamp(out, (uint32_t)p->out_w * chs, p->act_min, p->act_max);
+    }
+}
+
+/* ---- element by element ---- */
+
+/* One input of an addition. half rounds the shift to the right; every is -1, or 0 where nothing is shifted or rounded. */
+typedef struct {
+    int32_t multiplier, shift, zero, half, every;
+} addend_t;
+
+static addend_t addend_of(const nas_add_t *p, int i)
+{
+    int32_t shift = p->shift[i];
+    addend_t r = {p->multiplier[i], shift, p->zero[i] * (2 << NAS_ADD_BITS), shift > 0 ? 1 << (shift - 1) : 0, -(shift > 0)};
+    return r;
+}
+
+/* nas_scaled of what is added, shifted to the right or not at all. */
+static inline int32_t part(int32_t byte, addend_t s)
+{
+    int32_t twice = byte * (2 << NAS_ADD_BITS) - s.zero, y = s.half + ((twice >> 31) & s.every);
+    __asm__("smmlar %0, %1, %2, %0" : "+r"(y) : "r"(twice), "r"(s.multiplier));
+    return y >> s.shift;
+}
+
+/* A few at a time: the three scales do not fit into the registers at once. */
+__attribute__((always_inline)) static inline void add(const int8_t *x, const int8_t *y, int8_t *out, uint32_t count,
+                                                      addend_t a, addend_t b, scale_t s)
+{
+    int32_t sum[4];
+    #pragma GCC unroll 4
+    for (uint32_t i = 0; i < count; i++) {
+        sum[i] = part(x[i], a);
+    }
+    #pragma GCC unroll 4
+    for (uint32_t i = 0; i < count; i++) {
+        sum[i] += part(y[i], b);
+    }
+    #pragma GCC unroll 4
+    for (uint32_t i = 0; i < count; i++) {
+        out[i] = (int8_t)rounded(sum[i], s);
+    }
+}
+
+void nas_add(const nas_add_t *p, const int8_t *x, const int8_t *y, int8_t *out)
+{
+    addend_t a = addend_of(p, 0), b = addend_of(p, 1);
+    scale_t s = scale_of(p->out_multiplier, p->out_shift, p->out_zero);
+    uint32_t i = 0;
+    if (quick(s.shift) && a.shift >= 0 && b.shift >= 0) {
+        for (; i + 4 <= p->count; i += 4) {
+            add(x + i, y + i, out + i, 4, a, b, s);
+        }
+        for (; i < p->count; i++) {
+            add(x + i, y + i, out + i, 1, a, b, s);
+        }
+    }
+    for (; i < p->count; i++) {
+        int32_t sum = nas_scaled((x[i] - p->zero[0]) * (1 << NAS_ADD_BITS), a.multiplier, a.shift);
+        sum += nas_scaled((y[i] - p->zero[1]) * (1 << NAS_ADD_BITS), b.multiplier, b.shift);
+        out[i] = (int8_t)slowly(sum, s);
+    }
+    clamp(out, p->count, p->act_min, p->act_max);
+}
+
+void nas_mul(const nas_mul_t *p, const int8_t *x, const int8_t *gate, int8_t *out)
+{
+    scale_t s = scale_of(p->multiplier, p->shift, p->out_zero);
+    int32_t zero = p->zero, gate_zero = p->gate_zero;
+    uint32_t ch = p->ch, step = p->gate_pixels > 1 ? ch : 0;
+    for (uint32_t i = 0; i < p->pixels; i++, x += ch, out += ch, gate += step) {
+        if (quick(s.shift)) {
+            for (uint32_t c = 0; c < ch; c++) {
+                out[c] = (int8_t)rounded((x[c] - zero) * (gate[c] - gate_zero), s);
+            }
+        } else {
+            for (uint32_t c = 0; c < ch; c++) {
+                out[c] = (int8_t)slowly((x[c] - zero) * (gate[c] - gate_zero), s);
+            }
+        }
+        clamp(out, ch, p->act_min, p->act_max);
+    }
+}
+#endif
