@@ -128,14 +128,10 @@ def _cases(programs: Sequence[Program]) -> str:
         f"static union {{ int8_t bytes[{max([1, *(p.arena for p in plans)])}]; uint32_t aligned; }} arena;",
         *_shared([(program, op) for program in programs for op in program.ops if weights_shape(program, op)]),
     ]
-    i = 0
     for number, (program, plan) in enumerate(zip(programs, plans, strict=True)):
-        calls = []
-        for op in program.ops:
-            parts.append(_constants(program, op, i))
-            calls.append(f"  {emit._call(program, plan, op, i)};\n")
-            i += 1
-        parts.append(f"static void case{number}(void) {{\n{''.join(calls)}}}\n")
+        constants = "".join(_constants(program, op, i) for i, op in enumerate(program.ops))
+        calls = "".join(f"  {emit.call(program, plan, op, i)};\n" for i, op in enumerate(program.ops))
+        parts.append(f"static void case{number}(void) {{\n{constants}{calls}}}\n")
     names = ", ".join(f"case{number}" for number in range(len(programs)))
     parts.append(f"const nas_case nas_cases[] = {{{names or '0'}}};\nconst uint32_t nas_case_count = {len(programs)};")
     parts.append(f"static const uint32_t sizes[] = {{{', '.join(str(p.arena) for p in plans) or '0'}}};\n{_FILL}")
@@ -163,7 +159,7 @@ def _constants(program: Program, op: Op, i: int) -> str:
     if not weights_shape(program, op):
         return emit._constants(program, op, i)
     shared = {"weights": "weights", "bias": "bias", "multiplier": "multiplier", "shift": f"shift_{_shift(op)}"}
-    return emit._struct("nas_conv_t", i, emit._conv_fields(program, op, i) | shared)
+    return emit.struct("nas_conv_t", emit.conv_fields(program, op, i) | shared, i)
 
 
 def _shift(op: Op) -> int:
