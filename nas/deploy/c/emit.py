@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.checks import shown
-from nas.deploy.c import kernels
 from nas.deploy.c.plan import Plan, planned
 from nas.deploy.c.program import Map, Op, Program
 from nas.errors import BadInput
@@ -139,12 +138,12 @@ def _constants(program: Program, op: Op, i: int) -> str:
             _array("int32_t", f"multiplier{i}", c.multiplier),
             _array("int8_t", f"shift{i}", c.shift),
         ]
-        return "".join(arrays) + struct("nas_conv_t", i, conv_fields(program, op, i))
-    kind, fields = fields(program, op)
-    return struct(kind, i, fields)
+        return "".join(arrays) + struct("nas_conv_t", conv_fields(program, op, i), i)
+    return struct(*plain_fields(program, op), i)
 
 
 def conv_fields(program: Program, op: Op, i: int) -> dict[str, object]:
+    """The struct of a convolution or fully connected layer whose arrays are called ``weights<i>`` and so on."""
     into, out = program.maps[op.inputs[0]], program.maps[op.output]
     assert op.constants is not None
     sides = ("h", "w", "ch")
@@ -156,7 +155,7 @@ def conv_fields(program: Program, op: Op, i: int) -> dict[str, object]:
     return fields | {name: f"{name}{i}" for name in ("weights", "bias", "multiplier", "shift")}
 
 
-def fields(program: Program, op: Op) -> tuple[str, dict[str, object]]:
+def plain_fields(program: Program, op: Op) -> tuple[str, dict[str, object]]:
     """The struct of an op without weights."""
     x, y, out = program.maps[op.inputs[0]], program.maps[op.inputs[-1]], program.maps[op.output]
     c = op.constants
@@ -183,15 +182,17 @@ def fields(program: Program, op: Op) -> tuple[str, dict[str, object]]:
 
 
 def call(program: Program, plan: Plan, op: Op, i: int) -> str:
+    """The call of the kernel of ``op``, the ``i``-th in ``program``."""
     maps = [f"arena.bytes + {plan.offsets[m]}" for m in (*op.inputs, op.output)]
     if op.kind == "lookup":
         return f"nas_lookup(table{i}, {program.maps[op.output].bytes}, {', '.join(maps)})"
     if op.kind in ("conv1x1", "conv", "depthwise", "fully_connected"):
-        maps.append(f"arena.bytes + {plan.scratch}" if kernels.scratch_bytes(program, op) else "NULL")
+        maps.append(f"arena.bytes + {plan.scratch[i]}" if plan.scratch[i] >= 0 else "NULL")
     return f"nas_{op.kind}(&op{i}, {', '.join(maps)})"
 
 
-def struct(kind: str, i: int, fields: dict[str, object]) -> str:
+def struct(kind: str, fields: dict[str, object], i: int) -> str:
+    """The constant ``op<i>``, a struct of that kind."""
     inside = "".join(f"    .{name} = {value},\n" for name, value in fields.items())
     return f"static const {kind} op{i} = {{\n{inside}}};\n"
 
