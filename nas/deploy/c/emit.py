@@ -74,7 +74,8 @@ def header(
     if len(classes):
         lines.append(f"#define {big}_CLASSES {len(classes)}\nextern const char *const {name}_classes[{big}_CLASSES];\n")
     if pixels is not None:
-        lines.append(f"/* What the network takes for a byte (0 to 255) of each of an image's channels. */")
+        lines.append("/* What the network takes for a byte (0 to 255) of each of an image's channels. */")
+        lines.append(f"#define {big}_PIXELS 1")
         lines.append(f"extern const int8_t {name}_pixels[{len(pixels)}][256];\n")
     return "\n".join([*lines, "#ifdef __cplusplus\n}\n#endif\n\n#endif\n"])
 
