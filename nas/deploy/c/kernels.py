@@ -27,8 +27,25 @@ def lead(program: Program, op: Op) -> int | None:
 
 
 def scratch_bytes(program: Program, op: Op) -> int:
-    """Bytes that a kernel needs besides its maps while it runs, apart from them; the same for every core."""
-    return 0
+    """Bytes that a kernel needs besides its maps while it runs, apart from them; the same for every core.
+
+    What kernels_dsp.c widens to 16 bits: the inputs of two pixels (one of a fully connected layer), of a convolution with
+    a window that window, too; of a depthwise one the rows of four channels that one row of output sees, and their weights.
+    """
+    (height, width), shape = op.kernel, weights_shape(program, op)
+    seen = -(-math.prod(shape[1:]) // 4) * 4
+    match op.kind:
+        case "conv1x1":
+            return 4 * seen
+        case "conv":
+            return 5 * seen
+        case "fully_connected":
+            return 2 * seen
+        case "depthwise":
+            columns = -(-program.maps[op.output].shape[1] // 4) * 4
+            return 4 * height * (4 * ((op.stride * columns + width) // 2) + width - 1)
+        case _:
+            return 0
 
 
 def constant_bytes(program: Program, op: Op) -> int:

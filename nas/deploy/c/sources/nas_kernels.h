@@ -14,9 +14,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Convolutions and fully connected layers by Armv7E-M's and Armv8-M's DSP instructions: kernels_dsp.c */
+/* By Armv7E-M's and Armv8-M's DSP instructions (kernels_dsp.c): convolutions, fully connected layers, add and mul. */
 #if defined(__ARM_FEATURE_DSP) && !defined(NAS_PORTABLE)
-#define NAS_DSP 0 /* 1 as soon as kernels_dsp.c is there */
+#define NAS_DSP 1
 #else
 #define NAS_DSP 0
 #endif
