@@ -39,8 +39,8 @@ def write_sources(
     ``pixels (channels, 256)``: what the network takes for each value of an image's byte. Raises BadInput for a ``name``
     that is no C identifier.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name) or name.startswith("nas_"):
-        raise BadInput(f"a network's name in C is a lower-case identifier of up to 31 letters, got {shown(name)}")
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name) or re.match(r"nas_|kernels|std|string", name):
+        raise BadInput(f"a network's name in C is a lower-case identifier and no file's in C, got {shown(name)}")
     plan = plan or planned(program)
     (folder / f"{name}.h").write_text(header(program, plan, name, classes, pixels))
     (folder / f"{name}.c").write_text(source(program, plan, name, classes, pixels))

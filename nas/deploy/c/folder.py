@@ -23,8 +23,10 @@ from nas.errors import BadInput, NasError
 from nas.files import replacing_folder
 
 MARKER = "model.json"
-STEPS = 2.0
-"""Of the output's scale: how far outputs may on average be from LiteRT's, whose fast kernels round in another way."""
+STEPS = 0.5
+"""Of the output's scale: how far outputs may on average be from those of LiteRT's reference kernels."""
+COMPARED = 8
+"""Images on which they are compared: those kernels are slow."""
 
 
 @checked
@@ -89,9 +91,10 @@ def _verified(
     x = channels_last(images)
     seen = from_integers(host_outputs(folder, to_integers(x, _details(into)), name=name), _details(out))
     check_int8(failed, torch_outputs(network, images).reshape(seen.shape), seen)
-    steps = float(np.abs(seen - run_litert(model, x).reshape(seen.shape)).mean() / out.scale)
+    expected = run_litert(model, x[:COMPARED], reference=True).reshape(-1, seen.shape[1])
+    steps = float(np.abs(seen[:COMPARED] - expected).mean() / out.scale)
     if not steps <= STEPS:
-        raise NasError(f"{failed}: its outputs differ from LiteRT's by {steps:.1f} steps of int8 (allowed {STEPS:.0f})")
+        raise NasError(f"{failed}: its outputs differ from LiteRT's by {steps:.2f} steps of int8 (allowed {STEPS})")
     return steps
 
 
