@@ -144,9 +144,12 @@ static void widen(const int8_t *in, uint32_t count, uint32_t step, int32_t *x)
 static void two_pixels(const nas_conv_t *conv, uint32_t ch, uint32_t end, const int32_t *inputs, uint32_t count,
                        int8_t *first, int8_t *second)
 {
-    for (; ch < end; ch += 2) {
-        uint32_t other = ch + 1u < end ? ch + 1u : ch;
-        const int8_t *w = conv->weights + ch * count, *u = conv->weights + other * count;
+    const int8_t *w, *u = conv->weights + ch * count;
+    int32_t zero = conv->out_zero;
+    for (uint32_t other; ch < end; ch += 2) {
+        other = ch + 1u < end ? ch + 1u : ch;
+        w = u;
+        u += other == ch ? 0u : count;
         const int8_t *last = w + (count & ~15u);
         const int32_t *x = inputs;
         int32_t a = conv->bias[ch], b = a, c = conv->bias[other], d = c;
@@ -162,13 +165,21 @@ static void two_pixels(const nas_conv_t *conv, uint32_t ch, uint32_t end, const 
             b = __smlad(odd(v), x[3], __smlad(even(v), x[2], b));
             c = __smlad(odd(z), x[1], __smlad(even(z), x[0], c));
             d = __smlad(odd(z), x[3], __smlad(even(z), x[2], d));
+            u += count & 3u;
         }
-        scale_t s = scale_of(conv->multiplier[ch], conv->shift[ch], conv->out_zero);
-        second[ch] = (int8_t)scaled(b, s);
-        first[ch] = (int8_t)scaled(a, s);
-        s = scale_of(conv->multiplier[other], conv->shift[other], conv->out_zero);
-        second[other] = (int8_t)scaled(d, s);
-        first[other] = (int8_t)scaled(c, s);
+        scale_t s = scale_of(conv->multiplier[ch], conv->shift[ch], zero);
+        scale_t t = scale_of(conv->multiplier[other], conv->shift[other], zero);
+        if (quick(s.shift) && quick(t.shift)) {
+            second[ch] = (int8_t)rounded(b, s);
+            first[ch] = (int8_t)rounded(a, s);
+            second[other] = (int8_t)rounded(d, t);
+            first[other] = (int8_t)rounded(c, t);
+        } else {
+            second[ch] = (int8_t)slowly(b, s);
+            first[ch] = (int8_t)slowly(a, s);
+            second[other] = (int8_t)slowly(d, t);
+            first[other] = (int8_t)slowly(c, t);
+        }
     }
 }
 
