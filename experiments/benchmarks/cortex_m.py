@@ -32,7 +32,12 @@ CIFAR = Path(__file__).parents[3] / "shared" / "data" / "cifar10" / "test.zip"
 IMAGES = 200
 TARGETS = [
     Target(figure="images_equal_to_host", sense=">=", bound=1.0, why="the same C code: to the bit"),
-    Target(figure="top1_agreement_with_litert", sense=">=", bound=0.995, why="the issue's; LiteRT's XNNPACK rounds its own way"),
+    Target(
+        figure="top1_agreement_with_litert",
+        sense=">=",
+        bound=0.995,
+        why="the issue's; LiteRT's XNNPACK rounds its own way",
+    ),
     Target(figure="repeats_identical", sense=">=", bound=1.0, why="instructions are counted, not timed"),
 ]
 
