@@ -52,11 +52,12 @@ def scratch_bytes(program: Program, op: Op) -> int:
 
 
 def constant_bytes(program: Program, op: Op) -> int:
-    """Bytes of flash of an op's constants, without its struct."""
+    """Bytes of flash of an op's constants, without its struct: a table, or weights, biases, multipliers and shifts."""
     if op.kind == "lookup":
         return 256
-    shape = weights_shape(program, op)
-    return math.prod(shape) + 9 * program.maps[op.output].shape[-1] if shape else 0
+    shape, channels = weights_shape(program, op), program.maps[op.output].shape[-1]
+    words = 2 * channels + -(-channels // 4)
+    return 4 * (-(-math.prod(shape) // 4) + words) if shape else 0
 
 
 def _steps(program: Program, op: Op) -> list[tuple[int, int]]:
