@@ -32,12 +32,12 @@ static inline int32_t odd(uint32_t w)
 
 /* ---- from accumulators to bytes ---- */
 
-/* out_zero added before the shift to the right, and what rounds that shift. */
+/* offset: out_zero and what rounds, added before the shift to the right. */
 typedef struct {
-    int32_t multiplier, shift, offset, zero;
+    int32_t multiplier, shift, offset;
 } scale_t;
 
-/* Shifts for which `scaled` is exact: larger ones could overflow, and none and left ones are not rounded that way. */
+/* Shifts for which `rounded` is exact: larger ones could overflow, and none and left ones are not rounded that way. */
 static inline int quick(int32_t shift)
 {
     return (uint32_t)(shift - 1) < 21u;
@@ -45,16 +45,8 @@ static inline int quick(int32_t shift)
 
 static inline scale_t scale_of(int32_t multiplier, int32_t shift, int32_t zero)
 {
-    scale_t s = {multiplier, shift, 0, zero};
-    if (quick(shift)) {
-        s.offset = (2 * zero + 1) * (int32_t)(UINT32_C(1) << (shift - 1));
-    }
+    scale_t s = {multiplier, shift, quick(shift) ? (2 * zero + 1) * (1 << (shift - 1)) : 0};
     return s;
-}
-
-__attribute__((noinline)) static int32_t slowly(int32_t a, scale_t s)
-{
-    return nas_clamped(nas_scaled(a, s.multiplier, s.shift) + s.zero, -128, 127);
 }
 
 /* nas_scaled, plus the zero point, within a byte, for quick shifts. (2a * m + 2^31) / 2^32 is the rounded product; what is
@@ -69,9 +61,15 @@ static inline int32_t rounded(int32_t a, scale_t s)
     return y;
 }
 
-static inline int32_t scaled(int32_t a, scale_t s)
+/* The same for every shift. */
+__attribute__((noinline)) static int8_t slowly(int32_t a, int32_t multiplier, int32_t shift, int32_t zero)
 {
-    return quick(s.shift) ? rounded(a, s) : slowly(a, s);
+    return nas_clamped(nas_scaled(a, multiplier, shift) + zero, -128, 127);
+}
+
+static inline int8_t scaled(int32_t a, scale_t s, int32_t zero)
+{
+    return quick(s.shift) ? (int8_t)rounded(a, s) : slowly(a, s.multiplier, s.shift, zero);
 }
 
 /* An activation that ends within a byte's range is rare: it costs a pass of its own. */
@@ -100,14 +98,14 @@ static inline uint32_t end_of(const int8_t *at, uint32_t count)
 /* count bytes to even, odd, (two words of somebody else's), even, odd, ...; the last four filled up with 0. */
 static void widen(const int8_t *in, uint32_t count, uint32_t step, int32_t *x)
 {
-    uint32_t i = 0;
-    for (; i + 4 <= count; i += 4, x += step) {
-        uint32_t w = word(in + i);
+    #pragma GCC unroll 4
+    for (; count >= 4; count -= 4, in += 4, x += step) {
+        uint32_t w = word(in);
         x[0] = even(w);
         x[1] = odd(w);
     }
-    if (i < count) {
-        uint32_t w = end_of(in + i, count - i);
+    if (count) {
+        uint32_t w = end_of(in, count);
         x[0] = even(w);
         x[1] = odd(w);
     }
@@ -140,45 +138,49 @@ static void widen(const int8_t *in, uint32_t count, uint32_t step, int32_t *x)
     }
 
 /* Channels ch to end of the two pixels whose count inputs lie in x, widened, four of one and four of the other in turns.
- * Of a single channel or pixel both of a pair are the same one, written twice, at last from the first's inputs. */
+ * Of a single channel or pixel both of a pair are the same one, written twice, at last from the first's inputs.
+ * Rows of weights that are no multiple of four are read on into the next, times 0; the last ones end where they end. */
 static void two_pixels(const nas_conv_t *conv, uint32_t ch, uint32_t end, const int32_t *inputs, uint32_t count,
                        int8_t *first, int8_t *second)
 {
     const int8_t *w, *u = conv->weights + ch * count;
-    int32_t zero = conv->out_zero;
+    int32_t middle = 2 * conv->out_zero + 1;
+    uint32_t rest = (0u - count) & 3u;
     for (uint32_t other; ch < end; ch += 2) {
         other = ch + 1u < end ? ch + 1u : ch;
         w = u;
         u += other == ch ? 0u : count;
-        const int8_t *last = w + (count & ~15u);
+        uint32_t length = count + rest - (other + 1u == conv->out_ch && rest ? 4u : 0u);
+        const int8_t *last = w + (length & ~15u);
         const int32_t *x = inputs;
         int32_t a = conv->bias[ch], b = a, c = conv->bias[other], d = c;
         while (w < last) {
             STEP STEP STEP STEP
         }
-        for (last = w + (count & 12u); w < last;) {
+        for (last = w + (length & 12u); w < last;) {
             STEP
         }
-        if (count & 3u) {
-            uint32_t v = end_of(w, count & 3u), z = end_of(u, count & 3u);
+        if (length < count) {
+            uint32_t v = end_of(w, 4u - rest), z = end_of(u, 4u - rest);
             a = __smlad(odd(v), x[1], __smlad(even(v), x[0], a));
             b = __smlad(odd(v), x[3], __smlad(even(v), x[2], b));
             c = __smlad(odd(z), x[1], __smlad(even(z), x[0], c));
             d = __smlad(odd(z), x[3], __smlad(even(z), x[2], d));
-            u += count & 3u;
         }
-        scale_t s = scale_of(conv->multiplier[ch], conv->shift[ch], zero);
-        scale_t t = scale_of(conv->multiplier[other], conv->shift[other], zero);
-        if (quick(s.shift) && quick(t.shift)) {
+        u -= rest;
+        int32_t i = conv->shift[ch], j = conv->shift[other];
+        if (__builtin_expect(quick(i) && quick(j), 1)) {
+            scale_t s = {conv->multiplier[ch], i, middle * (1 << (i - 1))};
             second[ch] = (int8_t)rounded(b, s);
             first[ch] = (int8_t)rounded(a, s);
+            scale_t t = {conv->multiplier[other], j, middle * (1 << (j - 1))};
             second[other] = (int8_t)rounded(d, t);
             first[other] = (int8_t)rounded(c, t);
         } else {
-            second[ch] = (int8_t)slowly(b, s);
-            first[ch] = (int8_t)slowly(a, s);
-            second[other] = (int8_t)slowly(d, t);
-            first[other] = (int8_t)slowly(c, t);
+            second[ch] = slowly(b, conv->multiplier[ch], i, conv->out_zero);
+            first[ch] = slowly(a, conv->multiplier[ch], i, conv->out_zero);
+            second[other] = slowly(d, conv->multiplier[other], j, conv->out_zero);
+            first[other] = slowly(c, conv->multiplier[other], j, conv->out_zero);
         }
     }
 }
@@ -198,6 +200,17 @@ void nas_conv1x1(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scrat
     }
 }
 
+static inline int8_t *copy(int8_t *to, const int8_t *from, uint32_t count)
+{
+    for (; count >= 4; count -= 4, from += 4, to += 4) {
+        memcpy(to, from, 4);
+    }
+    for (; count; count--) {
+        *to++ = *from++;
+    }
+    return to;
+}
+
 /* What the output at (row, col) sees of the depth channels from in on, in the order of the weights. */
 static void gather(const nas_conv_t *p, const int8_t *in, uint32_t depth, int32_t row, int32_t col, int8_t *to)
 {
@@ -206,15 +219,15 @@ static void gather(const nas_conv_t *p, const int8_t *in, uint32_t depth, int32_
     for (int32_t y = top; y < top + p->kernel_h; y++) {
         const int8_t *line = in + (y * p->in_w + left) * p->in_ch;
         if (inside && y >= 0 && y < p->in_h) {
-            memcpy(to, line, p->kernel_w * depth);
-            to += p->kernel_w * depth;
+            to = copy(to, line, p->kernel_w * depth);
             continue;
         }
-        for (int32_t x = left; x < left + p->kernel_w; x++, line += p->in_ch, to += depth) {
+        for (int32_t x = left; x < left + p->kernel_w; x++, line += p->in_ch) {
             if (y < 0 || y >= p->in_h || x < 0 || x >= p->in_w) {
                 memset(to, p->in_zero, depth);
+                to += depth;
             } else {
-                memcpy(to, line, depth);
+                to = copy(to, line, depth);
             }
         }
     }
@@ -260,8 +273,8 @@ void nas_fully_connected(const nas_conv_t *p, const int8_t *in, int8_t *out, voi
             a = __smlad(odd(v), x[1], __smlad(even(v), x[0], a));
             b = __smlad(odd(z), x[1], __smlad(even(z), x[0], b));
         }
-        out[ch] = (int8_t)scaled(a, scale_of(p->multiplier[ch], p->shift[ch], p->out_zero));
-        out[other] = (int8_t)scaled(b, scale_of(p->multiplier[other], p->shift[other], p->out_zero));
+        out[ch] = scaled(a, scale_of(p->multiplier[ch], p->shift[ch], p->out_zero), p->out_zero);
+        out[other] = scaled(b, scale_of(p->multiplier[other], p->shift[other], p->out_zero), p->out_zero);
     }
     clamp(out, p->out_ch, p->act_min, p->act_max);
 }
@@ -378,7 +391,7 @@ static void plainly(const nas_conv_t *p, const int16_t *rows, uint32_t length, c
                 sum += rows[row * length + i] * *w;
             }
         }
-        *out = (int8_t)scaled(sum, s);
+        *out = scaled(sum, s, p->out_zero);
     }
 }
 
@@ -487,7 +500,7 @@ void nas_add(const nas_add_t *p, const int8_t *x, const int8_t *y, int8_t *out)
     for (; i < p->count; i++) {
         int32_t sum = nas_scaled((x[i] - p->zero[0]) * (1 << NAS_ADD_BITS), a.multiplier, a.shift);
         sum += nas_scaled((y[i] - p->zero[1]) * (1 << NAS_ADD_BITS), b.multiplier, b.shift);
-        out[i] = (int8_t)slowly(sum, s);
+        out[i] = slowly(sum, s.multiplier, s.shift, p->out_zero);
     }
     clamp(out, p->count, p->act_min, p->act_max);
 }
@@ -504,7 +517,7 @@ void nas_mul(const nas_mul_t *p, const int8_t *x, const int8_t *gate, int8_t *ou
             }
         } else {
             for (uint32_t c = 0; c < ch; c++) {
-                out[c] = (int8_t)slowly((x[c] - zero) * (gate[c] - gate_zero), s);
+                out[c] = slowly((x[c] - zero) * (gate[c] - gate_zero), s.multiplier, s.shift, p->out_zero);
             }
         }
         clamp(out, ch, p->act_min, p->act_max);
