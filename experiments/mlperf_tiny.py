@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from nas.deploy.c.lowering import program
+from nas.deploy.c.program import Program
 from nas.deploy.litert_graph import Graph, Op, Tensor
 
 Shape = tuple[int, ...]
@@ -97,3 +99,8 @@ def ad() -> Graph:
 
 
 NETWORKS = {"ic": ic, "kws": kws, "vww": vww, "ad": ad}
+
+
+def programs() -> dict[str, Program]:
+    """Each as the C library runs it, without constants."""
+    return {name: program(graph()) for name, graph in NETWORKS.items()}

@@ -104,27 +104,28 @@ def inlined(model: bytes) -> bytes:
     return _packed(unpacked)
 
 
-def interpreter(model: bytes, threads: int = 1) -> Any:
-    """A LiteRT interpreter (CPU, XNNPACK) of a serialised model, tensors allocated.
+def interpreter(model: bytes, threads: int = 1, *, reference: bool = False) -> Any:
+    """A LiteRT interpreter (CPU, XNNPACK; ``reference``: the plain kernels) of a serialised model, tensors allocated.
 
     Raises NasError for a model that LiteRT cannot load, MissingPackage without ai-edge-litert.
     """
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError:
         raise MissingPackage("ai-edge-litert", "litert") from None
+    kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
     with silent():
         try:
-            loaded = Interpreter(model_content=model, num_threads=threads)
+            loaded = Interpreter(model_content=model, num_threads=threads, experimental_op_resolver_type=kernels)
             loaded.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise NasError(f"LiteRT cannot load the model: {str(error).splitlines()[0]}") from None
     return loaded
 
 
-def run_litert(model: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def run_litert(model: bytes, x: NDArray[np.float32], *, reference: bool = False) -> NDArray[np.float32]:
     """Outputs of a serialised model for ``x (n, h, w, c)``, n a multiple of its batch; int8 ones are (de)quantized."""
-    loaded = interpreter(model)
+    loaded = interpreter(model, reference=reference)
     into, out = loaded.get_input_details()[0], loaded.get_output_details()[0]
     results = []
     for row in x.reshape(-1, *into["shape"]):

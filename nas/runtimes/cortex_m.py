@@ -11,12 +11,12 @@ import os
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from nas.checks import FilePath, Text, checked
 from nas.deploy.c import emulator, firmware, printed, serial_port
 from nas.deploy.c.build import Flags, Optimize
-from nas.deploy.c.program import Program, of_blocks, of_model
+from nas.deploy.c.program import Kind, Program, of_blocks, of_model
 from nas.device import Device
 from nas.errors import BadInput
 from nas.files import first_line
@@ -133,16 +133,19 @@ class CortexM:
         """Milliseconds, ``(repeats,)``: those of its passes, over and over."""
         return np.resize(prepared.ms, repeats)
 
-    def count(self, programs: Sequence[Program]) -> list[Counted]:
+    def count(
+        self, programs: Sequence[Program], parts: Sequence[Container[Kind]] = (get_args(Kind),)
+    ) -> list[Counted]:
         """Each of ``programs`` counted; their constants do not matter, and may be missing.
 
+        ``parts``: count these kinds of kernels apart, so many counts for each program (default: all of them together).
         Raises RuntimeError when they do not build, fit, or end; NasError without compiler, QEMU or an answering board.
         """
         with tempfile.TemporaryDirectory() as folder:
-            made = firmware.counting(Path(folder), programs, self.flags, self._board)
+            made = firmware.counting(Path(folder), programs, self.flags, self._board, parts=parts)
             if self._board is None:
                 macs = sum(firmware.macs(program) for program in programs)
-                done = emulator.run(made.elf, self.core, made.identity, timeout_s=60 + macs / 1e6)
+                done = emulator.run(made.elf, self.core, made.identity, timeout_s=60 + len(parts) * macs / 1e6)
                 counts = done.instructions(done.cases, emulator.NS)
                 return [Counted(cycles=(count,), hz=HZ) for count in counts]
             passes = self._passes(made)

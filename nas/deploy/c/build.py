@@ -32,7 +32,8 @@ _TIMEOUT_S = 300
 class Flags:
     """``core``: for which processor; ``lto``: optimised as one file; ``sections``: what is not called is left out.
 
-    ``sanitize``: with the host's address and undefined-behaviour sanitizers.
+    ``sanitize``: with the host's address and undefined-behaviour sanitizers. ``portable``: without the kernels for DSP
+    instructions, where the core has them.
     """
 
     core: Core = "host"
@@ -40,12 +41,14 @@ class Flags:
     lto: bool = False
     sections: bool = True
     sanitize: bool = False
+    portable: bool = False
 
     @property
     def arguments(self) -> list[str]:
         """Of the compiler, also when it links."""
         found = [] if self.core == "host" else [f"-mcpu={self.core}", "-mthumb"]
         found += [self.optimize, *WARNINGS]
+        found += ["-DNAS_PORTABLE"] if self.portable else []
         found += ["-flto"] if self.lto else []
         found += ["-ffunction-sections", "-fdata-sections"] if self.sections else []
         found += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"] if self.sanitize else []

@@ -39,8 +39,8 @@ def write_sources(
     ``pixels (channels, 256)``: what the network takes for each value of an image's byte. Raises BadInput for a ``name``
     that is no C identifier.
     """
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name) or name.startswith("nas_"):
-        raise BadInput(f"a network's name in C is a lower-case identifier of up to 31 letters, got {shown(name)}")
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", name) or re.match(r"nas_|kernels|std|string", name):
+        raise BadInput(f"a network's name in C is a lower-case identifier and no file's in C, got {shown(name)}")
     plan = plan or planned(program)
     (folder / f"{name}.h").write_text(header(program, plan, name, classes, pixels))
     (folder / f"{name}.c").write_text(source(program, plan, name, classes, pixels))
@@ -74,7 +74,8 @@ def header(
     if len(classes):
         lines.append(f"#define {big}_CLASSES {len(classes)}\nextern const char *const {name}_classes[{big}_CLASSES];\n")
     if pixels is not None:
-        lines.append(f"/* What the network takes for a byte (0 to 255) of each of an image's channels. */")
+        lines.append("/* What the network takes for a byte (0 to 255) of each of an image's channels. */")
+        lines.append(f"#define {big}_PIXELS 1")
         lines.append(f"extern const int8_t {name}_pixels[{len(pixels)}][256];\n")
     return "\n".join([*lines, "#ifdef __cplusplus\n}\n#endif\n\n#endif\n"])
 

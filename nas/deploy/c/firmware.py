@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
 from nas.deploy.c import emit, emulator
 from nas.deploy.c.build import Core, Flags, Sizes, compiled, compiler, run, sizes_of
 from nas.deploy.c.plan import planned
-from nas.deploy.c.program import Op, Program, filled, weights_shape
+from nas.deploy.c.program import Kind, Op, Program, filled, weights_shape
 from nas.errors import BadInput, NasError
 from nas.files import folder_of
 
@@ -42,13 +43,21 @@ class Firmware:
     sizes: Sizes
 
 
-def counting(folder: Path, programs: Sequence[Program], flags: Flags, board: Path | None = None) -> Firmware:
+def counting(
+    folder: Path,
+    programs: Sequence[Program],
+    flags: Flags,
+    board: Path | None = None,
+    *,
+    parts: Sequence[Container[Kind]] = (get_args(Kind),),
+) -> Firmware:
     """Firmware in which each of ``programs`` is a case; constants are drawn at random.
 
+    ``parts``: of each program a case for each of these sets of kernels, with the others left out.
     ``board``: a folder with code of a board; None for the emulated one. Raises RuntimeError when it does not build, or
     does not fit; NasError without a compiler.
     """
-    text = _cases([filled(program) for program in programs])
+    text = _cases([filled(program) for program in programs], parts)
     return _linked(folder, text, [SOURCES / file for file in emit.KERNELS if file.endswith(".c")], flags, board)
 
 
@@ -81,7 +90,7 @@ def compiler_version(core: Core) -> str:
 
 def empty(folder: Path, flags: Flags, board: Path | None = None) -> Firmware:
     """What every firmware has, to take it off the sizes of one with a network."""
-    return _linked(folder, _cases([]), [], flags, board)
+    return _linked(folder, _cases([], []), [], flags, board)
 
 
 def linked(folder: Path, sources: Sequence[Path], flags: Flags, board: Path | None = None) -> Path:
@@ -121,23 +130,28 @@ def _board(folder: Path) -> tuple[list[Path], Path]:
     return code, scripts[0]
 
 
-def _cases(programs: Sequence[Program]) -> str:
+def _cases(programs: Sequence[Program], parts: Sequence[Container[Kind]]) -> str:
     plans = [planned(program) for program in programs]
-    parts = [
+    lines = [
         '#include <stddef.h>\n\n#include "nas_firmware.h"\n#include "nas_kernels.h"\n',
         f"static union {{ int8_t bytes[{max([1, *(p.arena for p in plans)])}]; uint32_t aligned; }} arena;",
         *_shared([(program, op) for program in programs for op in program.ops if weights_shape(program, op)]),
     ]
-    for number, (program, plan) in enumerate(zip(programs, plans, strict=True)):
-        constants = "".join(_constants(program, op, i) for i, op in enumerate(program.ops))
-        calls = "".join(f"  {emit.call(program, plan, op, i)};\n" for i, op in enumerate(program.ops))
-        parts.append(f"static void case{number}(void) {{\n{constants}{calls}}}\n")
-    names = ", ".join(f"case{number}" for number in range(len(programs)))
-    parts.append(f"const nas_case nas_cases[] = {{{names or '0'}}};\nconst uint32_t nas_case_count = {len(programs)};")
-    parts.append(f"static const uint32_t sizes[] = {{{', '.join(str(p.arena) for p in plans) or '0'}}};\n{_FILL}")
-    parts.append("void (*const nas_run)(const int8_t *image) = 0;\nint8_t nas_output[1];")
-    parts.append("const uint32_t nas_image_bytes = 0, nas_output_bytes = 0;")
-    return "\n".join(parts)
+    names, sizes = [], []
+    for program, plan in zip(programs, plans, strict=True):
+        for part in parts:
+            own = [i for i, op in enumerate(program.ops) if op.kind in part]
+            constants = "".join(_constants(program, program.ops[i], i) for i in own)
+            calls = "".join(f"  {emit.call(program, plan, program.ops[i], i)};\n" for i in own)
+            names.append(f"case{len(names)}")
+            sizes.append(str(plan.arena))
+            lines.append(f"static void {names[-1]}(void) {{\n{constants}{calls}}}\n")
+    lines.append(f"const nas_case nas_cases[] = {{{', '.join(names) or '0'}}};")
+    lines.append(f"const uint32_t nas_case_count = {len(names)};")
+    lines.append(f"static const uint32_t sizes[] = {{{', '.join(sizes) or '0'}}};\n{_FILL}")
+    lines.append("void (*const nas_run)(const int8_t *image) = 0;\nint8_t nas_output[1];")
+    lines.append("const uint32_t nas_image_bytes = 0, nas_output_bytes = 0;")
+    return "\n".join(lines)
 
 
 def _shared(layers: Sequence[tuple[Program, Op]]) -> list[str]:

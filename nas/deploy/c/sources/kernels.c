@@ -8,8 +8,15 @@
 static int32_t dot(const int8_t *a, const int8_t *b, uint32_t count)
 {
     int32_t sum = 0;
-    for (uint32_t i = 0; i < count; i++) {
-        sum += a[i] * b[i];
+    const int8_t *end = a + (count & ~3u);
+    for (; a != end; a += 4, b += 4) {
+        sum += a[0] * b[0];
+        sum += a[1] * b[1];
+        sum += a[2] * b[2];
+        sum += a[3] * b[3];
+    }
+    for (end += count & 3u; a != end; a++, b++) {
+        sum += *a * *b;
     }
     return sum;
 }
@@ -53,16 +60,21 @@ void nas_conv1x1(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scrat
 /* The window of one output pixel on one group of channels; what lies outside the input is in_zero. */
 static int32_t window(const nas_conv_t *p, const int8_t *group, const int8_t *weights, int32_t top, int32_t left)
 {
-    int32_t sum = 0;
-    uint32_t depth = (uint32_t)(p->in_ch / p->groups);
-    for (int32_t y = top; y < top + p->kernel_h; y++) {
-        for (int32_t x = left; x < left + p->kernel_w; x++, weights += depth) {
-            if (y < 0 || y >= p->in_h || x < 0 || x >= p->in_w) {
-                sum += p->in_zero * total(weights, depth);
-            } else {
-                sum += dot(weights, group + ((size_t)y * p->in_w + (size_t)x) * p->in_ch, depth);
-            }
+    int32_t sum = 0, depth = p->in_ch / p->groups;
+    int32_t from = left < 0 ? -left : 0, to = p->in_w - left < p->kernel_w ? p->in_w - left : p->kernel_w;
+    /* all columns of one group lie together */
+    int32_t step = p->groups == 1 ? to - from : 1;
+    for (int32_t y = top; y < top + p->kernel_h; y++, weights += p->kernel_w * depth) {
+        if (y < 0 || y >= p->in_h || from >= to) {
+            sum += p->in_zero * total(weights, (uint32_t)(p->kernel_w * depth));
+            continue;
         }
+        const int8_t *pixel = group + (size_t)(y * p->in_w + left + from) * p->in_ch;
+        sum += p->in_zero * total(weights, (uint32_t)(from * depth));
+        for (int32_t x = from; x < to; x += step, pixel += p->in_ch) {
+            sum += dot(weights + x * depth, pixel, (uint32_t)(step * depth));
+        }
+        sum += p->in_zero * total(weights + to * depth, (uint32_t)((p->kernel_w - to) * depth));
     }
     return sum;
 }
@@ -87,44 +99,51 @@ void nas_conv(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch)
     }
 }
 
-static int32_t column(const nas_conv_t *p, const int8_t *in, const int8_t *weights, int32_t top, int32_t left)
+#define STRIP 32u /* channels at a time, with their accumulators on the stack */
+
+/* sums[c] += weights[c] * in[c] */
+static void tap(int32_t *sums, const int8_t *weights, const int8_t *in, uint32_t count)
 {
-    int32_t sum = 0;
-    for (int32_t y = top; y < top + p->kernel_h; y++) {
-        for (int32_t x = left; x < left + p->kernel_w; x++, weights += p->in_ch) {
-            int outside = y < 0 || y >= p->in_h || x < 0 || x >= p->in_w;
-            sum += *weights * (outside ? p->in_zero : in[((size_t)y * p->in_w + (size_t)x) * p->in_ch]);
-        }
+    const int8_t *end = in + (count & ~3u);
+    for (; in != end; in += 4, weights += 4, sums += 4) {
+        sums[0] += weights[0] * in[0];
+        sums[1] += weights[1] * in[1];
+        sums[2] += weights[2] * in[2];
+        sums[3] += weights[3] * in[3];
     }
-    return sum;
+    for (end += count & 3u; in != end;) {
+        *sums++ += *weights++ * *in++;
+    }
 }
 
-static int32_t inner_column(const nas_conv_t *p, const int8_t *in, const int8_t *weights)
+/* One output pixel, a strip of channels from c on; outside: a strip of in_zero. */
+static void pixel_strip(const nas_conv_t *p, const int8_t *in, int8_t *out, int32_t top, int32_t left, uint32_t c,
+                        const int8_t *outside)
 {
-    int32_t sum = 0;
-    size_t row = (size_t)p->in_w * p->in_ch;
-    for (uint32_t y = 0; y < p->kernel_h; y++, in += row) {
-        const int8_t *pixel = in;
-        for (uint32_t x = 0; x < p->kernel_w; x++, pixel += p->in_ch, weights += p->in_ch) {
-            sum += *weights * *pixel;
+    int32_t sums[STRIP];
+    uint32_t count = p->out_ch - c < STRIP ? p->out_ch - c : STRIP;
+    const int8_t *weights = p->weights + c;
+    memcpy(sums, p->bias + c, count * sizeof *sums);
+    for (int32_t y = top; y < top + p->kernel_h; y++) {
+        for (int32_t x = left; x < left + p->kernel_w; x++, weights += p->in_ch) {
+            int apart = y < 0 || y >= p->in_h || x < 0 || x >= p->in_w;
+            tap(sums, weights, apart ? outside : in + (size_t)(y * p->in_w + x) * p->in_ch + c, count);
         }
     }
-    return sum;
+    for (uint32_t i = 0; i < count; i++) {
+        out[c + i] = finished(p, c + i, sums[i]);
+    }
 }
 
 void nas_depthwise(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch)
 {
     (void)scratch;
+    int8_t outside[STRIP];
+    memset(outside, p->in_zero, sizeof outside);
     for (int32_t y = 0; y < p->out_h; y++) {
-        int32_t top = y * p->stride - p->pad_top;
-        for (int32_t x = 0; x < p->out_w; x++) {
-            int32_t left = x * p->stride - p->pad_left;
-            int inside = top >= 0 && left >= 0 && top + p->kernel_h <= p->in_h && left + p->kernel_w <= p->in_w;
-            const int8_t *corner = inside ? in + ((size_t)top * p->in_w + (size_t)left) * p->in_ch : in;
-            for (uint32_t c = 0; c < p->out_ch; c++) {
-                const int8_t *weights = p->weights + c;
-                int32_t sum = inside ? inner_column(p, corner + c, weights) : column(p, in + c, weights, top, left);
-                *out++ = finished(p, c, p->bias[c] + sum);
+        for (int32_t x = 0; x < p->out_w; x++, out += p->out_ch) {
+            for (uint32_t c = 0; c < p->out_ch; c += STRIP) {
+                pixel_strip(p, in, out, y * p->stride - p->pad_top, x * p->stride - p->pad_left, c, outside);
             }
         }
     }

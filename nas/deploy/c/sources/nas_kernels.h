@@ -101,17 +101,29 @@ void nas_pad(const nas_pad_t *p, const int8_t *in, int8_t *out);
 /* Steps: one pixel. */
 void nas_shuffle(const nas_shuffle_t *p, const int8_t *in, int8_t *out);
 
-/* a * multiplier / 2^31 rounded, then 2^-shift of that rounded half away from zero. */
+/* a * multiplier / 2^31, rounded; multiplier is not negative. */
+static inline int32_t nas_high(int32_t a, int32_t multiplier)
+{
+#if defined(__ARM_ARCH_6M__) || defined(NAS_NO_LONG_MULTIPLY) /* Cortex-M0+: from halves, four times faster */
+    int32_t a1 = a >> 16, a0 = a & 0xffff, m1 = multiplier >> 16, m0 = multiplier & 0xffff;
+    uint32_t low = (uint32_t)a0 * (uint32_t)m0;
+    int32_t middle = a1 * m0 + (int32_t)(low >> 16), rest = a0 * m1 + (middle & 0xffff);
+    low = (low & 0xffffu) | (uint32_t)rest << 16;
+    return 2 * (a1 * m1 + (middle >> 16) + (rest >> 16)) + (int32_t)(((low >> 1) + (UINT32_C(1) << 29)) >> 30);
+#else
+    return (int32_t)(((int64_t)a * multiplier + (INT64_C(1) << 30)) >> 31);
+#endif
+}
+
+/* nas_high, then 2^-shift of that, rounded half away from zero. */
 static inline int32_t nas_scaled(int32_t a, int32_t multiplier, int32_t shift)
 {
     if (shift < 0) {
         a = (int32_t)((uint32_t)a << -shift);
         shift = 0;
     }
-    int32_t high = (int32_t)(((int64_t)a * multiplier + (INT64_C(1) << 30)) >> 31);
-    int32_t mask = (int32_t)((UINT32_C(1) << shift) - 1u);
-    int32_t half = (mask >> 1) + (high < 0);
-    return (high >> shift) + ((high & mask) > half);
+    int32_t high = nas_high(a, multiplier), mask = (int32_t)((UINT32_C(1) << shift) - 1u);
+    return (high >> shift) + ((high & mask) > (mask >> 1) + (high < 0));
 }
 
 static inline int8_t nas_clamped(int32_t a, int32_t least, int32_t most)
