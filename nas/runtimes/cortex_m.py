@@ -133,9 +133,7 @@ class CortexM:
         """Milliseconds, ``(repeats,)``: those of its passes, over and over."""
         return np.resize(prepared.ms, repeats)
 
-    def count(
-        self, programs: Sequence[Program], parts: Sequence[Container[Kind]] = (get_args(Kind),)
-    ) -> list[Counted]:
+    def count(self, programs: Sequence[Program], parts: Sequence[Container[Kind]] = (get_args(Kind),)) -> list[Counted]:
         """Each of ``programs`` counted; their constants do not matter, and may be missing.
 
         ``parts``: count these kinds of kernels apart, so many counts for each program (default: all of them together).
@@ -187,7 +185,8 @@ class CortexM:
 
     def _passes(self, made: firmware.Firmware) -> list[printed.Printed]:
         """What the board prints once ``made`` is on it."""
-        assert self.serial and self.flash
+        assert self.serial is not None
+        assert self.flash is not None
         command = [part.replace("{elf}", str(made.elf)) for part in shlex.split(self.flash)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_FLASHING_S)
@@ -206,5 +205,7 @@ def _program(network: nn.Module | Path) -> Program:
 
     blocks = [describe(part) for part in network.modules() if isinstance(part, BlockModule)]
     if not blocks:
-        raise BadInput(f"a {type(network).__name__} has none of the blocks that the C library knows; pass an int8 .tflite")
+        raise BadInput(
+            f"a {type(network).__name__} has none of the blocks that the C library knows; pass an int8 .tflite"
+        )
     return of_blocks(blocks)

@@ -99,5 +99,7 @@ def together(image_bytes: int) -> int:
 
 def _qemu() -> str:
     if not (found := shutil.which("qemu-system-arm")):
-        raise BadInput("qemu-system-arm is not installed, which runs the firmware; on Debian: apt install qemu-system-arm")
+        raise BadInput(
+            "qemu-system-arm is not installed, which runs the firmware; on Debian: apt install qemu-system-arm"
+        )
     return found

@@ -7,9 +7,11 @@ what a kernel does. ``network`` is the exported code of one network, with its we
 from __future__ import annotations
 
 import math
+import tempfile
 import zlib
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import get_args
 
@@ -24,6 +26,7 @@ from nas.files import folder_of
 
 SOURCES = Path(__file__).parent / "sources"
 _FIRMWARE = SOURCES / "firmware"
+_INCLUDES = (f"-I{SOURCES}", f"-I{_FIRMWARE}")
 _FILL = """void nas_before(uint32_t index) {
   uint32_t state = 1;
   for (uint32_t i = 0; i < sizes[index]; i++) {
@@ -58,7 +61,7 @@ def counting(
     does not fit; NasError without a compiler.
     """
     text = _cases([filled(program) for program in programs], parts)
-    return _linked(folder, text, [SOURCES / file for file in emit.KERNELS if file.endswith(".c")], flags, board)
+    return _linked(folder, text, [], flags, board)
 
 
 def network(folder: Path, program: Program, flags: Flags, board: Path | None = None) -> Firmware:
@@ -75,7 +78,7 @@ def network(folder: Path, program: Program, flags: Flags, board: Path | None = N
         "const uint32_t nas_case_count = 1;",
         "void nas_before(uint32_t index) { (void)index; }\n",
     ]
-    return _linked(folder, "\n".join(lines), sorted(folder.glob("*.c")), flags, board)
+    return _linked(folder, "\n".join(lines), [folder / "model.c"], flags, board)
 
 
 def macs(program: Program) -> int:
@@ -94,7 +97,7 @@ def empty(folder: Path, flags: Flags, board: Path | None = None) -> Firmware:
 
 
 def linked(folder: Path, sources: Sequence[Path], flags: Flags, board: Path | None = None) -> Path:
-    """``sources`` with what counts and a board. Raises as ``counting`` does."""
+    """``sources`` with the kernels, what counts, and a board. Raises as ``counting`` does."""
     compiler(flags.core)
     if board is None:
         machine, script = emulator.MACHINES[flags.core], _FIRMWARE / "mps2.ld"
@@ -103,19 +106,28 @@ def linked(folder: Path, sources: Sequence[Path], flags: Flags, board: Path | No
     else:
         code, script = _board(board)
         extra = ["-Wno-error", f"-I{board}"]
-    extra += [f"-I{SOURCES}", f"-I{_FIRMWARE}", f"-I{folder}"]
-    extra += ["-nostartfiles", "--specs=nosys.specs", "-T", str(script)]
+    extra += [*_INCLUDES, f"-I{folder}", "-nostartfiles", "--specs=nosys.specs", "-T", str(script)]
     try:
-        return compiled([_FIRMWARE / "count.c", *code, *sources], folder / "firmware.elf", flags, extra=extra)
+        ours = sorted(Path(_compiled_once(flags).name).iterdir())
+        return compiled([*ours, *code, *sources], folder / "firmware.elf", flags, extra=extra)
     except NasError as error:  # of this network: others may well build
         raise RuntimeError(str(error)) from None
+
+
+@cache
+def _compiled_once(flags: Flags) -> tempfile.TemporaryDirectory[str]:
+    """Objects of what every firmware has: the kernels, and what counts. They go when Python ends."""
+    folder = tempfile.TemporaryDirectory()
+    for source in [_FIRMWARE / "count.c", *(SOURCES / file for file in emit.KERNELS if file.endswith(".c"))]:
+        compiled([source], Path(folder.name) / f"{source.stem}.o", flags, extra=_INCLUDES, link=False)
+    return folder
 
 
 def _linked(folder: Path, text: str, sources: Sequence[Path], flags: Flags, board: Path | None) -> Firmware:
     identity = zlib.crc32(repr((text, flags, str(board))).encode())
     own = folder / "cases.c"
     own.write_text(f"{text}\nconst uint32_t nas_identity = {identity}u;\n")
-    elf = linked(folder, [own, *(s for s in sources if s != own)], flags, board)
+    elf = linked(folder, [own, *sources], flags, board)
     return Firmware(elf=elf, identity=identity, sizes=sizes_of(elf, flags.core))
 
 

@@ -71,7 +71,7 @@ def read(lines: Iterable[str], identity: int) -> Printed:
 def _pass(running: list[list[str]], identity: int) -> Printed | None:
     """None for lines that are not as they should be."""
     try:
-        (nas, version, *words), *rest = running
+        (_, version, *words), *rest = running
         own, hz, cases, images = (int(word, 16) for word in words)
         if version != "1" or not hz:
             return None
