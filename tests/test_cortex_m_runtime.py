@@ -11,9 +11,8 @@ import threading
 import numpy as np
 import pytest
 
-from experiments import mlperf_tiny
 from nas.blocks import Head, InvertedResidual, Stem
-from nas.deploy.c import build, emit, emulator, firmware
+from nas.deploy.c import build, emit, emulator, firmware, mlperf_tiny
 from nas.deploy.c.program import filled, of_blocks
 from nas.errors import BadInput, NasError
 from nas.measuring.campaign import measure
