@@ -53,9 +53,7 @@ def flash_size(space: SearchSpace, runtime: McuRuntime = "tflm") -> Objective:
     return _between("flash_size", space, fn, np.stack([ends.argmin, ends.argmax]), model)
 
 
-def _between(
-    name: str, space: SearchSpace, fn: Callable[[Archs], Floats], ends: Archs, model: Memory
-) -> Objective:
+def _between(name: str, space: SearchSpace, fn: Callable[[Archs], Floats], ends: Archs, model: Memory) -> Objective:
     """The objective ``fn``, whose extremes are those of ``ends (2, genes)``."""
     low, high = fn(ends).tolist()
     return Objective(

@@ -14,6 +14,8 @@ ALIGNMENT = 4
 """Bytes, of every map and of scratch."""
 PIXELS = 4
 """Output pixels of one step of a 1x1 convolution."""
+DEPTHWISE = 24
+"""Output columns of one step of a depthwise convolution, which takes whole rows and at least one."""
 
 
 def lead(program: Program, op: Op) -> int | None:
@@ -30,7 +32,7 @@ def scratch_bytes(program: Program, op: Op) -> int:
     """Bytes that a kernel needs besides its maps while it runs, apart from them; the same for every core.
 
     What kernels_dsp.c widens to 16 bits: the inputs of two pixels (one of a fully connected layer), of a convolution with
-    a window that window, too; of a depthwise one the rows of four channels that one row of output sees, and their weights.
+    a window that window, too; of a depthwise one the rows of four channels that one step sees, and a channel's weights.
     """
     (height, width), shape = op.kernel, weights_shape(program, op)
     seen = -(-math.prod(shape[1:]) // 4) * 4
@@ -42,18 +44,20 @@ def scratch_bytes(program: Program, op: Op) -> int:
         case "fully_connected":
             return 2 * seen
         case "depthwise":
-            columns = -(-program.maps[op.output].shape[1] // 4) * 4
-            return 4 * height * (4 * ((op.stride * columns + width) // 2) + width - 1)
+            rows, columns, _ = program.maps[op.output].shape
+            words = (op.stride * -(-columns // 4) * 4 + width) // 2
+            return 4 * (4 * words * ((_rows(rows, columns) - 1) * op.stride + height) + height * (width - 1))
         case _:
             return 0
 
 
 def constant_bytes(program: Program, op: Op) -> int:
-    """Bytes of flash of an op's constants, without its struct."""
+    """Bytes of flash of an op's constants, without its struct: a table, or weights, biases, multipliers and shifts."""
     if op.kind == "lookup":
         return 256
-    shape = weights_shape(program, op)
-    return math.prod(shape) + 9 * program.maps[op.output].shape[-1] if shape else 0
+    shape, channels = weights_shape(program, op), program.maps[op.output].shape[-1]
+    words = 2 * channels + -(-channels // 4)
+    return 4 * (-(-math.prod(shape) // 4) + words) if shape else 0
 
 
 def _steps(program: Program, op: Op) -> list[tuple[int, int]]:
@@ -73,11 +77,19 @@ def _steps(program: Program, op: Op) -> list[tuple[int, int]]:
                 for p in range(0, rows * columns, PIXELS)
             ]
         case _:
-            row = columns * out
+            once = _rows(rows, columns) if op.kind == "depthwise" else 1
             return [
-                ((y + 1) * row, max(0, min(y * op.stride - op.padding[0], height)) * width * channels)
-                for y in range(rows)
+                (
+                    min(y + once, rows) * columns * out,
+                    max(0, min(y * op.stride - op.padding[0], height)) * width * channels,
+                )
+                for y in range(0, rows, once)
             ]
+
+
+def _rows(rows: int, columns: int) -> int:
+    """Rows of output of one step of a depthwise convolution."""
+    return min(max(DEPTHWISE // columns, 1), rows)
 
 
 def _pixel(p: int, columns: int, stride: int, width: int) -> int:

@@ -19,23 +19,24 @@ from nas.deploy.c.plan import buffers_of, need, placed
 from nas.deploy.c.program import Program, of_blocks
 
 _CODE = {
-    "add": 200,
-    "conv": 400,
-    "conv1x1": 400,
-    "depthwise": 400,
-    "fully_connected": 200,
-    "lookup": 30,
-    "mean": 150,
-    "mul": 200,
-    "pad": 100,
-    "shuffle": 50,
+    "add": 984,
+    "conv": 734,
+    "conv1x1": 1264,
+    "depthwise": 4116,
+    "fully_connected": 630,
+    "lookup": 32,
+    "mean": 202,
+    "mul": 392,
+    "pad": 146,
+    "shuffle": 90,
 }
-"""Bytes of a kernel's code, by kind."""
-_STRUCT = {"add": 36, "lookup": 0, "mean": 20, "mul": 24, "pad": 16, "shuffle": 6}
-_CONVOLUTION = 44
-_CALL = 24
-_FIRMWARE = 1000
-_RAM = 0
+"""Bytes of a kernel's code, by kind; what 1x1 convolutions share with others is theirs."""
+_STRUCT = {"add": 24, "lookup": 0, "mean": 16, "mul": 24, "pad": 20, "shuffle": 8}
+_CONVOLUTION = 40  # the struct of everything with weights
+_CALL = 19
+_FIRMWARE = 1844
+_RAM = 12
+"""Bytes of variables of the firmware, besides the network's output."""
 _CHUNK = 512  # networks planned at a time
 
 
@@ -48,6 +49,7 @@ class LibraryMemory:
         programs = [of_blocks([block]) for block in blocks]
         buffers = [buffers_of(program) for program in programs]
         self.alive = np.array([need(b) for b in buffers])
+        self._outputs = np.array([0, *(b[-1, 0] for b in buffers)])
         self.kept = np.zeros(len(programs), dtype=np.int64)
         self.flash = np.array([_flash(program) for program in programs])
         self._buffers = Buffers(buffers, [len(program.ops) for program in programs])
@@ -61,8 +63,9 @@ class LibraryMemory:
         return np.concatenate(arenas) if arenas else np.zeros(0, dtype=np.int64)
 
     def arena(self, ids: NDArray[np.integer]) -> Ints:
-        """``(n,)`` bytes of RAM: of the arena, and of the firmware around it."""
-        return self.activations(ids) + _RAM
+        """``(n,)`` bytes of RAM: of the arena, and of the firmware around it, which copies the output out of it."""
+        last = np.where(ids > 0, np.arange(ids.shape[1]), 0).argmax(axis=1)
+        return self.activations(ids) + _RAM + self._outputs[ids[np.arange(len(ids)), last]]
 
     def stored(self, ids: NDArray[np.integer]) -> Ints:
         """``(n,)`` bytes of flash."""

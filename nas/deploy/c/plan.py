@@ -53,15 +53,17 @@ def planned(program: Program) -> Plan:
 def buffers_of(program: Program) -> Ints:
     """``(k, fields)``: the program's buffers as ``Buffers`` takes them, its input first and its output last.
 
-    Fields: bytes, first and last operator, bytes of the neediest operator it is alive in, lead, and how many buffers
-    before it those are that it may overlap, 0 for none.
+    Fields: bytes, first and last operator, bytes that the maps of the neediest operator need with which it is alive (of
+    scratch memory one less), lead, and how many buffers before it those are that it may overlap, 0 for none.
     """
     return _of_program(program)[0]
 
 
 def need(buffers: Ints) -> int:
     """Bytes of the neediest operator of ``buffers (k, fields)``: no network that holds it gets along with less."""
-    return int(buffers[:, 3].max())
+    inner = buffers[1:-1]
+    scratch = inner[inner[:, 1] == inner[:, 2]]  # what a later operator reads is alive at two
+    return int(max(buffers[:, 3].max(), (scratch[:, 0] + scratch[:, 3] + 1).max(initial=0)))
 
 
 def placed(fields: Ints, most: int) -> tuple[Ints, Ints]:
@@ -148,10 +150,13 @@ def _of_program(program: Program) -> tuple[Ints, list[int], list[int]]:
         column[op.output] = len(rows)
         add((op.output, -1), program.maps[op.output].bytes, i, last.get(op.output, i), lead or 0, *back)
     buffers = np.array(rows, dtype=np.int64)
+    maps = np.array([a for a, _ in owners])
     for i, op in enumerate(program.ops):
         alive = (buffers[:, 1] <= i) & (i <= buffers[:, 2])
-        buffers[alive, 3] = np.maximum(buffers[alive, 3], _together(buffers, alive, column[op.output]))
-    return buffers, [a for a, _ in owners], [op for _, op in owners]
+        least = _together(buffers, alive & (maps >= 0), column[op.output])
+        # scratch memory finds room once the maps of its operator lie
+        buffers[alive, 3] = np.maximum(buffers[alive, 3], np.where(maps[alive] >= 0, least, least - 1))
+    return buffers, maps.tolist(), [op for _, op in owners]
 
 
 def _together(buffers: Ints, alive: NDArray[np.bool_], output: int) -> int:

@@ -84,7 +84,8 @@ class Program:
 def of_model(model: bytes) -> Program:
     """The program of a serialised int8 .tflite, with constants.
 
-    Raises BadInput naming what the C library has no kernel for, and for a file that is damaged or not int8.
+    Raises BadInput naming what the C library has no kernel for, and for a network that is not int8; NasError for what is
+    no .tflite.
     """
     from nas.deploy.c.lowering import program
     from nas.deploy.c.reading import read

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import struct
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.deploy.litert_file import inlined, tflite_schema
+from nas.deploy.litert_file import inlined, interpreter, tflite_schema
 from nas.deploy.litert_graph import Graph, Op, Tensor
 from nas.errors import BadInput
 
@@ -29,9 +28,11 @@ class Quantized:
 def read(model: bytes) -> tuple[Graph, list[Quantized | None]]:
     """The graph of a serialised model of batch 1, and each tensor's quantization.
 
-    Raises BadInput for what is no .tflite, for one that is not int8 throughout, and for more than one image at a time.
+    Raises NasError for what LiteRT cannot load, BadInput for a network that is not int8 or takes more than one image.
     """
-    written, subgraph = _unpacked(model)
+    interpreter(model)  # it verifies the file; reading does not
+    written = tflite_schema().ModelT.InitFromPackedBuf(inlined(model), 0)
+    subgraph = written.subgraphs[0]
     if len(subgraph.inputs) != 1 or len(subgraph.outputs) != 1:
         raise BadInput(
             f"a network for C has one input and one output, this has {len(subgraph.inputs)} and {len(subgraph.outputs)}"
@@ -44,17 +45,6 @@ def read(model: bytes) -> tuple[Graph, list[Quantized | None]]:
     if graph.tensors[graph.input].shape[0] != 1:
         raise BadInput(f"C code takes one image at a time, this network {graph.tensors[graph.input].shape[0]}")
     return graph, [_quantized(t) for t in subgraph.tensors]
-
-
-def _unpacked(model: bytes) -> tuple[Any, Any]:
-    schema = tflite_schema()
-    if model[4:8] != b"TFL3":
-        raise BadInput("this is not a .tflite file")
-    try:
-        written = schema.ModelT.InitFromPackedBuf(inlined(model), 0)
-        return written, written.subgraphs[0]
-    except (struct.error, IndexError, TypeError, ValueError, AttributeError, RecursionError):
-        raise BadInput("this .tflite file is damaged") from None
 
 
 def _tensor(tensor: Any, buffers: Any) -> Tensor:

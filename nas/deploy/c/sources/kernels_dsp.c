@@ -254,6 +254,13 @@ void nas_conv(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch)
     }
 }
 
+#define TWO_CHANNELS(first, second, x)                                                                                 \
+    {                                                                                                                  \
+        uint32_t v = first, z = second;                                                                                \
+        a = __smlad(odd(v), (x)[1], __smlad(even(v), (x)[0], a));                                                      \
+        b = __smlad(odd(z), (x)[1], __smlad(even(z), (x)[0], b));                                                      \
+    }
+
 void nas_fully_connected(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch)
 {
     uint32_t count = p->in_ch, tail = count & 3u;
@@ -263,15 +270,17 @@ void nas_fully_connected(const nas_conv_t *p, const int8_t *in, int8_t *out, voi
         const int8_t *w = p->weights + ch * count, *u = p->weights + other * count;
         const int32_t *x = scratch;
         int32_t a = p->bias[ch], b = p->bias[other];
-        for (const int8_t *end = w + (count - tail); w < end; w += 4, u += 4, x += 2) {
-            uint32_t v = word(w), z = word(u);
-            a = __smlad(odd(v), x[1], __smlad(even(v), x[0], a));
-            b = __smlad(odd(z), x[1], __smlad(even(z), x[0], b));
+        for (const int8_t *end = w + (count & ~15u); w < end; w += 16, u += 16, x += 8) {
+            #pragma GCC unroll 4
+            for (uint32_t i = 0; i < 4; i++) {
+                TWO_CHANNELS(word(w + 4 * i), word(u + 4 * i), x + 2 * i)
+            }
+        }
+        for (const int8_t *end = w + (count & 12u); w < end; w += 4, u += 4, x += 2) {
+            TWO_CHANNELS(word(w), word(u), x)
         }
         if (tail) {
-            uint32_t v = end_of(w, tail), z = end_of(u, tail);
-            a = __smlad(odd(v), x[1], __smlad(even(v), x[0], a));
-            b = __smlad(odd(z), x[1], __smlad(even(z), x[0], b));
+            TWO_CHANNELS(end_of(w, tail), end_of(u, tail), x)
         }
         out[ch] = scaled(a, scale_of(p->multiplier[ch], p->shift[ch], p->out_zero), p->out_zero);
         out[other] = scaled(b, scale_of(p->multiplier[other], p->shift[other], p->out_zero), p->out_zero);
@@ -307,58 +316,65 @@ static void spread(const int8_t *in, uint32_t chs, uint32_t count, int16_t *to, 
     }
 }
 
-/* One channel of one row of output, four at a time; rows: kernel_h of them, each of so many words. With stride 1, outputs
- * at odd columns begin within a word. pairs: memory for the weights (w0, w1), (w1, w2), ... of each row. */
-__attribute__((always_inline)) static inline void slide(const nas_conv_t *p, uint32_t width, uint32_t stride,
-                                                        const int8_t *weights, const int32_t *rows, uint32_t words,
-                                                        int32_t *pairs, int32_t bias, scale_t s, int8_t *out)
+static void blank(int16_t *to, uint32_t count, uint32_t size, int16_t zero)
 {
-    uint32_t ch = p->out_ch, height = p->kernel_h;
-    int32_t *pair = pairs;
-    for (uint32_t row = 0; row < height; row++, pair += width - 1) {
-        uint32_t last = (uint32_t)*weights;
-        weights += ch;
-        #pragma GCC unroll 6
-        for (uint32_t i = 0; i < width - 1; i++, weights += ch) {
-            uint32_t next = (uint32_t)*weights;
-            pair[i] = (int32_t)((last & 0xFFFFu) | next << 16);
-            last = next;
-        }
+    for (uint32_t i = 0; i < count; i++, to++) {
+        to[0] = to[size] = to[2 * size] = to[3 * size] = zero;
     }
-    for (uint32_t left = p->out_w;; left -= 4, rows += 2 * stride) {
-        const int32_t *x = rows, *w = pairs;
-        int32_t a = bias, b = bias, c = bias, d = bias;
-        for (uint32_t row = 0; row < height; row++, x += words, w += width - 1) {
-            #pragma GCC unroll 6
-            for (uint32_t i = 0; i < width - 1; i++) {
-                const int32_t *at = x + (i + 1) / 2;
-                int last = i == width - 2;
-                if (stride == 1 && i % 2 == 0) {
-                    a = __smlad(at[0], w[i], a);
-                    c = __smlad(at[1], w[i], c);
-                    b = i == 0 ? __smlatb(at[0], w[i], b) : b;
-                    d = i == 0 ? __smlatb(at[1], w[i], d) : d;
-                } else if (stride == 1) {
-                    b = __smlad(at[0], w[i], b);
-                    d = __smlad(at[1], w[i], d);
-                    a = last ? __smlabt(at[0], w[i], a) : a;
-                    c = last ? __smlabt(at[1], w[i], c) : c;
-                } else if (i % 2 == 0) {
-                    a = __smlad(at[0], w[i], a);
-                    b = __smlad(at[1], w[i], b);
-                    c = __smlad(at[2], w[i], c);
-                    d = __smlad(at[3], w[i], d);
-                } else if (last) {
-                    a = __smlabt(at[0], w[i], a);
-                    b = __smlabt(at[1], w[i], b);
-                    c = __smlabt(at[2], w[i], c);
-                    d = __smlabt(at[3], w[i], d);
-                }
+}
+
+/* One row of weights (w0, w1), (w1, w2), ... on one row of input, for four columns of output. With stride 1 those at odd
+ * columns begin within a word. */
+__attribute__((always_inline)) static inline void taps(uint32_t width, uint32_t stride, const int32_t *x, const int32_t *w,
+                                                       int32_t sum[4])
+{
+    #pragma GCC unroll 6
+    for (uint32_t i = 0; i < width - 1; i++) {
+        const int32_t *at = x + (i + 1) / 2;
+        int last = i == width - 2;
+        if (stride == 1 && i % 2 == 0) {
+            sum[0] = __smlad(at[0], w[i], sum[0]);
+            sum[2] = __smlad(at[1], w[i], sum[2]);
+            sum[1] = i == 0 ? __smlatb(at[0], w[i], sum[1]) : sum[1];
+            sum[3] = i == 0 ? __smlatb(at[1], w[i], sum[3]) : sum[3];
+        } else if (stride == 1) {
+            sum[1] = __smlad(at[0], w[i], sum[1]);
+            sum[3] = __smlad(at[1], w[i], sum[3]);
+            sum[0] = last ? __smlabt(at[0], w[i], sum[0]) : sum[0];
+            sum[2] = last ? __smlabt(at[1], w[i], sum[2]) : sum[2];
+        } else if (i % 2 == 0) {
+            #pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) {
+                sum[k] = __smlad(at[k], w[i], sum[k]);
+            }
+        } else if (last) {
+            #pragma GCC unroll 4
+            for (int k = 0; k < 4; k++) {
+                sum[k] = __smlabt(at[k], w[i], sum[k]);
             }
         }
-        a = rounded(a, s);
-        b = rounded(b, s);
-        c = rounded(c, s);
+    }
+}
+
+/* A row of output of one channel, four columns at a time; rows: kernel_h of them, each of so many words. */
+__attribute__((always_inline)) static inline void slide(const nas_conv_t *p, uint32_t width, uint32_t stride,
+                                                        const int32_t *rows, uint32_t words, const int32_t *pairs,
+                                                        int32_t bias, scale_t s, int8_t *out)
+{
+    uint32_t ch = p->out_ch, height = p->kernel_h;
+    for (uint32_t left = p->out_w;; left -= 4, rows += 2 * stride, out += 4 * ch) {
+        int32_t sum[4] = {bias, bias, bias, bias};
+        if (width == 3) {
+            taps(3, stride, rows, pairs, sum);
+            taps(3, stride, rows + words, pairs + 2, sum);
+            taps(3, stride, rows + 2 * words, pairs + 4, sum);
+        } else {
+            const int32_t *x = rows, *w = pairs;
+            for (uint32_t row = 0; row < height; row++, x += words, w += width - 1) {
+                taps(width, stride, x, w, sum);
+            }
+        }
+        int32_t a = rounded(sum[0], s), b = rounded(sum[1], s), c = rounded(sum[2], s);
         out[0] = (int8_t)a;
         if (left < 4) {
             if (left > 1) {
@@ -371,8 +387,7 @@ __attribute__((always_inline)) static inline void slide(const nas_conv_t *p, uin
         }
         out[ch] = (int8_t)b;
         out[2 * ch] = (int8_t)c;
-        out[3 * ch] = (int8_t)rounded(d, s);
-        out += 4 * ch;
+        out[3 * ch] = (int8_t)rounded(sum[3], s);
         if (left == 4) {
             return;
         }
@@ -395,72 +410,104 @@ static void plainly(const nas_conv_t *p, const int16_t *rows, uint32_t length, c
     }
 }
 
-static void channel(const nas_conv_t *p, uint32_t ch, const int32_t *rows, uint32_t words, int32_t *pairs, int8_t *out)
+__attribute__((always_inline)) static inline void pack(const nas_conv_t *p, uint32_t width, const int8_t *w, int32_t *pair)
+{
+    uint32_t ch = p->in_ch;
+    for (uint32_t row = 0; row < p->kernel_h; row++, pair += width - 1) {
+        uint32_t last = (uint32_t)*w;
+        w += ch;
+        #pragma GCC unroll 6
+        for (uint32_t i = 0; i < width - 1; i++, w += ch) {
+            uint32_t next = (uint32_t)*w;
+            pair[i] = (int32_t)((last & 0xFFFFu) | next << 16);
+            last = next;
+        }
+    }
+}
+
+/* count rows of output of one channel; pairs: memory for its weights. */
+static void channel(const nas_conv_t *p, uint32_t ch, const int32_t *rows, uint32_t words, uint32_t count, int32_t *pairs,
+                    int8_t *out)
 {
     scale_t s = scale_of(p->multiplier[ch], p->shift[ch], p->out_zero);
     const int8_t *w = p->weights + ch;
     int32_t bias = p->bias[ch];
-    switch (p->stride < 3 && quick(s.shift) ? p->kernel_w * 2 + p->stride : 0) {
-    case 7: slide(p, 3, 1, w, rows, words, pairs, bias, s, out); break;
-    case 8: slide(p, 3, 2, w, rows, words, pairs, bias, s, out); break;
-    case 11: slide(p, 5, 1, w, rows, words, pairs, bias, s, out); break;
-    case 12: slide(p, 5, 2, w, rows, words, pairs, bias, s, out); break;
-    case 15: slide(p, 7, 1, w, rows, words, pairs, bias, s, out); break;
-    case 16: slide(p, 7, 2, w, rows, words, pairs, bias, s, out); break;
-    default: plainly(p, (const int16_t *)rows, 2 * words, w, bias, s, out);
+    uint32_t down = p->stride * words, across = (uint32_t)p->out_w * p->out_ch;
+#define ROWS(width, stride)                                                                                            \
+    pack(p, width, w, pairs);                                                                                          \
+    for (; count; count--, rows += down, out += across) {                                                              \
+        slide(p, width, stride, rows, words, pairs, bias, s, out);                                                     \
+    }                                                                                                                  \
+    break;
+    switch (p->stride < 3 && quick(s.shift) && (p->kernel_w != 3 || p->kernel_h == 3) ? p->kernel_w * 2 + p->stride : 0) {
+    case 7: ROWS(3, 1)
+    case 8: ROWS(3, 2)
+    case 11: ROWS(5, 1)
+    case 12: ROWS(5, 2)
+    case 15: ROWS(7, 1)
+    case 16: ROWS(7, 2)
+    default:
+        for (; count; count--, rows += down, out += across) {
+            plainly(p, (const int16_t *)rows, 2 * words, w, bias, s, out);
+        }
     }
 }
 
-/* At least four channels. */
+/* At least four channels. Small maps take several rows at once, which share inputs and weights. */
 void nas_depthwise(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch)
 {
-    uint32_t chs = p->in_ch, words = (p->stride * ((p->out_w + 3u) & ~3u) + p->kernel_w) / 2, size = words * p->kernel_h;
+    uint32_t chs = p->in_ch, once = 24u / p->out_w;
+    once = once > p->out_h ? p->out_h : once > 1 ? once : 1;
+    uint32_t words = (p->stride * ((p->out_w + 3u) & ~3u) + p->kernel_w) / 2;
+    uint32_t size = words * ((once - 1) * p->stride + p->kernel_h);
     uint32_t inside = p->in_w < 2 * words - p->pad_left ? p->in_w : 2 * words - p->pad_left;
-    int16_t *rows = scratch;
-    for (uint32_t i = 0; i < 8 * size; i++) {
-        rows[i] = p->in_zero; /* left and right of the input, and above: there nothing else is written */
+    int32_t *four = scratch;
+    for (uint32_t i = 0; i < 4 * size; i++) { /* outside the input, except below it, nothing else is written */
+        four[i] = (int32_t)(((uint32_t)p->in_zero & 0xFFFFu) * 0x10001u);
     }
-    for (uint32_t row = 0; row < p->out_h; row++, out += (uint32_t)p->out_w * chs) {
+    for (uint32_t row = 0; row < p->out_h; row += once) {
+        once = once < p->out_h - row ? once : p->out_h - row;
         for (uint32_t next = 0; next < chs; next += 4) {
             uint32_t ch = next + 4 <= chs ? next : chs - 4;
-            for (uint32_t k = 0; k < p->kernel_h; k++) {
+            for (uint32_t k = 0; k < (once - 1) * p->stride + p->kernel_h; k++) {
                 int32_t y = (int32_t)(row * p->stride + k) - p->pad_top;
-                int16_t *to = rows + 2 * k * words + p->pad_left;
+                int16_t *to = (int16_t *)(four + k * words) + p->pad_left;
                 if (y >= p->in_h) {
-                    for (uint32_t i = 0; i < 4 * inside; i++) {
-                        to[i / inside * 2 * size + i % inside] = p->in_zero;
-                    }
+                    blank(to, inside, 2 * size, p->in_zero);
                 } else if (y >= 0) {
                     spread(in + (uint32_t)y * p->in_w * chs + ch, chs, inside, to, 2 * size);
                 }
             }
             for (uint32_t i = 0; i < 4; i++) {
-                const int32_t *four = (const int32_t *)scratch;
-                channel(p, ch + i, four + i * size, words, (int32_t *)scratch + 4 * size, out + ch + i);
+                channel(p, ch + i, four + i * size, words, once, four + 4 * size, out + ch + i);
             }
         }
-        clamp(out, (uint32_t)p->out_w * chs, p->act_min, p->act_max);
+        clamp(out, once * p->out_w * chs, p->act_min, p->act_max);
+        out += once * p->out_w * chs;
     }
 }
 
 /* ---- element by element ---- */
 
-/* One input of an addition. half rounds the shift to the right; every is -1, or 0 where nothing is shifted or rounded. */
+/* One input of an addition; half rounds the shift to the right. */
 typedef struct {
-    int32_t multiplier, shift, zero, half, every;
+    int32_t multiplier, shift, zero, half;
 } addend_t;
 
+/* The input of the larger scale is halved, by 2^30 / 2^31; that is 2^31 - 1 and a shift by 1 as well: what is added is a
+ * multiple of 2^20 and below 2^28, so that the missing 1 is rounded away. */
 static addend_t addend_of(const nas_add_t *p, int i)
 {
-    int32_t shift = p->shift[i];
-    addend_t r = {p->multiplier[i], shift, p->zero[i] * (2 << NAS_ADD_BITS), shift > 0 ? 1 << (shift - 1) : 0, -(shift > 0)};
+    int32_t halved = p->multiplier[i] == 1 << 30 && p->shift[i] == 0, shift = halved ? 1 : p->shift[i];
+    int32_t multiplier = halved ? INT32_MAX : p->multiplier[i];
+    addend_t r = {multiplier, shift, p->zero[i] * (2 << NAS_ADD_BITS), shift > 0 ? 1 << (shift - 1) : 0};
     return r;
 }
 
-/* nas_scaled of what is added, shifted to the right or not at all. */
+/* nas_scaled of what is added, shifted to the right. */
 static inline int32_t part(int32_t byte, addend_t s)
 {
-    int32_t twice = byte * (2 << NAS_ADD_BITS) - s.zero, y = s.half + ((twice >> 31) & s.every);
+    int32_t twice = byte * (2 << NAS_ADD_BITS) - s.zero, y = s.half + (twice >> 31);
     __asm__("smmlar %0, %1, %2, %0" : "+r"(y) : "r"(twice), "r"(s.multiplier));
     return y >> s.shift;
 }
@@ -489,7 +536,7 @@ void nas_add(const nas_add_t *p, const int8_t *x, const int8_t *y, int8_t *out)
     addend_t a = addend_of(p, 0), b = addend_of(p, 1);
     scale_t s = scale_of(p->out_multiplier, p->out_shift, p->out_zero);
     uint32_t i = 0;
-    if (quick(s.shift) && a.shift >= 0 && b.shift >= 0) {
+    if (quick(s.shift) && a.shift > 0 && b.shift > 0) {
         for (; i + 4 <= p->count; i += 4) {
             add(x + i, y + i, out + i, 4, a, b, s);
         }
@@ -498,8 +545,8 @@ void nas_add(const nas_add_t *p, const int8_t *x, const int8_t *y, int8_t *out)
         }
     }
     for (; i < p->count; i++) {
-        int32_t sum = nas_scaled((x[i] - p->zero[0]) * (1 << NAS_ADD_BITS), a.multiplier, a.shift);
-        sum += nas_scaled((y[i] - p->zero[1]) * (1 << NAS_ADD_BITS), b.multiplier, b.shift);
+        int32_t sum = nas_scaled((x[i] - p->zero[0]) * (1 << NAS_ADD_BITS), p->multiplier[0], p->shift[0]);
+        sum += nas_scaled((y[i] - p->zero[1]) * (1 << NAS_ADD_BITS), p->multiplier[1], p->shift[1]);
         out[i] = slowly(sum, s.multiplier, s.shift, p->out_zero);
     }
     clamp(out, p->count, p->act_min, p->act_max);

@@ -84,7 +84,7 @@ typedef struct {
 void nas_conv1x1(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch);
 /* Steps: one row. */
 void nas_conv(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch);
-/* in_ch == out_ch == groups. Steps: one row. */
+/* in_ch == out_ch == groups, at least 4. Steps: the rows that have 24 columns together, at least one. */
 void nas_depthwise(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch);
 /* One pixel of in_ch bytes to one of out_ch. One step: the output lies apart from the input. */
 void nas_fully_connected(const nas_conv_t *p, const int8_t *in, int8_t *out, void *scratch);
