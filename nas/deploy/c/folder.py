@@ -113,6 +113,6 @@ def _check_classes(program: Program, classes: Sequence[str]) -> None:
 def _copy(folder: Path, name: str) -> None:
     """What a folder has besides the network: its functions' names are the network's."""
     (folder / "example").mkdir()
-    for file in ("Makefile", "example/main.c"):
+    for file in ("Makefile", "example/main.c", "example/start.c", "example/board.ld"):
         own = text_of(file).replace("model", name).replace("MODEL", name.upper())
         (folder / file).write_text(own)
