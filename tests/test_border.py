@@ -602,7 +602,7 @@ WORK = (
     "nas.sweeps.sweep.import_ray",
     "nas.runs.candidates.load_weights",
     "nas.report.page.write_page",
-    "nas.cli.tables._print",
+    "nas.cli.tables.print_rows",
     "nas.tables.check.check_saved",
     "nas.report.heat_map.write_heat_map",
 )

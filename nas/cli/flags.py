@@ -57,6 +57,8 @@ def add_flag(parser: Any, name: str, annotation: Any, default: Any = inspect.Par
     text, kind = help_of(annotation), _without_none(annotation)
     if isinstance(default, str | int | float) and default is not False:
         text += f" (default {default})"
+    elif default is None and "default" not in text:
+        text += " (default: none)"
     about: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
     if kind is bool:
         action = argparse.BooleanOptionalAction if default is True else "store_true"
@@ -73,15 +75,33 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def alternatives(action: argparse.Action) -> tuple[str, ...]:
+    """The texts that a flag takes, where they can be listed."""
+    kind = _without_none(getattr(action.type, "annotation", None))
+    return tuple(map(str, typing.get_args(kind))) if typing.get_origin(kind) is Literal else ()
+
+
 def _value(name: str, annotation: Any) -> Callable[[str], Any]:
     def value(text: str) -> Any:
         try:
             return parsed(name, text, annotation)
         except BadInput as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+            raise argparse.ArgumentTypeError(str(error).replace(name, option(name), 1)) from None
 
     value.annotation = annotation  # type: ignore[attr-defined]  # for the tests' walk
     return value
+
+
+def named_in(message: str, given: Sequence[str]) -> str:
+    """``message`` with a flag of the command line for each parameter that it begins with: "space and around both ..."."""
+    words, flags = message.split(), {text.partition("=")[0] for text in given}
+    for i in range(0, len(words), 2):
+        if option(words[i]) not in flags:
+            break
+        words[i] = option(words[i])
+        if words[i + 1 : i + 2] != ["and"]:
+            break
+    return " ".join(words)
 
 
 def _without_none(annotation: Any) -> Any:

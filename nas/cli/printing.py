@@ -12,6 +12,23 @@ if TYPE_CHECKING:
     from nas.runs.artefacts import Failure
     from nas.tables.table import LatencyTable
 
+Row = dict[str, str]
+_LEFT = {"table", "chip", "runtime", "precision", "kind", "space", "block", "searcher", "device", "spaces", "about"}
+
+
+def print_rows(rows: Sequence[Row], *, indent: int = 0) -> None:
+    """Aligned columns: text to the left, numbers to the right."""
+    if not rows:
+        return
+    table = [list(rows[0]), *([row[k] for k in rows[0]] for row in rows)]
+    wide = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
+    for line in table:
+        cells = [
+            text.ljust(w) if name in _LEFT else text.rjust(w)
+            for text, w, name in zip(line, wide, table[0], strict=True)
+        ]
+        print((" " * indent + "  ".join(cells)).rstrip())
+
 
 def print_table(stem: Path, table: LatencyTable) -> None:
     """What a latency table is of, and how well it predicts."""

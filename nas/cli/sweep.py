@@ -104,7 +104,7 @@ def _listed(what: str, text: str | None, known: Collection[str]) -> list[str]:
 def _devices(run: str | None) -> list[str]:
     """Those of a run folder (its tables), or of the tabular space."""
     if run is None:
-        return list(_benchmark().devices)
+        return list(benchmark().devices)
     from nas.runs.artefacts import read_config
     from nas.tables.names import tables_in
     from nas.training.names import SUPERNET
@@ -116,7 +116,8 @@ def _devices(run: str | None) -> list[str]:
     return tables
 
 
-def _benchmark() -> TabularBenchmark:
+def benchmark() -> TabularBenchmark:
+    """The tabular space of a sweep that has no run folder."""
     from nas.objectives.tabular import NASBENCH201, TabularBenchmark
     from search_spaces import NasBench201
 
@@ -124,8 +125,8 @@ def _benchmark() -> TabularBenchmark:
 
 
 def _on_table(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[str, float]], None]) -> SearchResult:
-    benchmark = _benchmark()
-    return _search([benchmark.accuracy(), benchmark.latency(settings["device"])], benchmark.space, settings, run_dir)
+    table = benchmark()
+    return _search([table.accuracy(), table.latency(settings["device"])], table.space, settings, run_dir)
 
 
 def _on_run(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[str, float]], None]) -> SearchResult:

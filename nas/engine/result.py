@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from nas.checks import FilePath, checked
 from nas.engine.ledger import LEDGER, Batch, read
 from nas.errors import BadInput, Infeasible
+from nas.notebook import html_table
 from nas.objectives.objective import Constraint, Objective, ObjectiveRecord
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.space import Archs, Floats, SearchSpace
@@ -66,6 +67,10 @@ class SearchResult:
         names = ", ".join(o.name for o in self.objectives)
         counts = f"{len(self)} evaluated, {int((self.error != '').sum())} failed, {len(self.front)} on the front"
         return f"SearchResult({self.space.name}: {names}; {counts}; {self.stopped or 'not finished'})"
+
+    def _repr_html_(self) -> str:
+        front = self.front.to_pandas()
+        return html_table(self, front[["evaluation", *(o.name for o in self.objectives), "architecture"]])
 
     def __getitem__(self, rows: int | slice | NDArray[np.bool_] | NDArray[np.int64]) -> SearchResult:
         rows = np.atleast_1d(np.arange(len(self))[rows])

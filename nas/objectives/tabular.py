@@ -26,7 +26,7 @@ NASBENCH201 = SHIPPED / "nasbench201.csv.gz"
 
 
 @checked
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TabularBenchmark:
     """Published measurements of every architecture of a small space, such as NAS-Bench-201; ``load`` reads one.
 
@@ -39,6 +39,9 @@ class TabularBenchmark:
     columns: Mapping[str, Floats]
     about: Mapping[str, Any]
     fingerprint: str
+
+    def __repr__(self) -> str:
+        return f"TabularBenchmark({self.space.name}: {self.space.size:,} architectures, {len(self.devices)} devices)"
 
     @staticmethod
     @checked
