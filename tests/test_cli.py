@@ -70,9 +70,10 @@ def test_the_lists_have_everything_that_there_is(capsys):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()[1:] if line}
     for name in search_spaces.names():
         assert search_spaces.about(name) in lines[name]
+    assert app.main(["spaces", "mobilenet_v2.photos", "nasbench201.cell"]) == 0
     space = search_spaces.named("mobilenet_v2.photos")
     reach = nas.macs(space).extremes
-    _, pixels, networks, blocks, macs, *_ = lines["mobilenet_v2.photos"].split()
+    _, pixels, networks, blocks, macs = capsys.readouterr().out.splitlines()[1].split()
     assert (pixels, blocks) == ("64..96", f"{len(space.blocks):,}")
     assert float(networks) == pytest.approx(space.size, rel=0.05)
     assert [float(m) * 1e6 for m in macs.split("..")] == pytest.approx([reach.minimum, reach.maximum], rel=0.01)

@@ -60,12 +60,9 @@ def test_an_installed_wheel_works_in_an_empty_folder(wheel, tmp_path):
     ran(sys.executable, "-m", "pip", "-q", "--python", python, "install", "--no-deps", "--no-index", wheel, cwd=empty)
     (site,) = (home / "lib").glob("python*/site-packages")
     (site / "others.pth").write_text(sysconfig.get_path("purelib") + "\n")  # whose own .pth files are not read
-    says = "import nas; t = nas.LatencyTable.load('raspi4_fbnet_b1'); print(nas.__file__, nas.__version__, t.name)"
-    assert ran(python, "-c", says, cwd=empty).split() == [
-        str(site / "nas" / "__init__.py"), nas.__version__, "raspi4_tflite_fp32_b1_t1",
-    ]  # fmt: skip
-    command = home / "bin" / "nas"
-    assert ran(command, "--version", cwd=empty) == f"nas {nas.__version__}\n"
-    assert "raspi4_fbnet_b1 " in ran(command, "tables", cwd=empty)
+    says = "import nas; print(nas.__file__, nas.LatencyTable.load('raspi4_fbnet_b1').name)"
+    found, table = ran(python, "-c", says, cwd=empty).split()
+    assert (found, table) == (str(site / "nas" / "__init__.py"), "raspi4_tflite_fp32_b1_t1")
+    assert "raspi4_fbnet_b1 " in ran(home / "bin" / "nas", "tables", cwd=empty)
     assert "mobilenet_v3.digits " in ran(python, "-m", "nas", "spaces", cwd=empty)
     assert not list(empty.iterdir())

@@ -108,7 +108,11 @@ COMMANDS = {
     "report": Command(
         "run", "Write the report of a run folder, or of a sweep's.", ("nas report --run-dir runs/quickstart",)
     ),
-    "spaces": Command("lists", "List the search spaces: images, number of networks, arithmetic.", ("nas spaces",)),
+    "spaces": Command(
+        "lists",
+        "List the search spaces, or compute the sizes of some.",
+        ("nas spaces", "nas spaces mobilenet_v2.photos resnet.cifar"),
+    ),
     "searchers": Command("lists", "List the searchers.", ("nas searchers",)),
     "devices": Command("lists", "List what can be measured here, and the devices whose tables ship.", ("nas devices",)),
     "tables": Command(

@@ -12,22 +12,28 @@ if TYPE_CHECKING:
     from nas.space import SearchSpace
 
 
-def _no_flags(sub: argparse.ArgumentParser) -> None:
-    """These commands take none."""
+def add_spaces(sub: argparse.ArgumentParser) -> None:
+    """The spaces to say more of."""
+    sub.add_argument("space", nargs="*", help="spaces whose sizes are computed (default: none, all are named)")
 
 
-add_spaces: Callable[[argparse.ArgumentParser], None] = _no_flags
-add_searchers = add_devices = add_spaces
+def add_searchers(sub: argparse.ArgumentParser) -> None:
+    """No flags."""
+
+
+add_devices: Callable[[argparse.ArgumentParser], None] = add_searchers
 
 
 def run_spaces(args: argparse.Namespace) -> None:
-    """A line per search space; what it says of sizes is computed."""
+    """A line per search space; of those named with computed sizes."""
     import search_spaces
 
-    print_rows([{"space": n, **_sizes(search_spaces.named(n)), "about": search_spaces.about(n)} for n in _spaces()])
-    print(
-        "\nnas quickstart --space NAME searches one; MACs: multiplications with additions, of its smallest and largest network"
-    )
+    if args.space:
+        print_rows([{"space": name, **_sizes(search_spaces.named(name))} for name in args.space])
+        print("\nMACs: multiplications with additions for one image, of the smallest and the largest network")
+    else:
+        print_rows([{"space": name, "about": search_spaces.about(name)} for name in search_spaces.names()])
+        print("\nnas spaces NAME computes its sizes, nas quickstart --space NAME searches it")
 
 
 def run_searchers(args: argparse.Namespace) -> None:
@@ -51,12 +57,6 @@ def run_devices(args: argparse.Namespace) -> None:
     print(f"\nof NAS-Bench-201 (nas sweep --devices NAME,NAME):\n  {', '.join(benchmark().devices)}")
     print(f"\nboards modelled from MLPerf Tiny (nas fit --board NAME):\n  {', '.join(boards())}")
     print("\nany other that runs Python, over SSH or by cable: nas measure --help; docs/devices.md")
-
-
-def _spaces() -> list[str]:
-    import search_spaces
-
-    return search_spaces.names()
 
 
 def _sizes(space: SearchSpace) -> Row:
