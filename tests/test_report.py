@@ -25,9 +25,9 @@ from nas.report.chart import Area, Chart, Line, Points, ticks
 from nas.report.explain import Importance
 from nas.report.sweep_page import write_sweep_report
 from nas.report.tradeoff import wrapped
-from nas.report.units import scale, shown
 from nas.runs.artefacts import Candidate, Config, Failure, MadeFrom, Search, read_run, write_record
 from nas.tables.table import LatencyTable, Validation
+from nas.units import scale, shown
 
 EVIL = "<script>alert('x')</script> & \"quoted\" </title></style>"
 VOID = {"meta", "link", "br", "hr", "img", "input"}

@@ -13,7 +13,20 @@ if TYPE_CHECKING:
     from nas.tables.table import LatencyTable
 
 Row = dict[str, str]
-_LEFT = {"table", "chip", "runtime", "precision", "kind", "space", "block", "searcher", "device", "spaces", "about"}
+_LEFT = {
+    "table",
+    "chip",
+    "runtime",
+    "precision",
+    "kind",
+    "space",
+    "block",
+    "searcher",
+    "device",
+    "spaces",
+    "about",
+    "best",
+}
 
 
 def print_rows(rows: Sequence[Row], *, indent: int = 0) -> None:

@@ -18,6 +18,7 @@ from nas.notebook import html_table
 from nas.objectives.objective import Constraint, Objective, ObjectiveRecord
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.space import Archs, Floats, SearchSpace
+from nas.units import label, scale
 
 _COLUMNS = ("archs", "values", "violation", "error")
 
@@ -183,17 +184,18 @@ class SearchResult:
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
         good = self[self.good]
-        axes.scatter(good.values[:, x], good.values[:, y], s=12, color="0.7", label="evaluated")
+        scales = [scale(o.unit, column) for o, column in zip(self.objectives, good.values.T, strict=True)]
+        places = good.values * [s.factor for s in scales]
+        axes.scatter(places[:, x], places[:, y], s=12, color="0.7", label="evaluated")
         # with a third objective the front is no staircase in two: show the part that is
-        front = good.values[non_dominated(good.costs[:, [x, y]])] if len(good) else good.values
+        front = places[non_dominated(good.costs[:, [x, y]])] if len(good) else places
         front = front[np.argsort(front[:, x], kind="stable")]
         steps = "steps-pre" if self.objectives[x].maximize else "steps-post"
         axes.plot(front[:, x], front[:, y], "o-", ms=5, drawstyle=steps, label="Pareto front")
-        for set_label, i in ((axes.set_xlabel, x), (axes.set_ylabel, y)):
-            unit = self.objectives[i].unit
-            set_label(f"{self.objectives[i].name} ({unit})" if unit else self.objectives[i].name)
+        axes.set_xlabel(label(self.objectives[x].name, scales[x].unit))
+        axes.set_ylabel(label(self.objectives[y].name, scales[y].unit))
         axes.grid(alpha=0.3)
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)  # never over a point
         figure.savefig(path, dpi=150)
         return Path(path)
 

@@ -52,6 +52,12 @@ def shown(value: Any, unit: str) -> str:
     return scale(unit, value).text(float(value))
 
 
+def label(name: str, unit: str) -> str:
+    """The text along an axis; ``unit`` as shown."""
+    said = "validation accuracy" if name == "accuracy" else title_of(name)
+    return f"{said} ({unit})" if unit and unit != said else said
+
+
 def title_of(name: str) -> str:
     """An objective's name in words, without the unit that some carry."""
     return name.removesuffix("_ms").replace("_", " ")
