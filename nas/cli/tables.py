@@ -115,19 +115,19 @@ def _compare(
     first = found[0][1]
     space, why = space_of(first)
     results = [compare(first, table, space, networks=networks) for _, table in found[1:]]
-    print(f"against {names[0]}")
+    print(f"ratio: ms of each table over those of {names[0]}")
     print_rows([row for name, result in zip(names[1:], results, strict=True) for row in _agreement_rows(name, result)])
     if results[0].networks is None:
         print(f"no networks compared: {why or 'a table lacks blocks of ' + first.space.get('name', 'the space')}")
     for name, result in zip(names[1:], results, strict=True):
-        print(f"\nmost apart in {name} (ratio over its median {result.blocks.ratio:.3g})")
+        print(f"\nmost apart: {name} over {names[0]}, relative to the median ratio of {result.blocks.ratio:.3g}")
         most = result.rows.head(rows).itertuples()
         print_rows(
             [
                 {
                     "apart": f"{r.apart:.2f}x",
-                    "ms": f"{r.second_ms:.4g}",
-                    "against ms": f"{r.first_ms:.4g}",
+                    f"{name} ms": f"{r.second_ms:.4g}",
+                    f"{names[0]} ms": f"{r.first_ms:.4g}",
                     "block": str(r.block),
                 }
                 for r in most
