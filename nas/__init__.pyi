@@ -67,3 +67,5 @@ from .training.augment import Augment as Augment
 from .training.evaluate import balanced_accuracy as balanced_accuracy
 from .training.network import train_network as train_network
 from .training.recipe import Recipe as Recipe
+
+__version__: str
