@@ -57,7 +57,7 @@ def text_of(file: str) -> str:
 def header(
     program: Program, plan: Plan, name: str, classes: Sequence[str] = (), pixels: NDArray[np.int8] | None = None
 ) -> str:
-    """``model.h``; arguments as ``write_sources`` has them."""
+    """``model.h``; arguments as ``write_sources`` has them, ``pixels (channels, 256)`` too."""
     into, out, big = program.maps[program.input], program.maps[program.output], name.upper()
     lines = [
         f"#ifndef {big}_H\n#define {big}_H\n\n#include <stdint.h>\n",
@@ -83,7 +83,7 @@ def header(
 def source(
     program: Program, plan: Plan, name: str, classes: Sequence[str] = (), pixels: NDArray[np.int8] | None = None
 ) -> str:
-    """``model.c``; arguments as ``write_sources`` has them."""
+    """``model.c``; arguments as ``write_sources`` has them, ``pixels (channels, 256)`` too."""
     into, out = (f"arena.bytes + {plan.offsets[m]}" for m in (program.input, program.output))
     parts = [f'#include "{name}.h"\n\n#include <string.h>\n\n#include "nas_kernels.h"\n']
     parts.append("#ifndef NAS_STEP\n#define NAS_STEP(i)\n#endif\n")
