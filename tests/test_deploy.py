@@ -233,7 +233,7 @@ def test_int8_activations_are_of_the_kind_that_the_name_says(name, kind, exporte
 def test_exporters_are_found_by_their_files():
     there = {"bundle", "c", "litert", "litert-int8", "onnx", "onnx-int8", "onnx-int8-symmetric"}
     assert there <= set(deploy.names())
-    with pytest.raises(BadInput, match="there is no export format 'tensorrt'; there are bundle, litert"):
+    with pytest.raises(BadInput, match="there is no export format 'tensorrt'; there are bundle, c, litert"):
         deploy.named("tensorrt")
 
 

@@ -106,14 +106,11 @@ class CortexM:
     @cached_property
     def device(self) -> Device:
         """Raises NasError without the compiler, or without QEMU where that is what runs."""
-        if self._board:
-            name, chip, made = self._board.resolve().name, self.core, ""
-        else:
-            name, chip = self.core, f"{self.core} in QEMU, 1 instruction per cycle at {HZ // 1_000_000} MHz"
-            made = f", QEMU {emulator.version()}"
+        emulated = f"{self.core} in QEMU, 1 instruction per cycle at {HZ // 1_000_000} MHz"
+        made = "" if self._board else f", QEMU {emulator.version()}"
         return Device(
-            name=name,
-            chip=chip,
+            name=self._board.resolve().name if self._board else self.core,
+            chip=self.core if self._board else emulated,
             runtime="nas-c",
             version=f"gcc {firmware.compiler_version(self.core)} {self.optimize}{made}",
             precision="int8",

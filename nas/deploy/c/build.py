@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -88,7 +89,11 @@ def compiled(
 
     Raises NasError with the compiler's first error, or without a compiler.
     """
-    arguments = [compiler(flags.core), *flags.arguments, *(["-Wl,--gc-sections"] if link and flags.sections else ["-c"] if not link else [])]
+    arguments = [
+        compiler(flags.core),
+        *flags.arguments,
+        *(["-Wl,--gc-sections"] if link and flags.sections else ["-c"] if not link else []),
+    ]
     run([*arguments, *map(str, sources), "-o", str(output), *extra], "the C compiler refuses the network's code")
     return output
 
@@ -96,12 +101,13 @@ def compiled(
 def run(command: Sequence[str], failed: str, given: bytes = b"") -> bytes:
     """Standard output of ``command``, given ``given``. Raises NasError, starting with ``failed``, when it fails."""
     try:
-        done = subprocess.run(command, input=given, capture_output=True, timeout=_TIMEOUT_S, check=False)
+        plain = os.environ | {"LC_ALL": "C"}  # messages in English
+        done = subprocess.run(command, input=given, capture_output=True, timeout=_TIMEOUT_S, check=False, env=plain)
     except subprocess.TimeoutExpired:
         raise NasError(f"{failed}: no end within {_TIMEOUT_S} seconds") from None
     if done.returncode:
         said = done.stderr.decode(errors="replace")
-        errors = [line for word in ("overflowed", "error") for line in said.splitlines() if word in line.lower()]
+        errors = [line for word in ("overflowed", "error: ") for line in said.splitlines() if word in line.lower()]
         raise NasError(f"{failed}: {first_line(errors[0] if errors else said or f'exit status {done.returncode}')}")
     return done.stdout
 

@@ -149,7 +149,8 @@ def _cases(programs: Sequence[Program], parts: Sequence[Container[Kind]]) -> str
         f"static union {{ int8_t bytes[{max([1, *(p.arena for p in plans)])}]; uint32_t aligned; }} arena;",
         *_shared([(program, op) for program in programs for op in program.ops if weights_shape(program, op)]),
     ]
-    names, sizes = [], []
+    names: list[str] = []
+    sizes: list[str] = []
     for program, plan in zip(programs, plans, strict=True):
         for part in parts:
             own = [i for i, op in enumerate(program.ops) if op.kind in part]

@@ -38,7 +38,12 @@ class _Network:
         weight = self._constant((out, *kernel, c) if out else (1, *kernel, c))
         more = {} if out else {"depthMultiplier": 1}
         kind = "CONV_2D" if out else "DEPTHWISE_CONV_2D"
-        sides = {"strideW": stride, "strideH": stride, "padding": "SAME", "fusedActivationFunction": act}
+        sides: dict[str, int | str] = {
+            "strideW": stride,
+            "strideH": stride,
+            "padding": "SAME",
+            "fusedActivationFunction": act,
+        }
         return self._op(kind, (x, weight, self._constant((out or c,))), size, **sides, **more)
 
     def separable(self, x: int, out: int, stride: int = 1) -> int:
