@@ -36,6 +36,7 @@ __all__ = [
     "NasBench201",
     "OnceForAll",
     "ResNet",
+    "about",
     "named",
     "names",
     "of_table",
@@ -60,6 +61,11 @@ def named(name: str, **settings: Any) -> SearchSpace:
     if wrong := [setting for setting in given if setting not in known]:
         raise BadInput(f"{name} has no setting {wrong[0]!r}; it has {', '.join(known) or 'none'}")
     return constructors[name](**given)
+
+
+def about(name: str) -> str:
+    """What the space of that name is, in a line: the first of its constructor's docstring."""
+    return (_constructors()[name].__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
 
 def of_table(record: Mapping[str, str], blocks: Iterable[Block]) -> SearchSpace:

@@ -63,7 +63,9 @@ def measure(quick: bool) -> Measured:
         "median_ratio": own["ratio"].median(),
         "median_per_mac": own["dsp_per_mac"].median(),
         "inner_loop_per_mac": (more["dsp_instructions"] - less["dsp_instructions"]) / (more["macs"] - less["macs"]),
-        "unequal_bytes": _unequal([p for p in searched.values() if firmware.macs(p) < MOST_MACS / 4][: 1 if quick else 4]),
+        "unequal_bytes": _unequal(
+            [p for p in searched.values() if firmware.macs(p) < MOST_MACS / 4][: 1 if quick else 4]
+        ),
     }
     return Measured(rows=rows, figures={name: round(float(value), 4) for name, value in figures.items()})
 
@@ -119,7 +121,9 @@ def _published() -> pd.DataFrame:
         return pd.DataFrame(columns=names)
     frame = pd.read_csv(DATA / "mlperf_tiny_results.csv")
     cmsis = (frame["system"] + frame["libraries"].fillna("")).str.contains("CMSIS", case=False)
-    own = frame[(frame["core"] == "Cortex-M4F") & (frame["division"] == "closed") & (frame["precision"] == "int8") & cmsis]
+    own = frame[
+        (frame["core"] == "Cortex-M4F") & (frame["division"] == "closed") & (frame["precision"] == "int8") & cmsis
+    ]
     cycles = (own["latency_ms"] * own["nominal_mhz"] * 1e3 / own["ref_macs"]).round(3)
     return cycles.groupby(own["benchmark"]).agg(["min", "max"]).set_axis(names, axis=1)
 

@@ -45,7 +45,7 @@ class Fit:
     tool: Annotated[Literal["onnxruntime", "trtexec", "benchmark_model"], "with --choose: what will run the files"] = (
         "onnxruntime"
     )
-    name: Annotated[Text | None, "file name of the table (default: from the device)"] = None
+    name: Annotated[Text | None, "file name of the table (default: table_<precision>)"] = None
     run_dir: Annotated[FilePath, "folder of the table"] = "runs"
 
     def __post_init__(self) -> None:
@@ -154,7 +154,7 @@ def _fitted(what: Fit, timed: Timed, space: SearchSpace, known: list[LatencyTabl
 
 def _save(what: Fit, table: LatencyTable) -> None:
     folder = folder_of(what.run_dir)
-    stem = folder / what.name if what.name else table_stem(folder, table.name)
+    stem = folder / what.name if what.name else table_stem(folder, table.device.precision)
     if stem.with_name(stem.name + ".json").exists():
         raise BadInput(f"{stem}.json is there already; choose another --name or --run-dir")
     table.save(stem)

@@ -82,7 +82,7 @@ def _write(
     (folder / "predict.py").write_text(_PREDICT.replace("{square_pixels}", decoder))
     (folder / "preprocessing.json").write_text(json.dumps(dict(preprocessing), indent=2) + "\n")
     (folder / "classes.json").write_text(json.dumps(list(classes), indent=2) + "\n")
-    versions = "".join(f"{name}>={_minor(metadata.version(name))}\n" for name in ("torch", "numpy", "pillow"))
+    versions = "".join(f"{name}  # checked with {metadata.version(name)}\n" for name in ("torch", "numpy", "pillow"))
     (folder / "requirements.txt").write_text(versions)
 
 
@@ -160,10 +160,6 @@ def _verify(
     return differences
 
 
-def _minor(version: str) -> str:
-    return ".".join(version.split("+")[0].split(".")[:2])
-
-
 _PREDICT = '''"""Classify image files: python predict.py image.png ..."""
 
 import io
@@ -203,7 +199,7 @@ def read(file):
 def main():
     if len(sys.argv) < 2:
         sys.exit("usage: python predict.py image.png ...")
-    model = load(HERE / "weights.pt")
+    model = load()
     for file in sys.argv[1:]:
         try:
             x = read(file)
@@ -224,7 +220,8 @@ _README = """# An image classifier for {classes} classes, input {shape}
     pip install -r requirements.txt
     python predict.py image.png
 
-`model.py` is the network as plain PyTorch (`load()` gives it with its weights), `preprocessing.json` says how an image
+`requirements.txt` asks for no version, only says which were checked. `model.py` is the network as plain PyTorch (`load()`
+gives it with its weights, from wherever it is called), `preprocessing.json` says how an image
 becomes its input, `classes.json` names its outputs.
 
 Checked when it was written, in a process of its own: outputs differ from the original network's by
@@ -247,7 +244,7 @@ torch.set_num_threads(1)
 import model, predict
 x = torch.from_numpy(numpy.load(scratch + "/x.npy"))
 with torch.no_grad():
-    shipped = model.load(folder + "/weights.pt")(x.float())
+    shipped = model.load()(x.float())
     precise = model.Model().double().eval()
     precise.load_state_dict(torch.load(scratch + "/exact.pt", weights_only=True))
     numpy.save(scratch + "/precise.npy", precise(x).numpy())

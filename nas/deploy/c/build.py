@@ -89,7 +89,11 @@ def compiled(
 
     Raises NasError with the compiler's first error, or without a compiler.
     """
-    arguments = [compiler(flags.core), *flags.arguments, *(["-Wl,--gc-sections"] if link and flags.sections else ["-c"] if not link else [])]
+    arguments = [
+        compiler(flags.core),
+        *flags.arguments,
+        *(["-Wl,--gc-sections"] if link and flags.sections else ["-c"] if not link else []),
+    ]
     run([*arguments, *map(str, sources), "-o", str(output), *extra], "the C compiler refuses the network's code")
     return output
 

@@ -104,7 +104,9 @@ class _Lowering:
     def constant(self, tensor: int) -> Any:
         return self.graph.tensors[tensor].constant if tensor >= 0 else None
 
-    def emit(self, kind: Kind, inputs: Sequence[int], output: int, constants: Constants | None, **geometry: Any) -> None:
+    def emit(
+        self, kind: Kind, inputs: Sequence[int], output: int, constants: Constants | None, **geometry: Any
+    ) -> None:
         shape = geometry.pop("shape", None)
         reads = tuple(self.map_of(x) for x in inputs)
         self.ops.append(
@@ -134,7 +136,11 @@ class _Lowering:
             raise BadInput("the C library has no kernel for convolutions with dilation or two different strides")
         if before is None:
             same = op.options["padding"] == "SAME"
-            before = (_before(height, kernel[0], stride, out_h), _before(width, kernel[1], stride, out_w)) if same else (0, 0)
+            before = (
+                (_before(height, kernel[0], stride, out_h), _before(width, kernel[1], stride, out_w))
+                if same
+                else (0, 0)
+            )
         alone = op.kind == "DEPTHWISE_CONV_2D" and in_ch == 1
         groups = 1 if alone else in_ch if op.kind == "DEPTHWISE_CONV_2D" else in_ch // weights[3]
         plain = groups == 1 and kernel == (1, 1) and before == (0, 0)
@@ -196,7 +202,9 @@ class _Lowering:
         if self.quantized:
             x, y, out = (self.q(t).scale for t in (*op.inputs, op.output))
             common = 2 * max(x, y)
-            points = [arithmetic.fixed_point(s) for s in (x / common, y / common, common / (2**arithmetic.ADD_BITS * out))]
+            points = [
+                arithmetic.fixed_point(s) for s in (x / common, y / common, common / (2**arithmetic.ADD_BITS * out))
+            ]
             constants = Constants(
                 multiplier=tuple(m for m, _ in points), shift=tuple(s for _, s in points), act=self.act(op)
             )
@@ -214,7 +222,9 @@ class _Lowering:
             x, y = y, x
         shapes = [self.maps[self.map_of(t)].shape for t in (x, y)]
         if shapes[0] != shapes[1] and (shapes[1][:2] != (1, 1) or shapes[0][2] != shapes[1][2]):
-            raise BadInput(f"the C library multiplies maps of one shape or by one pixel, not {shapes[0]} by {shapes[1]}")
+            raise BadInput(
+                f"the C library multiplies maps of one shape or by one pixel, not {shapes[0]} by {shapes[1]}"
+            )
         constants = None
         if self.quantized:
             point = arithmetic.fixed_point(arithmetic.mul_scale(*(self.q(t).scale for t in (x, y, op.output))))

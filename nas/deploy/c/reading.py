@@ -41,7 +41,9 @@ def read(model: bytes) -> tuple[Graph, list[Quantized | None]]:
     for end in (subgraph.inputs[0], subgraph.outputs[0]):
         _check_int8(subgraph.tensors[end])
     ops = [_op(op, written.operatorCodes) for op in subgraph.operators]
-    graph = Graph(tensors=tuple(tensors), ops=tuple(ops), input=int(subgraph.inputs[0]), output=int(subgraph.outputs[0]))
+    graph = Graph(
+        tensors=tuple(tensors), ops=tuple(ops), input=int(subgraph.inputs[0]), output=int(subgraph.outputs[0])
+    )
     if graph.tensors[graph.input].shape[0] != 1:
         raise BadInput(f"C code takes one image at a time, this network {graph.tensors[graph.input].shape[0]}")
     return graph, [_quantized(t) for t in subgraph.tensors]
@@ -71,7 +73,9 @@ def _check_int8(tensor: Any) -> None:
     schema = tflite_schema()
     if tensor.type != schema.TensorType.INT8:
         names = {v: k for k, v in vars(schema.TensorType).items() if isinstance(v, int)}
-        raise BadInput(f"C code takes int8 networks, this one's input or output is {names.get(tensor.type, '?').lower()}")
+        raise BadInput(
+            f"C code takes int8 networks, this one's input or output is {names.get(tensor.type, '?').lower()}"
+        )
 
 
 def _op(op: Any, codes: Any) -> Op:
