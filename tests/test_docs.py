@@ -88,12 +88,16 @@ def test_the_examples_of_pretrained_starts_run(tmp_path, monkeypatch):
 OTHERS = {"--adb", "--quick", "--check"}  # of a kit's run.py and of the benchmarks
 
 
-@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README + DEVICES + PRETRAINED + MICROCONTROLLERS, re.M))
+@pytest.mark.parametrize(
+    "line", re.findall(r"^\.venv/bin/nas (.*)$", README + DEVICES + PRETRAINED + MICROCONTROLLERS, re.M)
+)
 def test_commands_in_the_documentation_parse(line):
     parser().parse_args(shlex.split(line))
 
 
-@pytest.mark.parametrize("flag", sorted(set(re.findall(r"`(--[a-z-]+)", README + DEVICES + PRETRAINED + MICROCONTROLLERS))))
+@pytest.mark.parametrize(
+    "flag", sorted(set(re.findall(r"`(--[a-z-]+)", README + DEVICES + PRETRAINED + MICROCONTROLLERS)))
+)
 def test_flags_in_the_documentation_exist(flag):
     (commands,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert any(flag in sub._option_string_actions for sub in commands.choices.values()) or flag in OTHERS
