@@ -19,7 +19,7 @@ from nas.deploy.c.plan import Plan, planned
 from nas.deploy.c.program import Map, Op, Program
 from nas.errors import BadInput
 
-KERNELS = ("nas_kernels.h", "kernels.c", "kernels_dsp.c")
+KERNELS = ("nas_kernels.h", "kernels.c", "kernels_dsp.h", "kernels_dsp.c", "kernels_dsp_depthwise.c")
 """Sources that every network needs beside its own."""
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 _-+=.,:;()<>@#")
 _WIDE = 110  # characters of a line of numbers
