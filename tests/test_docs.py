@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 DEVICES = (ROOT / "docs/devices.md").read_text()
 PRETRAINED = (ROOT / "docs/pretrained.md").read_text()
+MICRO = (ROOT / "docs/microcontrollers.md").read_text()
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
@@ -87,12 +88,12 @@ def test_the_examples_of_pretrained_starts_run(tmp_path, monkeypatch):
 OTHERS = {"--adb", "--quick", "--check"}  # of a kit's run.py and of the benchmarks
 
 
-@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README + DEVICES + PRETRAINED, re.M))
+@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README + DEVICES + PRETRAINED + MICRO, re.M))
 def test_commands_in_the_documentation_parse(line):
     parser().parse_args(shlex.split(line))
 
 
-@pytest.mark.parametrize("flag", sorted(set(re.findall(r"`(--[a-z-]+)", README + DEVICES + PRETRAINED))))
+@pytest.mark.parametrize("flag", sorted(set(re.findall(r"`(--[a-z-]+)", README + DEVICES + PRETRAINED + MICRO))))
 def test_flags_in_the_documentation_exist(flag):
     (commands,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
     assert any(flag in sub._option_string_actions for sub in commands.choices.values()) or flag in OTHERS
