@@ -19,6 +19,7 @@ from nas.space import SearchSpace
 from search_spaces.efficientnet import EfficientNet
 from search_spaces.efficientnet_v2 import EfficientNetV2
 from search_spaces.fbnet import FBNet
+from search_spaces.mcu import Mcu
 from search_spaces.mobilenet_v2 import MobileNetV2
 from search_spaces.mobilenet_v3 import MobileNetV3
 from search_spaces.nasbench201 import NasBench201
@@ -29,6 +30,7 @@ __all__ = [
     "EfficientNet",
     "EfficientNetV2",
     "FBNet",
+    "Mcu",
     "MobileNetV2",
     "MobileNetV3",
     "NasBench201",

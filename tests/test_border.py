@@ -11,6 +11,7 @@ import argparse
 import collections.abc
 import contextlib
 import errno
+import functools
 import inspect
 import json
 import logging
@@ -36,6 +37,7 @@ from msgspec import Meta
 import nas
 import search_spaces
 from nas.checks import Batch, Bytes, Count, FilePath, Positive, Seed, Share, Text, check, checked, described, parsed
+from nas.cli import app
 from nas.errors import BadInput, NasError
 from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
 from nas.on_device.results import kit_id
@@ -564,6 +566,8 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
 
 
 COMMANDS = _commands()
+PARSER = functools.cache(app.parser)
+"""Made once for each command, not for each of 1,300 values."""
 
 
 def _flags() -> list[tuple[str, str]]:
@@ -701,6 +705,7 @@ def _with(command: str, action: argparse.Action, value: str) -> list[str]:
 @pytest.fixture
 def at_work(ready, before_work, monkeypatch) -> Path:
     monkeypatch.chdir(ready)
+    monkeypatch.setattr("nas.cli.app.parser", PARSER)
     return ready
 
 

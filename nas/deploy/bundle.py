@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +28,7 @@ from nas.data.image_files import fitted, square_pixels
 from nas.deploy.parity import Shape, input_shape_of
 from nas.deploy.torch_source import generate
 from nas.errors import BadInput, NasError
-from nas.files import first_line, folder_of
+from nas.files import first_line, replacing_folder
 
 __all__ = ["MARKER", "TOLERANCE", "export_bundle", "generate"]
 
@@ -56,32 +54,19 @@ def export_bundle(
     or its outputs differ from the network's; BadInput when ``path`` exists and is not a bundle or cannot be written,
     when classes or preprocessing do not fit the network, or when it uses an operation that the generator does not know.
     """
-    path = folder_of(path, "bundle")
-    place = path.resolve()  # a link to a bundle stays a link
-    if place.exists() and not (place / MARKER).is_file():
-        raise BadInput(f"{path} exists and is not a bundle; choose another path")
-    shape = input_shape_of(network, input_shape)
-    plain = copy.deepcopy(network).cpu().double().eval()
-    images = _pictures(shape)
-    with torch.no_grad():
-        expected = plain(torch.from_numpy(images)).numpy()
-    if not np.isfinite(expected).all():
-        raise NasError("the network's outputs are not finite, so no bundle of it can be checked")
-    _check_fit(expected.shape, shape, classes, preprocessing)
-    source, exact = generate(plain)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{place.name[:40]}-", dir=place.parent))
-        try:
-            _write(folder, source, exact, classes, preprocessing)
-            _describe(folder, shape, len(classes), _verify(folder, exact, images, expected))
-            _put(folder, place)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
-    return path
+    with replacing_folder(path, "bundle", MARKER) as folder:
+        shape = input_shape_of(network, input_shape)
+        plain = copy.deepcopy(network).cpu().double().eval()
+        images = _pictures(shape)
+        with torch.no_grad():
+            expected = plain(torch.from_numpy(images)).numpy()
+        if not np.isfinite(expected).all():
+            raise NasError("the network's outputs are not finite, so no bundle of it can be checked")
+        _check_fit(expected.shape, shape, classes, preprocessing)
+        source, exact = generate(plain)
+        _write(folder, source, exact, classes, preprocessing)
+        _describe(folder, shape, len(classes), _verify(folder, exact, images, expected))
+    return Path(path)
 
 
 def _write(
@@ -110,7 +95,6 @@ def _describe(folder: Path, shape: Sequence[int], classes: int, differences: Map
     }
     (folder / "README.md").write_text(_README.format(shape=tuple(shape), **made))
     (folder / MARKER).write_text(json.dumps(made | {"torch": torch.__version__}, indent=2) + "\n")
-    folder.chmod(0o755)  # mkdtemp's is private
 
 
 def _check_fit(
@@ -174,21 +158,6 @@ def _verify(
     if not worst <= TOLERANCE:
         raise NasError(f"the bundle's outputs differ from the network's by {worst:.1e} (allowed {TOLERANCE:.0e})")
     return differences
-
-
-def _put(folder: Path, place: Path) -> None:
-    """Give ``folder`` its name; an older bundle there goes only once the new one is in place."""
-    if not place.exists():
-        os.replace(folder, place)
-        return
-    old = folder.with_name(folder.name + "-old")
-    os.replace(place, old)
-    try:
-        os.replace(folder, place)
-    except BaseException:
-        os.replace(old, place)
-        raise
-    shutil.rmtree(old)
 
 
 _PREDICT = '''"""Classify image files: python predict.py image.png ..."""
