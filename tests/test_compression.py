@@ -28,7 +28,6 @@ from nas.data.inputs import batches
 from nas.deploy.to_onnx import weight_limit
 from nas.errors import BadInput, NasError
 from nas.modules import Network
-from nas.supernet import train_supernet
 from nas.supernet.training import calibrated
 from nas.training import network as network_training
 from nas.training.evaluate import validation_accuracy
@@ -42,12 +41,6 @@ def weights(model):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-@pytest.fixture(scope="module")
-def trained(tiny, few_digits, tmp_path_factory):
-    recipe = Recipe(epochs=25, batch_size=32)
-    return train_supernet(tiny, few_digits, recipe=recipe, run_dir=tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture

@@ -41,12 +41,6 @@ def same(a, b):
     return all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.fixture(scope="module")
-def trained(tiny, few_digits, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    return train_supernet(tiny, few_digits, epochs=40, run_dir=folder, recipe=Recipe(epochs=40, batch_size=32))
-
-
 def test_the_supernet_learns_at_every_size(tiny, few_digits, trained):
     for arch in (trained.largest, trained.smallest, *tiny.sample(2, np.random.default_rng(0))):
         assert subnet_accuracy(trained, arch, few_digits) > 0.5
