@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def test_compare_agrees_with_scipy(capsys):
     shown = capsys.readouterr().out
     assert f"{result.networks.kendall_tau:.3f}" in shown
     assert f"{result.blocks.kendall_tau:.3f}" in shown
+    assert re.search(r"apart +raspi4 ms +gold-6240 ms +block", shown)  # which number is whose
 
 
 def test_validate_fails_on_an_edited_table_only(tmp_path, capsys):

@@ -19,14 +19,14 @@ from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.space import Archs, Floats, SearchSpace
 from nas.tables.shipped import SHIPPED
-from nas.tables.whole import read_about
+from nas.tables.whole import WHOLE, read_about
 
 NASBENCH201 = SHIPPED / "nasbench201.csv.gz"
 """The table that comes with this project's sources: CIFAR-100 accuracy and latencies on 21 devices."""
 
 
 @checked
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TabularBenchmark:
     """Published measurements of every architecture of a small space, such as NAS-Bench-201; ``load`` reads one.
 
@@ -40,14 +40,19 @@ class TabularBenchmark:
     about: Mapping[str, Any]
     fingerprint: str
 
+    def __repr__(self) -> str:
+        return f"TabularBenchmark({self.space.name}: {self.space.size:,} architectures, {len(self.devices)} devices)"
+
     @staticmethod
     @checked
     def load(space: SearchSpace, path: FilePath) -> TabularBenchmark:
-        """Read ``<name>.csv.gz`` (a column per gene with the choices' values, then the metrics) and ``<name>.json``.
+        """Read ``<name>.csv.gz``, or by its name one that ships such as "nasbench201" (a column per gene with the choices' values, then the metrics) and ``<name>.json``.
 
         Raises BadInput when a file is missing or damaged, or does not have every architecture of ``space`` once.
         """
         path = Path(path)
+        if path.name == str(path) and not path.is_file():
+            path = SHIPPED / (path.name.removesuffix(WHOLE) + WHOLE)
         try:
             raw = path.read_bytes()
             frame = pd.read_csv(io.BytesIO(gzip.decompress(raw)), keep_default_na=False)

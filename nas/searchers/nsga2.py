@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import numpy as np
@@ -10,22 +11,25 @@ from numpy.typing import NDArray
 
 from nas.checks import Count, Probability, Seed, checked
 from nas.pareto import crowding_by_front, rank
-from nas.searchers.seen import LAST, NeverTwice, Results, Seen
+from nas.searchers.seen import LAST, NeverTwice, Results, Seen, even
 from nas.space import Archs, Floats, SearchSpace, is_ordered
 
 _GENTLE = 5  # rounds of proposals with the usual mutation; what still finds nothing new mutates harder and harder
 _SPARE = 4  # proposals more than wanted: some will be known, and another round costs more
 _AMPLE = 1.2
+_FEWEST = 16  # members of a population that nobody has set, until so many squared have been evaluated
 _STEPS = 0.8  # share of a numeric gene's mutations that step up or down instead of jumping anywhere
 
 
 class NSGA2(NeverTwice):
     """Non-dominated sorting, crowding distance, constrained domination; uniform crossover and mutation.
 
-    ``crossover``: share of children with two parents. Uniform crossover alone gives new networks, so a share
-    ``mutated`` of these children is mutated as well; children of one parent always are. ``mutation``: probability per
-    active gene (default 1/genes; at least one changes). Genes whose values are numbers in order mostly step to values
-    nearby. No network is proposed twice.
+    ``population``: members; by default the square root of the number of results, at least 16, which serves a hundred
+    evaluations as well as a hundred thousand. The first generation is random but for the even networks (``seen.even``).
+    ``crossover``: share of children with two parents. Uniform crossover alone gives new networks, so a share ``mutated``
+    of these children is mutated as well; children of one parent always are. ``mutation``: probability per active gene
+    (default 1/genes; at least one changes). Genes whose values are numbers in order mostly step to values nearby. No
+    network is proposed twice.
     """
 
     @checked
@@ -34,7 +38,7 @@ class NSGA2(NeverTwice):
         space: SearchSpace,
         *,
         seed: Seed = 0,
-        population: Annotated[int, Meta(ge=4, le=100_000)] = 64,
+        population: Annotated[int, Meta(ge=4, le=100_000)] | None = None,
         crossover: Probability = 0.9,
         mutated: Probability = 0.1,
         mutation: Probability | None = None,
@@ -61,13 +65,16 @@ class NSGA2(NeverTwice):
         chosen: list[Archs] = []
         missing = n
         for attempt in range(LAST + 1):
-            first_generation = self._asked < self.population or len(self._alive) < 2
+            first_generation = self._asked < self._members or len(self._alive) < 2
             # the last round draws at random: a converged population must not end a search with networks left
             at_random = first_generation or attempt == LAST
             wanted = missing if at_random else int(_AMPLE * missing / self._fresh) + _SPARE
-            proposals = (
-                self.space.sample(wanted, self._rng) if at_random else self._children(wanted, 1 + attempt // _GENTLE)
-            )
+            if not at_random:
+                proposals = self._children(wanted, 1 + attempt // _GENTLE)
+            elif self._asked or attempt:
+                proposals = self.space.sample(wanted, self._rng)
+            else:
+                proposals = np.vstack([even(self.space), self.space.sample(wanted, self._rng)])
             new = self._seen.take(proposals, missing)
             looked_at = new[-1] + 1 if new and len(new) == missing else len(proposals)
             chosen.append(proposals.take(new, axis=0))
@@ -80,7 +87,7 @@ class NSGA2(NeverTwice):
 
     @checked
     def tell(self, archs: Archs, costs: Floats, violation: Floats) -> None:
-        """Take in results ``costs (n, k)``, ``violation (n,)`` and keep the best ``population`` of all.
+        """Take in results ``costs (n, k)``, ``violation (n,)`` and keep the best of all, a population.
 
         Rows whose costs are not finite survive only if they violate a constraint (then costs do not count).
         """
@@ -90,10 +97,14 @@ class NSGA2(NeverTwice):
         if new := self._completed.take(told.archs, len(told)):
             self._survive(self._alive.plus(told if len(new) == len(told) else told.take(new)))
 
+    @property
+    def _members(self) -> int:
+        return self.population or max(_FEWEST, math.isqrt(len(self._completed)))
+
     def _survive(self, everyone: Results) -> None:
         ranks = constrained_rank(everyone.costs, everyone.violation)
         isolation = self._isolation(everyone.costs, ranks)
-        keep = np.lexsort((-isolation, ranks))[: self.population]
+        keep = np.lexsort((-isolation, ranks))[: self._members]
         self._alive = everyone.take(keep)
         ranks, isolation = ranks[keep], isolation[keep]
         self._place = np.zeros(len(keep), dtype=np.int64)

@@ -24,11 +24,11 @@ class NSGA3(NSGA2):
         preference = np.zeros(len(costs))
         if not finite.any():
             return preference
-        directions = reference_directions(costs.shape[1], self.population)
+        directions = reference_directions(costs.shape[1], self._members)
         rows = np.flatnonzero(finite)
         rows = rows[np.argsort(ranks[rows], kind="stable")]
         # the fronts that fit whole, and the one that fits in part: only those decide
-        last = ranks[rows][min(self.population, len(rows)) - 1]
+        last = ranks[rows][min(self._members, len(rows)) - 1]
         rows = rows[ranks[rows] <= last]
         front = ranks[rows] == last
         nearest, distance = _associated(_normalised(costs[rows]), directions)

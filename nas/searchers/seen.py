@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from nas.checks import Seed, checked
 from nas.searchers.searcher import text_of
@@ -14,6 +15,18 @@ from nas.space import Archs, Floats, SearchSpace, keys
 
 LAST = 19
 """The last round of ``fill``, counted from 0: the moment to draw at random."""
+
+
+_EVEN = 5
+
+
+def even(space: SearchSpace) -> Archs:
+    """The networks whose genes are all equally far along their values, first to last, up to five, ``(n, genes)``.
+
+    Where values rise, they are the smallest network, the largest and some between: a search begins with them.
+    """
+    share = np.linspace(0, 1, min(_EVEN, int(space.sizes.max())))
+    return space.canonical(np.rint(share[:, None] * (space.sizes - 1)).astype(np.uint8))
 
 
 class Seen:
@@ -28,6 +41,10 @@ class Seen:
     def add(self, archs: Archs) -> None:
         """Count ``archs (n, genes)`` as seen."""
         self._keys.update(keys(archs))
+
+    def known(self, archs: Archs) -> NDArray[np.bool_]:
+        """Which rows of ``archs (n, genes)`` are counted, ``(n,)``."""
+        return np.array([key in self._keys for key in keys(archs)], dtype=bool)
 
     def take(self, archs: Archs, most: int) -> list[int]:
         """The first ``most`` rows of ``archs (n, genes)`` that are new, each network once; they are seen from now on."""
