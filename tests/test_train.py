@@ -279,6 +279,13 @@ def test_the_sandwich_is_largest_on_labels_smallest_and_randoms_on_its_answers(t
     assert_same_gradients(gradients(supernet), gradients(twin))
 
 
+def test_a_sandwich_has_0_to_64_random_subnets():
+    assert [Sandwich(randoms=n).randoms for n in (0, 64)] == [0, 64]
+    for wrong in (-1, 65):
+        with pytest.raises(BadInput, match="randoms is a whole number from 0 to 64"):
+            Sandwich(randoms=wrong)
+
+
 def test_a_single_path_is_one_random_subnet_on_the_labels(tiny, batch):
     images, labels = batch
     supernet, twin = (randomise(nas.Supernet(tiny, seed=1)).train() for _ in range(2))
