@@ -23,14 +23,11 @@ from nas.blocks import Head, InvertedResidual, Stem
 from nas.checks import hints_of
 from nas.cli import fit, measure
 from nas.cli.app import parser
-<<<<<<< HEAD
 from nas.cli.flags import given
 from nas.cli.names import SPACE
 from nas.tables.names import table_stem
 from nas.tables.table import LatencyTable
-=======
 from search_spaces import MobileNetV3
->>>>>>> wt-s
 
 ROOT = Path(__file__).parents[1]
 PAGES = {p.name: p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -76,15 +73,8 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs/api/front.png").exists()
 
 
-<<<<<<< HEAD
-def test_the_sweep_example_runs_as_it_stands(tmp_path, monkeypatch):
+def test_the_sweep_example_runs_as_it_stands(tmp_path, monkeypatch, ray_of_two):
     (code,) = re.findall(r"```python\n(.*?)```", TEXTS["searching.md"], re.S)
-=======
-def test_the_sweep_example_runs(tmp_path, monkeypatch, ray_of_two):
-    code = next(c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "nas.sweep(" in c)
-    assert '"latency_tables/' in code
-    code = code.replace('"latency_tables/', f'"{ROOT}/latency_tables/').replace("budget=60", "budget=20")
->>>>>>> wt-s
     monkeypatch.chdir(tmp_path)
     scope: dict = {"__name__": "__main__"}
     exec(code, scope)
