@@ -71,7 +71,7 @@ def test_bundles_of_every_family_answer_as_the_network(family, tmp_path):
     for file in folder.glob("*.py"):
         assert max(len(line) for line in file.read_text().splitlines()) <= 120
     source = (folder / "model.py").read_text()
-    assert set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)) == {"torch"}
+    assert set(re.findall(r"^(?:import|from) (\w+)", source, re.MULTILINE)) == {"pathlib", "torch"}
     x = torch.randn(5, *network.input_shape)
     with torch.no_grad():
         expected = network(x).numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,8 @@ def print_rows(rows: Sequence[Row], *, indent: int = 0) -> None:
 
 def print_table(stem: Path, table: LatencyTable) -> None:
     """What a latency table is of, and how well it predicts."""
+    import search_spaces
+
     v, d = table.validation, table.device
     checked = (
         f"on {v.networks} other networks: Kendall tau {v.kendall_tau:.3f}, mean error {v.mape:.1%}, "
@@ -55,6 +58,9 @@ def print_table(stem: Path, table: LatencyTable) -> None:
     made_with = f"{d.chip}, {d.runtime} {d.version}, {d.precision}, batch {d.batch}, {d.threads} thread(s)"
     print(f"{stem}: {table.kind} {table.date}, {made_with}")
     print(f"  {len(table.rows)} blocks of {table.space.get('name', '-')}; {checked}")
+    known = [n for n in search_spaces.names() if n.replace(".", "_") == table.space.get("name")]
+    more = [*(f"--space {name}" for name in known), *([] if v else ["--unvalidated-table"])]
+    print("  search for it: " + " ".join(["nas quickstart --table", shlex.quote(str(stem)), *more]))
 
 
 def print_final(final: pd.DataFrame, failures: Sequence[Failure], test_images: int) -> None:

@@ -19,7 +19,7 @@ from nas.deploy.c.plan import Plan, planned
 from nas.deploy.c.program import Map, Op, Program
 from nas.errors import BadInput
 
-KERNELS = ("nas_kernels.h", "kernels.c", "kernels_dsp.c")
+KERNELS = ("nas_kernels.h", "kernels.c", "kernels_dsp.h", "kernels_dsp.c", "kernels_dsp_depthwise.c")
 """Sources that every network needs beside its own."""
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 _-+=.,:;()<>@#")
 _WIDE = 110  # characters of a line of numbers
@@ -57,7 +57,7 @@ def text_of(file: str) -> str:
 def header(
     program: Program, plan: Plan, name: str, classes: Sequence[str] = (), pixels: NDArray[np.int8] | None = None
 ) -> str:
-    """``model.h``; arguments as ``write_sources`` has them."""
+    """``model.h``; arguments as ``write_sources`` has them, ``pixels (channels, 256)`` too."""
     into, out, big = program.maps[program.input], program.maps[program.output], name.upper()
     lines = [
         f"#ifndef {big}_H\n#define {big}_H\n\n#include <stdint.h>\n",
@@ -83,7 +83,7 @@ def header(
 def source(
     program: Program, plan: Plan, name: str, classes: Sequence[str] = (), pixels: NDArray[np.int8] | None = None
 ) -> str:
-    """``model.c``; arguments as ``write_sources`` has them."""
+    """``model.c``; arguments as ``write_sources`` has them, ``pixels (channels, 256)`` too."""
     into, out = (f"arena.bytes + {plan.offsets[m]}" for m in (program.input, program.output))
     parts = [f'#include "{name}.h"\n\n#include <string.h>\n\n#include "nas_kernels.h"\n']
     parts.append("#ifndef NAS_STEP\n#define NAS_STEP(i)\n#endif\n")

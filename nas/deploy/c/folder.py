@@ -70,7 +70,10 @@ def export_c(
 
 
 def pixel_table(into: Map, preprocessing: Mapping[str, Any]) -> NDArray[np.int8]:
-    """``(channels, 256)``: the int8 input for every byte of an image, as training normalised it."""
+    """``(channels, 256)``: the int8 input for every byte of an image, as training normalised it.
+
+    Raises BadInput for a mean or deviation of another number of channels.
+    """
     mean, std = (np.array(preprocessing[key], np.float32)[:, None] for key in ("mean", "std"))
     if len(mean) != into.shape[2] or len(std) != into.shape[2]:
         raise BadInput(f"preprocessing is for {len(mean)} channel(s), the network takes {into.shape[2]}")
