@@ -22,8 +22,10 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -32,8 +34,18 @@ from sources import SHARED
 
 import nas
 import search_spaces
+from nas import deploy
+from nas.compression.step import Context
+from nas.data.inputs import batches
+from nas.deploy.c import firmware
+from nas.deploy.c.build import host_outputs
+from nas.deploy.c.program import of_model
+from nas.deploy.litert_file import quantized, to_integers
+from nas.deploy.parity import calibration_of
+from nas.deploy.to_litert import channels_last, litert_model
 from nas.files import write_text
 from nas.objectives.proxies import proxy
+from nas.runtimes.cortex_m import CortexM
 from nas.space import Archs
 from nas.training.evaluate import accuracy, validation_accuracy
 
@@ -44,7 +56,10 @@ KB = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much of everything. ``scored``: networks that the score is asked about. ``tried``: trained for an epoch."""
+    """How much of everything. ``scored``: networks that the score is asked about. ``tried``: trained for an epoch.
+
+    ``emulated``: test images that go through the firmware; the others go through the same C code on this machine.
+    """
 
     train: int = 4000
     val: int = 1000
@@ -55,6 +70,8 @@ class Scale:
     scored: int = 96
     tried: int = 3
     epochs: int = 6
+    qat_epochs: int = 1
+    emulated: int = 200
     batch_size: int = 64
     lr: float = 0.1
 
@@ -88,9 +105,16 @@ class Study:
     def run(self) -> None:
         """Everything that is not there yet."""
         for method, candidates in (("searched", self.searched()), ("mobilenet_v2", self.baselines())):
-            path = self.folder / f"{method}.json"
-            if not path.exists():
-                write_text(path, json.dumps(self.trained(method, candidates)))
+            self.keep(method, partial(self.trained, method, candidates))
+            self.keep(f"{method}_board", partial(self.on_board, method))
+
+    def keep(self, name: str, make: Callable[[], dict[str, object]]) -> None:
+        """``<name>.json``, made once."""
+        path = self.folder / f"{name}.json"
+        if not path.exists():
+            record = json.dumps(make())
+            print(record, flush=True)
+            write_text(path, record)
 
     def searched(self) -> dict[str, Archs]:
         """The networks within the limits that score best, by a name."""
@@ -132,9 +156,41 @@ class Study:
             "val_fp32": validation_accuracy(network, self.data),
             "test_fp32": accuracy(network, self.data.test, self.data),
         }
-        record |= {cost.name: float(cost(candidates[best][None])[0]) for cost in self.costs}
-        print(json.dumps(record), flush=True)
-        return record
+        return record | {cost.name: float(cost(candidates[best][None])[0]) for cost in self.costs}
+
+    def on_board(self, method: str) -> dict[str, object]:
+        """The trained network in int8, as a folder of C and as firmware on an emulated Cortex-M4; what is known of that."""
+        record = json.loads((self.folder / f"{method}.json").read_text())
+        network = self.fit(np.array(record["arch"], dtype=np.uint8), self.scale.epochs, method)
+        context = Context(data=self.data, seed=self.seed, progress=False)
+        int8 = nas.Quantize(qat_epochs=self.scale.qat_epochs, max_loss=-1.0).apply(network, context)
+        folder = deploy.named("c").export(int8.network, self.folder / f"{method}_c", self.data)
+        images = calibration_of(int8.network, self.data)
+        program = of_model(quantized(litert_model(int8.network, int8.input_shape), channels_last(images)))
+        into, out = program.maps[program.input], program.maps[program.output]
+        details = {"dtype": np.int8, "quantization": (into.scale, into.zero)}
+        x = np.concatenate([channels_last(b.numpy()) for b in batches(self.data.test, self.data, into.shape[0])])
+        pixels, labels = to_integers(x, details), self.data.test.labels
+        outputs = host_outputs(folder, pixels)
+        core = CortexM(core="cortex-m4")
+        some = np.random.default_rng(0).permutation(len(pixels))[: self.scale.emulated]
+        ran = core.run(program, pixels[some])
+        with tempfile.TemporaryDirectory() as temporary:
+            sizes = firmware.network(Path(temporary), program, core.flags).sizes
+        return {
+            "seed": self.seed,
+            "method": method,
+            "how": int8.how,
+            "val_int8": validation_accuracy(int8, self.data),
+            "test_c": float((outputs.argmax(1) == labels).mean()),
+            "emulated": len(some),
+            "emulated_accuracy": float((ran.outputs.argmax(1) == labels[some]).mean()),
+            "emulated_equal": bool((ran.outputs.reshape(len(some), out.bytes) == outputs[some]).all()),
+            "instructions": int(np.median(ran.counts)),
+            "ram": sizes.ram,
+            "flash": sizes.flash,
+            "fits": sizes.ram <= self.scale.sram and sizes.flash <= self.scale.flash,
+        }
 
     def short(self, name: str, arch: Archs) -> float:
         """Validation accuracy after one epoch."""

@@ -80,7 +80,7 @@ def family(request: pytest.FixtureRequest) -> SearchSpace:
 
 @pytest.fixture(scope="session")
 def tiny() -> SearchSpace:
-    """A space small enough to enumerate: 96 networks, 13 or so blocks."""
+    """A space small enough to enumerate: 48 networks of 48 blocks."""
     stage = Stage(channels=16, stride=2, depths=(1, 2), kernels=(3, 5), expansions=(2,), acts=("relu", "hswish"))
     family = Family(resolutions=(8, 16), widths=(1.0, 2.0), stem=8, hidden=16, squeeze=lambda before, mid: 8)
     return build_space("tiny", family, [stage], classes=10, in_channels=1)

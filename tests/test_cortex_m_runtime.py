@@ -16,9 +16,11 @@ from nas.deploy.c import build, emit, emulator, firmware, mlperf_tiny
 from nas.deploy.c.program import filled, of_blocks
 from nas.errors import BadInput, NasError
 from nas.measuring.campaign import measure
+from nas.measuring.counted import counted_board_table, held_out
 from nas.modules import Network, build as module_of
 from nas.runtimes import CortexM, made
 from nas.space import Choice, SearchSpace, Slot
+from nas.tables.fit.boards import board_table, find
 
 pytestmark = pytest.mark.skipif(
     not (shutil.which("arm-none-eabi-gcc") and shutil.which("qemu-system-arm")),
@@ -179,3 +181,35 @@ def test_a_network_too_large_for_the_machine_fails_alone(tmp_path):
     with pytest.raises(RuntimeError, match="overflowed by") as caught:
         CortexM().count([of_blocks([large])])
     assert not isinstance(caught.value, NasError)
+
+
+def test_a_left_out_network_is_predicted_from_the_others_alone():
+    board = find("NUCLEO-L4R5ZI/Bosch HALE")
+    instructions = dict(zip(board.networks, board.measured * 1e5, strict=True))
+    exact = held_out(board, instructions)
+    assert exact.counted == pytest.approx(board.measured)  # as many instructions as time: nothing to be wrong about
+    last = list(instructions)[-1]
+    off = held_out(board, instructions | {last: 2 * instructions[last]})
+    assert off.counted[-1] == pytest.approx(2 * board.measured[-1])
+    assert off.counted[:-1] == pytest.approx(board.measured[:-1] * 0.5 ** (1 / 3))
+    assert off.both == pytest.approx((off.counted + board.never_seen) / 2)
+
+
+def test_a_board_table_follows_the_instructions_of_blocks_and_says_its_error(counted):
+    space = SearchSpace(
+        "one",
+        [Choice("act", ("relu6",))],
+        [
+            Slot("stem", ("act",), lambda act: BLOCKS[0]),
+            *(Slot(f"s{i}", (), lambda i=i: BLOCKS[i]) for i in range(1, len(BLOCKS))),
+        ],
+    )
+    table = counted_board_table("NUCLEO-L4R5ZI/Bosch HALE", space)
+    by_macs = board_table("NUCLEO-L4R5ZI/Bosch HALE", space)
+    assert (table.kind, table.device) == ("fitted", by_macs.device)
+    own = 2 * table.rows["latency_ms"].to_numpy() - by_macs.rows["latency_ms"].to_numpy()
+    instructions = np.array([c.cycles[0] for c in counted[:-1]])
+    assert own / instructions * 120e3 == pytest.approx(table.notes["cycles_per_instruction"], rel=2e-3)
+    assert 1 < table.notes["cycles_per_instruction"] < 2  # of a Cortex-M4 with flash that makes it wait
+    assert table.validation.networks == 4
+    assert table.validation.mape == table.notes["left_out_error"]["both"] < 0.1

@@ -313,7 +313,9 @@ def test_a_bundle_predicts_by_itself_as_the_framework_does(tmp_path):
     }
 
 
-def test_only_bundles_are_replaced(tmp_path):
+def test_only_bundles_are_replaced(tmp_path, monkeypatch):
+    differences = {"largest_relative_difference": 0.0, "source_relative_difference": 0.0}
+    monkeypatch.setattr("nas.deploy.bundle._verify", lambda *_: differences)  # which takes seconds
     arguments = {"classes": list("abcd"), "preprocessing": PREPROCESSING}
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import pydoc
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_run
+from conftest import some_digits
 from PIL import Image
 
 import nas
@@ -24,6 +27,7 @@ from nas.cli.flags import given
 from nas.cli.names import SPACE
 from nas.tables.names import table_stem
 from nas.tables.table import LatencyTable
+from search_spaces import MobileNetV3
 
 ROOT = Path(__file__).parents[1]
 PAGES = {p.name: p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
@@ -42,10 +46,15 @@ COMMANDS = [(name, line) for name, text in TEXTS.items() for line in commands(te
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
-    """As it stands, but on a smaller space, with fewer epochs and evaluations, and limits that any machine meets."""
+    """As it stands, but on a smaller space and fewer images, with fewer epochs, evaluations and timed networks, and
+    limits that any machine meets."""
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    monkeypatch.setattr(nas, "load_digits", some_digits, raising=False)
+    monkeypatch.setattr(nas, "measure", functools.partial(nas.measure, calibrate=12, validate=8), raising=False)
+    monkeypatch.setattr(
+        MobileNetV3, "digits", lambda made=MobileNetV3.digits, **given: small_run.space() if made(**given) else None
+    )
     smaller = {
-        "from search_spaces import MobileNetV3": "from search_spaces import EfficientNet as MobileNetV3",
         "epochs=50": "epochs=3",
         "budget=300": "budget=20",
         "<= 0.04": "<= 4.0",
@@ -64,7 +73,7 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs/api/front.png").exists()
 
 
-def test_the_sweep_example_runs_as_it_stands(tmp_path, monkeypatch):
+def test_the_sweep_example_runs_as_it_stands(tmp_path, monkeypatch, ray_of_two):
     (code,) = re.findall(r"```python\n(.*?)```", TEXTS["searching.md"], re.S)
     monkeypatch.chdir(tmp_path)
     scope: dict = {"__name__": "__main__"}

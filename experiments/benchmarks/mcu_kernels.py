@@ -44,6 +44,7 @@ def measure(quick: bool) -> Measured:
     dsp, portable = (_instructions(programs, Flags(core=CORE, portable=p)) for p in (False, True))
     rows = pd.DataFrame(
         {
+            "device": CortexM(core=CORE).device.version,
             "kind": ["searched"] * len(searched) + ["layer"] * len(loops) + ["MLPerf Tiny"] * len(tiny),
             "network": [*searched, *loops, *tiny],
             "macs": [firmware.macs(program) for program in programs],

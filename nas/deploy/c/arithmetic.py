@@ -46,7 +46,7 @@ def scaled(a: Ints, multiplier: int, shift: int) -> Ints:
 
 def act_range(fused: str, scale: float, zero: int) -> tuple[int, int]:
     """The int8 values between which the activation ``fused``, named as in LiteRT's schema, keeps an output."""
-    least, most = (None if x is None else zero + _round(x / np.float32(scale)) for x in _FUSED[fused])
+    least, most = (None if x is None else zero + _round(float(x / np.float32(scale))) for x in _FUSED[fused])
     return max(-128, -128 if least is None else least), min(127, 127 if most is None else most)
 
 

@@ -19,7 +19,7 @@ from nas.deploy.c.plan import Plan, planned
 from nas.deploy.c.program import Map, Op, Program
 from nas.errors import BadInput
 
-KERNELS = ("nas_kernels.h", "kernels.c", "kernels_dsp.c")
+KERNELS = ("nas_kernels.h", "kernels.c", "kernels_dsp.h", "kernels_dsp.c", "kernels_dsp_depthwise.c")
 """Sources that every network needs beside its own."""
 _PLAIN = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789 _-+=.,:;()<>@#")
 _WIDE = 110  # characters of a line of numbers
@@ -57,7 +57,7 @@ def text_of(file: str) -> str:
 def header(
     program: Program, plan: Plan, name: str, classes: Sequence[str] = (), pixels: NDArray[np.int8] | None = None
 ) -> str:
-    """``model.h``; arguments as ``write_sources`` has them."""
+    """``model.h``; arguments as ``write_sources`` has them, ``pixels (channels, 256)`` too."""
     into, out, big = program.maps[program.input], program.maps[program.output], name.upper()
     lines = [
         f"#ifndef {big}_H\n#define {big}_H\n\n#include <stdint.h>\n",
@@ -83,14 +83,14 @@ def header(
 def source(
     program: Program, plan: Plan, name: str, classes: Sequence[str] = (), pixels: NDArray[np.int8] | None = None
 ) -> str:
-    """``model.c``; arguments as ``write_sources`` has them."""
+    """``model.c``; arguments as ``write_sources`` has them, ``pixels (channels, 256)`` too."""
     into, out = (f"arena.bytes + {plan.offsets[m]}" for m in (program.input, program.output))
     parts = [f'#include "{name}.h"\n\n#include <string.h>\n\n#include "nas_kernels.h"\n']
     parts.append("#ifndef NAS_STEP\n#define NAS_STEP(i)\n#endif\n")
     parts.append(f"static union {{\n    int8_t bytes[{plan.arena}];\n    uint32_t aligned;\n}} arena;\n")
     calls = []
     for i, op in enumerate(program.ops):
-        parts.append(_constants(program, op, i))
+        parts.append(constants(program, op, i))
         calls.append(f"    NAS_STEP({i});\n    {call(program, plan, op, i)};\n")
     parts.append(f"int8_t *{name}_input(void)\n{{\n    return {into};\n}}\n")
     parts.append(f"const int8_t *{name}_output(void)\n{{\n    return {out};\n}}\n")
@@ -126,18 +126,18 @@ def _described(name: str, seen: Map) -> list[str]:
     ]
 
 
-def _constants(program: Program, op: Op, i: int) -> str:
+def constants(program: Program, op: Op, i: int) -> str:
     """Arrays and the struct of one op."""
     c = op.constants
     assert c is not None, "a program of blocks alone has no constants; nas.deploy.c.program.filled gives it some"
     if op.kind == "lookup":
-        return _array("int8_t", f"table{i}", c.table)
+        return array("int8_t", f"table{i}", c.table)
     if op.kind in ("conv1x1", "conv", "depthwise", "fully_connected"):
         arrays = [
-            _array("int8_t", f"weights{i}", np.ravel(c.weights)),
-            _array("int32_t", f"bias{i}", c.bias),
-            _array("int32_t", f"multiplier{i}", c.multiplier),
-            _array("int8_t", f"shift{i}", c.shift),
+            array("int8_t", f"weights{i}", np.ravel(c.weights)),
+            array("int32_t", f"bias{i}", c.bias),
+            array("int32_t", f"multiplier{i}", c.multiplier),
+            array("int8_t", f"shift{i}", c.shift),
         ]
         return "".join(arrays) + struct("nas_conv_t", conv_fields(program, op, i), i)
     return struct(*plain_fields(program, op), i)
@@ -162,6 +162,7 @@ def plain_fields(program: Program, op: Op) -> tuple[str, dict[str, object]]:
     c = op.constants
     assert c is not None
     act = {"act_min": c.act[0], "act_max": c.act[1]}
+    fields: dict[str, object]
     match op.kind:
         case "mean":
             fields = {"pixels": x.pixels, "ch": x.shape[2], "in_zero": x.zero, "out_zero": out.zero}
@@ -198,7 +199,7 @@ def struct(kind: str, fields: dict[str, object], i: int) -> str:
     return f"static const {kind} op{i} = {{\n{inside}}};\n"
 
 
-def _array(kind: str, name: str, values: Iterable[int]) -> str:
+def array(kind: str, name: str, values: Iterable[int]) -> str:
     numbers = np.asarray(values).ravel().tolist()
     return f"static const {kind} {name}[{len(numbers)}] = {{\n{_numbers(numbers)}}};\n"
 

@@ -175,16 +175,16 @@ def _shared(layers: Sequence[tuple[Program, Op]]) -> list[str]:
     channels = max(program.maps[op.output].shape[-1] for program, op in layers)
     weights = max(math.prod(weights_shape(program, op)) for program, op in layers)
     return [
-        emit._array("int8_t", "weights", rng.integers(-127, 128, weights)),
-        emit._array("int32_t", "bias", rng.integers(-1000, 1000, channels)),
-        emit._array("int32_t", "multiplier", rng.integers(2**30, 2**31, channels)),
-        *(emit._array("int8_t", f"shift_{s}", [s] * channels) for s in sorted({_shift(op) for _, op in layers})),
+        emit.array("int8_t", "weights", rng.integers(-127, 128, weights)),
+        emit.array("int32_t", "bias", rng.integers(-1000, 1000, channels)),
+        emit.array("int32_t", "multiplier", rng.integers(2**30, 2**31, channels)),
+        *(emit.array("int8_t", f"shift_{s}", [s] * channels) for s in sorted({_shift(op) for _, op in layers})),
     ]
 
 
 def _constants(program: Program, op: Op, i: int) -> str:
     if not weights_shape(program, op):
-        return emit._constants(program, op, i)
+        return emit.constants(program, op, i)
     shared = {"weights": "weights", "bias": "bias", "multiplier": "multiplier", "shift": f"shift_{_shift(op)}"}
     return emit.struct("nas_conv_t", emit.conv_fields(program, op, i) | shared, i)
 

@@ -70,11 +70,15 @@ def export_c(
 
 
 def pixel_table(into: Map, preprocessing: Mapping[str, Any]) -> NDArray[np.int8]:
-    """``(channels, 256)``: the int8 input for every byte of an image, as training normalised it."""
+    """``(channels, 256)``: the int8 input for every byte of an image, as training normalised it.
+
+    Raises BadInput for a mean or deviation of another number of channels.
+    """
     mean, std = (np.array(preprocessing[key], np.float32)[:, None] for key in ("mean", "std"))
     if len(mean) != into.shape[2] or len(std) != into.shape[2]:
         raise BadInput(f"preprocessing is for {len(mean)} channel(s), the network takes {into.shape[2]}")
-    return to_integers((np.arange(256, dtype=np.float32) / 255 - mean) / std, _details(into))
+    levels = np.arange(256, dtype=np.float32) / np.float32(255)
+    return to_integers(((levels - mean) / std).astype(np.float32), _details(into))
 
 
 def _verified(
@@ -112,6 +116,6 @@ def _check_classes(program: Program, classes: Sequence[str]) -> None:
 def _copy(folder: Path, name: str) -> None:
     """What a folder has besides the network: its functions' names are the network's."""
     (folder / "example").mkdir()
-    for file in ("Makefile", "example/main.c"):
+    for file in ("Makefile", "example/main.c", "example/start.c", "example/board.ld"):
         own = text_of(file).replace("model", name).replace("MODEL", name.upper())
         (folder / file).write_text(own)

@@ -31,7 +31,7 @@ def lead(program: Program, op: Op) -> int | None:
 def scratch_bytes(program: Program, op: Op) -> int:
     """Bytes that a kernel needs besides its maps while it runs, apart from them; the same for every core.
 
-    What kernels_dsp.c widens to 16 bits: the inputs of two pixels (one of a fully connected layer), of a convolution with
+    What the kernels for DSP instructions widen to 16 bits: the inputs of two pixels (one of a fully connected layer), of a convolution with
     a window that window, too; of a depthwise one the rows of four channels that one step sees, and a channel's weights.
     """
     (height, width), shape = op.kernel, weights_shape(program, op)

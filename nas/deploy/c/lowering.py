@@ -91,7 +91,7 @@ class _Lowering:
                 raise BadInput(f"the C library takes maps of up to 65,535 rows, columns and channels, got {full}")
             scale, zero = (self.q(tensor).scale, self.q(tensor).zero) if self.quantized else (1.0, 0)
             self.numbers[tensor] = len(self.maps)
-            self.maps.append(Map(shape=three, scale=scale, zero=zero))  # type: ignore[arg-type]
+            self.maps.append(Map(shape=three, scale=scale, zero=zero))
         return self.numbers[tensor]
 
     def q(self, tensor: int) -> Quantized:

@@ -1,4 +1,4 @@
-/* The kernels in portable C99. Those under NAS_DSP have a form of their own in kernels_dsp.c. */
+/* The kernels in portable C99. Those under NAS_DSP have a form of their own in kernels_dsp*.c. */
 #include "nas_kernels.h"
 
 #include <string.h>

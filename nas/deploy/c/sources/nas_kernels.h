@@ -14,7 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* By Armv7E-M's and Armv8-M's DSP instructions (kernels_dsp.c): convolutions, fully connected layers, add and mul. */
+/* By Armv7E-M's and Armv8-M's DSP instructions (kernels_dsp*.c): convolutions, fully connected layers, add and mul. */
 #if defined(__ARM_FEATURE_DSP) && !defined(NAS_PORTABLE)
 #define NAS_DSP 1
 #else
