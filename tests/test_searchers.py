@@ -150,7 +150,16 @@ def test_names_are_those_of_the_files_and_a_new_file_is_enough(tmp_path, monkeyp
 
 @pytest.mark.parametrize(
     ("name", "evaluations"),
-    [("ppo", 100), ("reinforce", 100), ("nsga2", 400), ("nsga3", 400), ("evolution", 400), ("local_search", 400), ("guided", 100), ("optuna_tpe", 150)],
+    [
+        ("ppo", 100),
+        ("reinforce", 100),
+        ("nsga2", 400),
+        ("nsga3", 400),
+        ("evolution", 400),
+        ("local_search", 400),
+        ("guided", 100),
+        ("optuna_tpe", 150),
+    ],
 )
 def test_it_finds_more_than_luck_does(name, evaluations):
     def volume(make):
@@ -391,6 +400,17 @@ def test_guided_uses_what_is_known_of_cheap_objectives():
     with pytest.raises(BadInput, match="made for 2 objectives"):
         searcher.tell(searcher.ask(2), np.ones((2, 3)), np.zeros(2))
     assert search(SPACE, objectives, budget=30).values.shape == (30, 2)  # the default for expensive objectives
+
+
+def test_guided_begins_with_the_true_ends_of_what_it_knows_and_then_goes_by_its_seed():
+    quality = Objective(name="quality", fn=lambda a: costs(a)[:, 0], cheap=False)
+    first, other = (Guided(SPACE, [quality, MACS], seed=seed, candidates=100).ask(8) for seed in (0, 1))
+    assert MACS(first[:2]).tolist() == MACS(other[:2]).tolist() == [MACS.extremes.minimum, MACS.extremes.maximum]
+    table = Objective(name="table", fn=lambda a: a @ 3 ** np.arange(6.0), cheap=True)  # all of one small space, no ties
+    small = SearchSpace("small", [Choice(f"g{i}", ("a", "b", "c")) for i in range(6)], ())
+    one, two = (Guided(small, [quality, table], seed=seed).ask(8) for seed in (0, 1))
+    assert (one[:2] == two[:2]).all()
+    assert (one[2:] != two[2:]).any()
 
 
 def test_guided_reckons_with_what_is_under_way(tiny):
