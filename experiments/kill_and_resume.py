@@ -1,8 +1,8 @@
 """Trainings that are killed (SIGKILL) at random moments and started again: is the loss curve that of an unbroken one?
 
-``python experiments/kill_and_resume.py [--kills 10] [--workers 1 2]`` writes ``kill_and_resume.csv`` beside this file: a
-row for each kill, with the step that it hit and whether losses and weights are equal to the bit once the training has
-gone on to its end. Data are scikit-learn's digits, in memory.
+``python experiments/kill_and_resume.py [--kills 10] [--workers 1 2]`` writes ``results/kill_and_resume.csv``: a row for
+each kill, with the step that it hit and whether losses and weights are equal to the bit once the training has gone on to
+its end. Data are scikit-learn's digits, in memory and from the cache on disk (then in one process).
 """
 
 from __future__ import annotations
@@ -36,12 +36,26 @@ class Count:
             file.write(b".")
 
 
-def train(folder: Path, workers: int = 1, epochs: int = 6, images: int = 1000) -> tuple[list[float], str]:
+def digits(images: int, cache: Path | None) -> nas.ImageData:
+    """The first ``images`` of the training images, in memory or in a file in ``cache``."""
+    data = nas.load_digits()
+    data = dataclasses.replace(data, train=data.train.take(np.arange(images)))
+    if cache is None:
+        return data
+    pairs = {
+        part: [(image, int(label)) for image, label in zip(split.images[:], split.labels, strict=True)]
+        for part, split in (("train", data.train), ("val", data.val), ("test", data.test))
+    }
+    return nas.load_dataset(**pairs, classes=data.classes, max_bytes=1, cache=cache)
+
+
+def train(
+    folder: Path, workers: int = 1, epochs: int = 6, images: int = 1000, cached: int = 0
+) -> tuple[list[float], str]:
     """The losses of the epochs and a digest of the weights of the training in ``folder``, from wherever it stands."""
-    digits = nas.load_digits()
     supernet = nas.train_supernet(
         MobileNetV2.digits(),
-        dataclasses.replace(digits, train=digits.train.take(np.arange(images))),
+        digits(images, folder / "cache" if cached else None),
         recipe=nas.Recipe(epochs=epochs, batch_size=100),
         run_dir=folder,
         workers=workers,
@@ -55,7 +69,7 @@ def train(folder: Path, workers: int = 1, epochs: int = 6, images: int = 1000) -
 def killed(folder: Path, step: int, wait_s: float, *size: int, patience_s: float = 600) -> bool:
     """Train in a process of its own and kill it ``wait_s`` after it has made ``step`` steps; False if it was done before.
 
-    ``size``: workers, epochs and images, as of ``train``.
+    ``size``: workers, epochs, images and cached, as of ``train``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     counted = folder / "steps"
@@ -89,20 +103,21 @@ def main() -> None:
         return
     rng, rows = np.random.default_rng(0), []
     with tempfile.TemporaryDirectory() as temporary:
-        for workers in args.workers:
-            folder = Path(temporary) / f"unbroken{workers}"
+        for workers, cached in [*((workers, 0) for workers in args.workers), (1, 1)]:
+            size = (workers, 6, 1000, cached)
+            folder = Path(temporary) / f"unbroken{workers}{cached}"
             folder.mkdir()
-            losses, weights = train(folder, workers)
+            losses, weights = train(folder, *size)
             steps = (folder / "steps").stat().st_size
             for kill in range(args.kills):
-                broken = folder.with_name(f"broken{workers}_{kill}")
+                broken = folder.with_name(f"broken{workers}{cached}_{kill}")
                 step = int(rng.integers(1, steps))
-                hit = killed(broken, step, float(rng.uniform(0, 0.2)), workers)
+                hit = killed(broken, step, float(rng.uniform(0, 0.2)), *size)
                 made = (broken / "steps").stat().st_size
-                resumed = train(broken, workers)
+                resumed = train(broken, *size)
                 row = {
                     "workers": workers,
-                    "data": "memory",
+                    "data": "cache" if cached else "memory",
                     "kill": kill,
                     "killed": hit,
                     "after_steps": made,
@@ -111,7 +126,7 @@ def main() -> None:
                 rows.append(row | {"equal_losses": resumed[0] == losses, "equal_weights": resumed[1] == weights})
                 print(rows[-1], flush=True)
     frame = pd.DataFrame(rows)
-    frame.to_csv(Path(__file__).with_suffix(".csv"), index=False)
+    frame.to_csv(Path(__file__).parent / "results" / "kill_and_resume.csv", index=False)
     print(frame.to_string(index=False))
     if not (frame["equal_losses"] & frame["equal_weights"]).all():
         sys.exit(1)

@@ -49,14 +49,17 @@ class Recorder:
         return (yield from self._within(f"@{fixturedef.argname}"))
 
 
-def record(tree: Path, test: str, out: Path) -> int:
-    """Runs a test file in ``tree`` and writes which tests run which line; the exit code of pytest."""
+def record(tree: Path, test: str, keywords: str, out: Path) -> int:
+    """Runs a test file in ``tree`` and writes which tests run which line; the exit code of pytest.
+
+    ``keywords``: as of ``pytest -k``.
+    """
     import coverage
 
     cover = coverage.Coverage(data_file=None, include=[f"{tree}/nas/*"], config_file=False)
     recorder = Recorder(cover)
     cover.start()
-    code = int(pytest.main(["-q", "-p", "no:cacheprovider", test], plugins=[recorder]))
+    code = int(pytest.main(["-q", "-p", "no:cacheprovider", "-k", keywords, test], plugins=[recorder]))
     cover.stop()
     data = cover.get_data()
     lines = {

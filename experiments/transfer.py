@@ -4,9 +4,9 @@
 
 From ImageNet's EfficientNet-Lite0 ``nas.around`` makes a space and a supernet, which is trained on the user's images;
 a search finds the best networks within five limits on the int8 latency measured here; they are fine-tuned, quantized
-and exported. The limits are the latencies of Lite0 itself at five resolutions. In the same run, for the same number of
-epochs: Lite0 fine-tuned at those resolutions, ten random members of the space that fit, and the searched networks from
-scratch. Every accuracy in the result is that of the exported int8 file on the 10,000 test images, which nothing
+and exported. The limits are the latencies of Lite0 itself at five resolutions below its own. In the same run, for the
+same number of epochs: Lite0 fine-tuned at those resolutions, ten random members of the space that fit, and the searched
+networks from scratch. Every accuracy in the result is that of the exported int8 file on the 10,000 test images, which nothing
 before has seen; networks are chosen by 1,500 validation images, of which 2,000 training images have no part.
 
 What is finished is kept: the same command goes on. ``benchmarks/transfer.py`` compares the results with its targets.
@@ -45,7 +45,7 @@ RUNTIME = nas.runtimes.OnnxRuntime(precision="int8")
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How much of everything. ``limits``: resolutions of Lite0 whose latencies are the limits, the largest last.
+    """How much of everything. ``source``: Lite0's own resolution; ``limits``: lower ones, whose latencies are the limits.
 
     ``lr`` was chosen among 0.01, 0.04 and 0.12 by Lite0 alone at 64 px, on validation images of a seed of its own (100).
     ``scratch``: limits at which the searched network is trained from scratch too. ``randoms``: members per limit;
@@ -55,14 +55,15 @@ class Scale:
     train: int = 2000
     val: int = 1500
     test: int = 10_000
-    limits: tuple[int, ...] = (48, 56, 64, 80, 96)
+    source: int = 96
+    limits: tuple[int, ...] = (48, 56, 64, 72, 80)
     resolutions: tuple[int, ...] = (48, 56, 64, 72, 80, 88, 96)
     supernet_epochs: int = 6
     tune_epochs: int = 2
     lr: float = 0.04
     tune_lr: float = 0.02
     scratch_lr: float = 0.1
-    scratch: tuple[int, ...] = (48, 64, 96)
+    scratch: tuple[int, ...] = (48, 80)
     batch_size: int = 64
     evaluations: int = 60
     randoms: int = 2
@@ -94,7 +95,7 @@ class Study:
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         self.scale, self.seed, self.folder = scale, seed, folder / f"seed{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.source = pretrained(scale.limits[-1])
+        self.source = pretrained(scale.source)
         self.data = photographs(seed, scale).normalised_as(self.source)
         # fewer channels everywhere would lose what the source has learned; other genes keep more of it
         self.space = nas.around(self.source, resolutions=scale.resolutions, widths=())
@@ -105,8 +106,7 @@ class Study:
 
     def member(self, px: int) -> nas.space.Archs:
         """Lite0 at ``px`` pixels, as a member of the space ``(genes,)``."""
-        largest = self.space.decode(nas.Supernet(self.space).largest[None])[0]
-        return self.space.encode([largest | {"resolution": px}])[0]
+        return self.space.whole[self.scale.resolutions.index(px)]
 
     def run(self) -> None:
         """Everything that is not there yet."""
@@ -119,16 +119,24 @@ class Study:
         )
         goal = nas.accuracy(supernet, self.data)
         searcher = nas.Guided(self.space, [goal, self.latency], seed=self.seed)
+        limits = np.array(list(self.limits.values()))
         found = nas.search(
-            self.space, [goal, self.latency], searcher, budget=self.scale.evaluations, run_dir=self.folder / "search"
+            self.space,
+            [goal, self.latency],
+            searcher,
+            budget=self.scale.evaluations,
+            constraints=[self.latency <= limits.max()],
+            first=np.vstack(
+                [self.space.whole, nas.largest_within(self.space, nas.macs(self.space), self.latency, limits)]
+            ),
+            run_dir=self.folder / "search",
         )
         teacher = calibrated(supernet, supernet.largest, self.data)
         whole = self.scale.supernet_epochs + self.scale.tune_epochs
         self.keep(
-            "largest",
-            self.scale.limits[-1],
-            lambda: self.tuned(calibrated(supernet, supernet.largest, self.data), None),
+            "largest", self.scale.source, lambda: self.tuned(calibrated(supernet, supernet.largest, self.data), None)
         )
+        self.keep("lite0", self.scale.source, lambda: self.tuned(self.source, None, whole, self.scale.lr))
         for px, limit in self.limits.items():
             arch = found.best(goal, self.latency <= limit)
             self.keep("searched", px, lambda a=arch: self.tuned(calibrated(supernet, a, self.data), teacher))

@@ -42,7 +42,7 @@ from .runs.settings import Settings as Settings
 from .runs.stages import run as run
 from .runtimes.runtime import Runtime as Runtime
 from .searchers.evolution import RegularizedEvolution as RegularizedEvolution
-from .searchers.exact import exact_best as exact_best, exact_front as exact_front
+from .searchers.exact import exact_best as exact_best, exact_front as exact_front, largest_within as largest_within
 from .searchers.guided import Guided as Guided
 from .searchers.local_search import LocalSearch as LocalSearch
 from .searchers.nsga2 import NSGA2 as NSGA2
@@ -67,3 +67,5 @@ from .training.augment import Augment as Augment
 from .training.evaluate import balanced_accuracy as balanced_accuracy
 from .training.network import train_network as train_network
 from .training.recipe import Recipe as Recipe
+
+__version__: str

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from nas.errors import BadInput
+from nas.errors import BadInput, NasError
 from nas.files import first_line
 from nas.progress import silenced
 
@@ -53,6 +53,8 @@ def start_ray(address: str | None, *, cpus: float) -> bool:
             )
     except ConnectionError as error:
         raise BadInput(f"no Ray cluster answers at {address}: {first_line(error)}") from None
+    except Exception as error:  # a plain one, when its processes take too long to start
+        raise NasError(f"Ray did not start: {first_line(error)}") from None
     # Ray prints a paragraph for every lost worker, whatever its settings say; the ledger has the line that matters
     with contextlib.suppress(ImportError):
         from ray._private import worker

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -28,6 +30,12 @@ class Files:
         found = pkgutil.iter_modules(importlib.import_module(self.package).__path__)
         files = (file.name for file in found if not file.name.startswith("_") and file.name not in self.parts)
         return tuple(sorted(file.replace("_", self.between) for file in files))
+
+    def about(self, name: str) -> str:
+        """The first line of its file's docstring, without the full stop. Imports nothing, as ``names``."""
+        folder = Path(importlib.import_module(self.package).__path__[0])
+        text = ast.get_docstring(ast.parse((folder / f"{name.replace(self.between, '_')}.py").read_text())) or ""
+        return text.partition("\n")[0].rstrip(".")
 
     def named(self, name: str) -> ModuleType:
         """The file of that thing. Raises BadInput, with all names, when there is none."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import shutil
 import stat
 import tempfile
 import threading
@@ -65,6 +66,46 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         finally:
             if temporary is not None:
                 temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def replacing_folder(path: str | os.PathLike[str], what: str, marker: str) -> Iterator[Path]:
+    """A temporary folder beside ``path`` that becomes it when the block ends well, and is removed when it does not.
+
+    An older folder there goes only if it holds the file ``marker``, and only once the new one is in place; a link to it
+    stays a link. Raises BadInput for another folder or file, and for an operating system's refusal in the block.
+    """
+    path = folder_of(path, what)
+    place = path.resolve()
+    if place.exists() and not (place / marker).is_file():
+        raise BadInput(f"{path} exists and is not a {what}; choose another path")
+    with _folders(place.parent):
+        try:
+            folder = Path(tempfile.mkdtemp(prefix=f".{place.name[:40]}-", dir=place.parent))
+            try:
+                yield folder
+                folder.chmod(0o777 & ~_umask())  # mkdtemp's is private
+                _put(folder, place)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+        except OSError as error:
+            raise BadInput(f"cannot write {short(path)}: {error.strerror or first_line(error)}") from None
+
+
+def _put(folder: Path, place: Path) -> None:
+    """Give ``folder`` its name; an older one there goes only once the new one is in place."""
+    if not place.exists():
+        os.replace(folder, place)
+        return
+    old = folder.with_name(folder.name + "-old")
+    os.replace(place, old)
+    try:
+        os.replace(folder, place)
+    except BaseException:
+        os.replace(old, place)
+        raise
+    shutil.rmtree(old)
 
 
 def writable(path: str | os.PathLike[str], what: str = "file") -> Path:

@@ -137,6 +137,14 @@ class SearchSpace:
         networks = f"{self.size:,}" if self.size < 10**9 else f"10^{len(str(self.size)) - 1}"
         return f"<SearchSpace {self.name}: {networks} networks of {len(self.blocks):,} different blocks, {self.genes} genes>"
 
+    def _repr_html_(self) -> str:
+        import pandas as pd
+
+        from nas.notebook import html_table
+
+        genes = [(c.name, ", ".join(map(str, c.values)), c.only_if or "") for c in self.choices]
+        return html_table(self, pd.DataFrame(genes, columns=["gene", "alternatives", "only where"]))
+
     def __getstate__(self) -> dict[str, Any]:
         # the slots' functions are often closures, which cannot be pickled; what they returned can
         values = [tuple(self.choices[g].values for g in genes) for genes in self._genes]

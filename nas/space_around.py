@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any
 
+import numpy as np
 from msgspec import Meta
 
 from nas.blocks import Block, Conv, Kernel, Pixels, round_channels
@@ -16,7 +17,7 @@ from nas.checks import Count, Text, checked
 from nas.errors import BadInput
 from nas.genes import block_gene, choices_of_block, stage_gene
 from nas.modules import Network, weights_digest
-from nas.space import Choice, SearchSpace, Slot
+from nas.space import Archs, Choice, SearchSpace, Slot
 
 Ratio = Annotated[float, Meta(gt=0, le=1)]
 
@@ -37,6 +38,13 @@ class SpaceAround(SearchSpace):
         super().__init__(name, choices, slots)
         self.source = source
         self.start = start
+
+    @property
+    def whole(self) -> Archs:
+        """The source itself at every resolution, ``(resolutions, genes)``, its own last."""
+        archs = np.tile(self.sizes - 1, (int(self.sizes[0]), 1)).astype(np.uint8)
+        archs[:, 0] = np.arange(len(archs))
+        return archs
 
 
 @checked

@@ -19,6 +19,7 @@ from nas.space import SearchSpace
 from search_spaces.efficientnet import EfficientNet
 from search_spaces.efficientnet_v2 import EfficientNetV2
 from search_spaces.fbnet import FBNet
+from search_spaces.mcu import Mcu
 from search_spaces.mobilenet_v2 import MobileNetV2
 from search_spaces.mobilenet_v3 import MobileNetV3
 from search_spaces.nasbench201 import NasBench201
@@ -29,11 +30,13 @@ __all__ = [
     "EfficientNet",
     "EfficientNetV2",
     "FBNet",
+    "Mcu",
     "MobileNetV2",
     "MobileNetV3",
     "NasBench201",
     "OnceForAll",
     "ResNet",
+    "about",
     "named",
     "names",
     "of_table",
@@ -58,6 +61,11 @@ def named(name: str, **settings: Any) -> SearchSpace:
     if wrong := [setting for setting in given if setting not in known]:
         raise BadInput(f"{name} has no setting {wrong[0]!r}; it has {', '.join(known) or 'none'}")
     return constructors[name](**given)
+
+
+def about(name: str) -> str:
+    """What the space of that name is, in a line: the first of its constructor's docstring."""
+    return (_constructors()[name].__doc__ or "").strip().partition("\n")[0].rstrip(".")
 
 
 def of_table(record: Mapping[str, str], blocks: Iterable[Block]) -> SearchSpace:

@@ -19,7 +19,7 @@ class EfficientNet:
     @staticmethod
     @checked
     def digits(*, classes: Channels = 10, in_channels: Channels = 1) -> SearchSpace:
-        """16 to 32 px, 0.1 to 4 million MACs."""
+        """16 to 32 px, 0.07 to 2.4 million MACs."""
         family = Family(
             resolutions=(16, 24, 32), widths=(0.5, 1.0), stem=16, first=16, hidden=96, squeeze=quarter_of_input
         )

@@ -18,7 +18,7 @@ class MobileNetV2:
     @staticmethod
     @checked
     def digits(*, classes: Channels = 10, in_channels: Channels = 1) -> SearchSpace:
-        """16 to 32 px, 0.05 to 3 million MACs."""
+        """16 to 32 px, 0.06 to 4 million MACs."""
         family = Family(resolutions=(16, 24, 32), widths=(0.5, 1.0), stem=16, hidden=64)
         stage = partial(Stage, kernels=(3, 5), expansions=(2, 4), acts=ACTS)
         stages = [stage(channels=c, stride=s, depths=(1, 2)) for c, s in ((16, 1), (32, 2), (48, 2))]

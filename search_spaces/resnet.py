@@ -32,7 +32,7 @@ class ResNet:
     @staticmethod
     @checked
     def cifar(*, classes: Channels = 10, in_channels: Channels = 3) -> SearchSpace:
-        """24 and 32 px, three stages of basic or bottleneck blocks with kernels 3 and 5, 2 to 500 million MACs."""
+        """24 and 32 px, three stages of basic or bottleneck blocks with kernels 3 and 5, 2 to 435 million MACs."""
         stages = [
             _Stage(channels=channels, stride=stride, depths=(1, 2, 3), kernels=(3, 5), kinds=tuple(KINDS))
             for channels, stride in ((32, 1), (64, 2), (128, 2))

@@ -3,23 +3,67 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import psutil
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 import search_spaces
 from nas.data.images import ImageData, load_digits
 from nas.modules import Network
 from nas.space import SearchSpace
-from nas.supernet import Supernet
+from nas.supernet import Supernet, train_supernet
+from nas.training.recipe import Recipe
 from search_spaces.stages import Family, Stage, build_space
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 
+MEMORY, ROOM = Path("/dev/shm"), 6 << 30
+
+
+def keeps_temporary_files() -> bool:
+    """Whether there is room in memory, for programs too: a disk makes tests wait until it has what nobody keeps."""
+    if not MEMORY.is_dir() or os.statvfs(MEMORY).f_flag & os.ST_NOEXEC:
+        return False
+    return min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) > ROOM
+
+
+if keeps_temporary_files():
+    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+os.environ.setdefault("RAY_worker_niceness", "0")  # at 15, its own, workers starve on a busy machine
+
 SPACES = [name for name in search_spaces.names() if name != "nasbench201.cell"]  # which has no blocks
+
+
+def made_once(tmp_path_factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that ``make`` makes: once for all xdist workers, whichever comes first."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed or was killed
+            make(folder / "made")
+            (folder / "done").touch()
+    return folder / "made"
+
+
+@pytest.fixture(scope="session")
+def ray_of_two() -> Iterator[ModuleType]:
+    """One Ray of two cores for all tests of this process: it takes seconds to start, and so does each of its workers."""
+    ray = pytest.importorskip("ray")
+    from nas.cluster import start_ray
+
+    assert start_ray(None, cpus=2)
+    yield ray
+    ray.shutdown()
 
 
 @pytest.fixture(scope="session", params=SPACES)
@@ -36,7 +80,7 @@ def family(request: pytest.FixtureRequest) -> SearchSpace:
 
 @pytest.fixture(scope="session")
 def tiny() -> SearchSpace:
-    """A space small enough to enumerate: 96 networks, 13 or so blocks."""
+    """A space small enough to enumerate: 48 networks of 48 blocks."""
     stage = Stage(channels=16, stride=2, depths=(1, 2), kernels=(3, 5), expansions=(2,), acts=("relu", "hswish"))
     family = Family(resolutions=(8, 16), widths=(1.0, 2.0), stem=8, hidden=16, squeeze=lambda before, mid: 8)
     return build_space("tiny", family, [stage], classes=10, in_channels=1)
@@ -55,6 +99,16 @@ def digits() -> ImageData:
 @pytest.fixture(scope="session")
 def few_digits() -> ImageData:
     return some_digits()
+
+
+@pytest.fixture(scope="session")
+def trained(tiny, few_digits, tmp_path_factory) -> Supernet:
+    """A supernet that has learnt. Tests may activate what they like in it, and leave its weights alone."""
+
+    def train(folder: Path) -> Supernet:
+        return train_supernet(tiny, few_digits, recipe=Recipe(epochs=40, batch_size=32), run_dir=folder)
+
+    return train(made_once(tmp_path_factory, "trained", train))  # from its folder, if another worker has made it
 
 
 def some_digits() -> ImageData:

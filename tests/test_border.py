@@ -11,6 +11,7 @@ import argparse
 import collections.abc
 import contextlib
 import errno
+import functools
 import inspect
 import json
 import logging
@@ -36,6 +37,7 @@ from msgspec import Meta
 import nas
 import search_spaces
 from nas.checks import Batch, Bytes, Count, FilePath, Positive, Seed, Share, Text, check, checked, described, parsed
+from nas.cli import app
 from nas.errors import BadInput, NasError
 from nas.files import file_name, first_line, folder_of, locked, read_json, read_text, replacing, writable, write_text
 from nas.on_device.results import kit_id
@@ -488,6 +490,8 @@ BASE = {
     "compress": ["--run-dir", "run", "--resume"],
     "export": ["--run-dir", "run", "--candidate", "c00", "--output", "out.onnx"],
     "report": ["--run-dir", "run"],
+    "spaces": ["mobilenet_v2.digits"],
+    "completion": ["bash"],
     "sweep": ["--run-dir", "new"],
     "tables list": ["table.json"],
     "tables show": ["table.json"],
@@ -562,6 +566,8 @@ def _commands() -> dict[str, argparse.ArgumentParser]:
 
 
 COMMANDS = _commands()
+PARSER = functools.cache(app.parser)
+"""Made once for each command, not for each of 1,300 values."""
 
 
 def _flags() -> list[tuple[str, str]]:
@@ -602,7 +608,9 @@ WORK = (
     "nas.sweeps.sweep.import_ray",
     "nas.runs.candidates.load_weights",
     "nas.report.page.write_page",
-    "nas.cli.tables._print",
+    "nas.cli.tables.print_rows",
+    "nas.cli.lists.print_rows",
+    "nas.cli.completion.script",
     "nas.tables.check.check_saved",
     "nas.report.heat_map.write_heat_map",
 )
@@ -697,6 +705,7 @@ def _with(command: str, action: argparse.Action, value: str) -> list[str]:
 @pytest.fixture
 def at_work(ready, before_work, monkeypatch) -> Path:
     monkeypatch.chdir(ready)
+    monkeypatch.setattr("nas.cli.app.parser", PARSER)
     return ready
 
 
@@ -1023,7 +1032,7 @@ def test_the_command_line_and_python_refuse_with_the_same_line(capsys):
         capsys.readouterr()
         with pytest.raises(SystemExit):
             _made("--name", "x", f"--{name}", str(value))
-        assert capsys.readouterr().err.replace("'", "") == f"nas: {python.value}\n".replace("'", "")
+        assert capsys.readouterr().err.replace("'", "") == f"nas: --{python.value}\n".replace("'", "")
 
 
 def test_what_a_folder_was_made_from_is_recorded_so_that_it_is_made_again(ready):

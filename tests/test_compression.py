@@ -28,7 +28,6 @@ from nas.data.inputs import batches
 from nas.deploy.to_onnx import weight_limit
 from nas.errors import BadInput, NasError
 from nas.modules import Network
-from nas.supernet import train_supernet
 from nas.supernet.training import calibrated
 from nas.training import network as network_training
 from nas.training.evaluate import validation_accuracy
@@ -42,12 +41,6 @@ def weights(model):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-@pytest.fixture(scope="module")
-def trained(tiny, few_digits, tmp_path_factory):
-    recipe = Recipe(epochs=25, batch_size=32)
-    return train_supernet(tiny, few_digits, recipe=recipe, run_dir=tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture
@@ -87,6 +80,22 @@ def test_the_weakest_channels_go(network, context):
     assert len(left) < block.depthwise.out_channels
     # of the weak third, at most the part that the ratio leaves
     assert (left < 0.05 * left.median()).sum() <= max(0, int(weak.sum()) - (len(weak) - len(left)))
+
+
+@pytest.mark.parametrize(("strong", "weak"), [((2.0, 1), (1.0, 3)), ((1.0, 5), (2.0, 1))])
+def test_the_weakest_channels_are_so_by_their_sum_of_squares(network, context, strong, weak):
+    """(value, how many of it): neither the sum of absolutes nor that of cubes orders both pairs so."""
+    block = wide_block(network)
+    with torch.no_grad():
+        for layer in (block.expand, block.depthwise, block.project):
+            layer.weight.fill_(0.01)
+        for norm in (block.expand_norm, block.depthwise_norm):
+            norm.weight.fill_(1.0)
+        for channel, (value, times) in enumerate([weak, strong] * (block.depthwise.out_channels // 2)):
+            block.expand.weight[channel].view(-1)[:times] = value
+            block.depthwise.weight[channel] *= 1 if (value, times) == strong else -1  # only a mark
+    pruned = Prune(ratio=0.5, round_to=1).apply(network, context)[list(network).index(block)]
+    assert (pruned.depthwise.weight > 0).all()
 
 
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.75])
@@ -294,6 +303,41 @@ def test_simulated_activations_have_256_levels_between_their_extremes(network, f
     torch.testing.assert_close(levels, levels.round(), atol=2e-2, rtol=0)
 
 
+def test_simulated_ranges_hold_zero_and_move_slowly_while_it_trains():
+    def ends(*batches):
+        """The smallest and the largest activation that the last batch leaves."""
+        with simulated_int8(layer, torch.tensor(batches[0])):
+            seen = []
+            handle = layer.register_forward_pre_hook(lambda m, inputs: seen.append(inputs[0].detach()))
+            for x in batches[1:]:
+                layer(torch.tensor(x))
+            handle.remove()
+        return seen[-1].amin().item(), seen[-1].amax().item()
+
+    layer = nn.Linear(2, 2)
+    for low, high in ((0.2, 0.9), (-0.9, -0.2), (-0.3, 0.6)):  # zero is one of the levels, wherever the values lie
+        first = [[low, high]]
+        least, most = min(low, 0.0), max(high, 0.0)
+        with_zero = ends(first, [[0.0, 0.0]])
+        assert with_zero == (0.0, 0.0)
+        # a twentieth of the way to what a training batch holds; all else is cut off
+        wide = [[least - 1, most + 1]]
+        step = (most - least + 0.1) / 255
+        assert ends(first, wide) == pytest.approx((least - 0.05, most + 0.05), abs=1.1 * step)
+        with torch.no_grad():  # an evaluation moves nothing
+            assert ends(first, wide) == pytest.approx((least, most), abs=1.1 * step)
+
+
+def test_simulated_weights_of_a_channel_without_any_stay_zero():
+    layer = nn.Linear(2, 2)
+    with torch.no_grad():
+        layer.weight[0] = 0.0
+    with simulated_int8(layer, torch.ones(1, 2)):
+        assert layer.weight[0].tolist() == [0.0, 0.0]
+        torch.testing.assert_close(layer.weight[1], layer.weight.detach()[1])
+        assert layer.weight[1].abs().sum() > 0
+
+
 # ---- the pipeline ----------------------------------------------------------------------------------------------
 
 
@@ -394,7 +438,7 @@ def test_steps_are_written_as_texts():
     [
         (Prune, {"ratio": 0.0}), (Prune, {"ratio": 1.0}), (Prune, {"ratio": float("nan")}), (Prune, {"round_to": 0}),
         (FineTune, {"epochs": -1}), (FineTune, {"lr": 0}), (FineTune, {"batch_size": 0}), (FineTune, {"distill": 1.1}),
-        (Quantize, {"calibration": 0}), (Quantize, {"max_loss": float("nan")}), (Quantize, {"qat_epochs": -1}),
+        (Quantize, {"calibration": 0}), (Quantize, {"max_loss": float("nan")}), (Quantize, {"max_loss": 1.5}), (Quantize, {"max_loss": -1.5}), (Quantize, {"qat_epochs": -1}),
         (Quantize, {"qat_lr": float("inf")}), (Quantize, {"distill": -0.1}),
     ],
 )  # fmt: skip

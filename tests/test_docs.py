@@ -1,9 +1,10 @@
-"""The README's code runs, and what it says of files and commands is so."""
+"""The documentation's code runs, its commands follow one another, and what it says of files and flags is so."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import pydoc
 import re
@@ -13,24 +14,47 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_run
+from conftest import some_digits
 from PIL import Image
 
 import nas
 from nas.blocks import Head, InvertedResidual, Stem
 from nas.checks import hints_of
+from nas.cli import fit, measure
 from nas.cli.app import parser
+from nas.cli.flags import given
+from nas.cli.names import SPACE
+from nas.tables.names import table_stem
+from nas.tables.table import LatencyTable
+from search_spaces import MobileNetV3
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-DEVICES = (ROOT / "docs/devices.md").read_text()
-PRETRAINED = (ROOT / "docs/pretrained.md").read_text()
+PAGES = {p.name: p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+TEXTS = {name: page.read_text() for name, page in PAGES.items() if name != "architecture.md"}  # which has its own test
+README = TEXTS["README.md"]
+
+
+def commands(text):
+    """What follows ``nas`` in the lines of a page's shell blocks."""
+    lines = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.S)).splitlines()
+    parts = (part.split(" > ")[0].strip() for line in lines for part in line.split(" #")[0].split(";"))
+    return [part.removeprefix(".venv/bin/")[4:] for part in parts if re.match(r"(\.venv/bin/)?nas \w", part)]
+
+
+COMMANDS = [(name, line) for name, text in TEXTS.items() for line in commands(text)]
 
 
 def test_the_python_example_runs(tmp_path, monkeypatch):
-    """As it stands, but on a smaller space, with fewer epochs and evaluations, and limits that any machine meets."""
+    """As it stands, but on a smaller space and fewer images, with fewer epochs, evaluations and timed networks, and
+    limits that any machine meets."""
     code = re.search(r"```python\n(.*?)```", README, re.S).group(1)
+    monkeypatch.setattr(nas, "load_digits", some_digits, raising=False)
+    monkeypatch.setattr(nas, "measure", functools.partial(nas.measure, calibrate=12, validate=8), raising=False)
+    monkeypatch.setattr(
+        MobileNetV3, "digits", lambda made=MobileNetV3.digits, **given: small_run.space() if made(**given) else None
+    )
     smaller = {
-        "from search_spaces import MobileNetV3": "from search_spaces import EfficientNet as MobileNetV3",
         "epochs=50": "epochs=3",
         "budget=300": "budget=20",
         "<= 0.04": "<= 4.0",
@@ -49,10 +73,8 @@ def test_the_python_example_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs/api/front.png").exists()
 
 
-def test_the_sweep_example_runs(tmp_path, monkeypatch):
-    code = next(c for c in re.findall(r"```python\n(.*?)```", README, re.S) if "nas.sweep(" in c)
-    assert '"latency_tables/' in code
-    code = code.replace('"latency_tables/', f'"{ROOT}/latency_tables/').replace("budget=60", "budget=20")
+def test_the_sweep_example_runs_as_it_stands(tmp_path, monkeypatch, ray_of_two):
+    (code,) = re.findall(r"```python\n(.*?)```", TEXTS["searching.md"], re.S)
     monkeypatch.chdir(tmp_path)
     scope: dict = {"__name__": "__main__"}
     exec(code, scope)
@@ -78,7 +100,7 @@ def test_the_examples_of_pretrained_starts_run(tmp_path, monkeypatch):
         file.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(file)
     scope: dict = {}
-    for code in re.findall(r"```python\n(.*?)```", PRETRAINED, re.S):
+    for code in re.findall(r"```python\n(.*?)```", TEXTS["pretrained.md"], re.S):
         exec(code.replace("size=96", "size=16").replace("epochs=8", "epochs=1"), scope)
     assert isinstance(scope["faster"], nas.Network)
     assert sum(b.macs for b in scope["faster"].describe()) < sum(b.macs for b in scope["network"].describe())
@@ -87,15 +109,48 @@ def test_the_examples_of_pretrained_starts_run(tmp_path, monkeypatch):
 OTHERS = {"--adb", "--quick", "--check"}  # of a kit's run.py and of the benchmarks
 
 
-@pytest.mark.parametrize("line", re.findall(r"^\.venv/bin/nas (.*)$", README + DEVICES + PRETRAINED, re.M))
-def test_commands_in_the_documentation_parse(line):
-    parser().parse_args(shlex.split(line))
+@pytest.mark.parametrize(("page", "line"), COMMANDS)
+def test_commands_in_the_documentation_parse(page, line):
+    parser(line.split()[0]).parse_args(shlex.split(line))
 
 
-@pytest.mark.parametrize("flag", sorted(set(re.findall(r"`(--[a-z-]+)", README + DEVICES + PRETRAINED))))
+def leaves(args, made):
+    """The tables, without ending, and other files that a command leaves."""
+    if args.name_of_command == "fit":
+        what = fit.Fit(**given(args, fit.Fit))
+        precision = "int8" if what.board else fit.Timed(**given(args, fit.Timed)).precision
+        return [Path(what.output) / "timings.csv"] if what.choose else [table_stem(Path(what.run_dir), precision)]
+    what, device = (cls(**given(args, cls)) for cls in (measure.Measured, measure.Device))
+    precisions = measure._precisions(what, device)
+    if device.kit:
+        return [Path(device.kit) / precisions[0]]
+    if device.import_kit:
+        return [table_stem(Path(what.run_dir), p.name) for p in made if p.parent == Path(device.import_kit)]
+    return [measure._stem(what, device, measure._runtime(args, what, p), p) for p in precisions]
+
+
+@pytest.mark.parametrize("page", ["README.md", "devices.md"])
+def test_commands_of_a_page_follow_one_another(page):
+    """What one reads an earlier one has written, or it ships; and a table is of the space that is searched."""
+    made = {}
+    for line in commands(TEXTS[page]):
+        args = parser(line.split()[0]).parse_args(shlex.split(line))
+        needed = [Path(getattr(args, name)) for name in ("table", "timings") if getattr(args, name, None)]
+        for path in needed:
+            assert made[path] == vars(args).get("space", SPACE), line
+        for like in getattr(args, "like", ()):
+            assert LatencyTable.load(like).space["name"] == vars(args).get("space", SPACE).replace(".", "_")
+        if args.name_of_command in ("fit", "measure"):
+            left = leaves(args, made)
+            assert left, line
+            assert set(left) <= set(made) if "energy_log" in args else set(left).isdisjoint(made), line
+            made |= dict.fromkeys(left, vars(args).get("space", SPACE))
+
+
+@pytest.mark.parametrize("flag", sorted({f for text in TEXTS.values() for f in re.findall(r"`(--[a-z-]+)", text)}))
 def test_flags_in_the_documentation_exist(flag):
-    (commands,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
-    assert any(flag in sub._option_string_actions for sub in commands.choices.values()) or flag in OTHERS
+    (known,) = (a for a in parser()._actions if isinstance(a, argparse._SubParsersAction))
+    assert any(flag in sub._option_string_actions for sub in known.choices.values()) or flag in OTHERS
 
 
 PUBLIC = {name: getattr(nas, name) for name in nas.__all__}
@@ -145,10 +200,12 @@ def test_defaults_and_helps_of_flags_are_those_of_the_settings(capsys):
         assert f"{text}{default}" in shown
 
 
-def test_links_point_at_files():
-    for target in re.findall(r"\]\(([^)#]+)\)", re.sub(r"```.*?```", "", README, flags=re.S)):
-        assert (ROOT / target).exists(), target
-    for name in re.findall(r"`((?:nas|experiments|search_spaces|tests)/[\w/.]+\w)`", README):
+@pytest.mark.parametrize("page", TEXTS)
+def test_links_point_at_files(page):
+    text = re.sub(r"```.*?```", "", TEXTS[page], flags=re.S)
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert (PAGES[page].parent / target).exists(), target
+    for name in re.findall(r"`((?:nas|experiments|search_spaces|tests)/[\w/.]+\w)`", text):
         assert (ROOT / name).exists(), name
 
 
@@ -156,4 +213,4 @@ def test_every_benchmark_has_a_committed_result():
     folder = ROOT / "experiments" / "benchmarks"
     names = {p.stem for p in folder.glob("*.py") if '__name__ == "__main__"' in p.read_text()}
     assert names == {p.stem for p in (folder / "results").glob("*.csv")}
-    assert "@" not in re.sub(r"@media|user@host", "", README)  # no placeholder left
+    assert set(re.findall(r"^\| `(\w+)`", TEXTS["benchmarks.md"], re.M)) <= names

@@ -11,7 +11,6 @@ import torch
 from conftest import lively, some_digits
 from torch import nn
 
-import nas
 import search_spaces
 from nas.data import inputs
 from nas.data.inputs import batches, kept_inputs
@@ -20,13 +19,6 @@ from nas.supernet import Supernet, evaluation
 from nas.supernet.evaluation import calibrated_block, subnet_accuracies
 from nas.supernet.training import calibrated
 from nas.training.evaluate import validation_accuracy, validation_views
-from nas.training.recipe import Recipe
-
-
-@pytest.fixture(scope="module")
-def trained(tiny, few_digits, tmp_path_factory):
-    recipe = Recipe(epochs=10, batch_size=32)
-    return nas.train_supernet(tiny, few_digits, recipe=recipe, run_dir=tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="module")

@@ -261,11 +261,13 @@ def test_the_fit_finds_known_coefficients():
 
 def test_a_real_campaign_on_this_cpu(tiny, tmp_path):
     for precision in ("fp32", "int8"):
-        table = measure(tiny, OnnxRuntime(precision=precision), run_dir=tmp_path, calibrate=12, validate=6)
-        assert table.device.precision == precision
+        runtime = OnnxRuntime(precision=precision)
+        table = measure(tiny, runtime, run_dir=tmp_path, calibrate=8, validate=4)
+        assert table.device == runtime.device
+        assert table.kind == "measured"
+        assert table.validation.mape < 0.5  # tiny's networks all cost nearly the same
         assert len(table.rows) == len(tiny.blocks)
         assert (table.rows["p10_ms"] <= table.rows["latency_ms"]).all()
-        assert np.isfinite(table.validation.mape)
         # a network with everything at its largest takes longer than one with everything at its smallest
         extremes = nas.latency(tiny, table).extremes
         by_macs = nas.macs(tiny).extremes

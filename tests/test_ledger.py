@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 import nas
-from nas.engine.ledger import LEDGER, Ledger, read
+from nas.engine.ledger import LEDGER, Batch, Ledger, read
 from nas.engine.result import SearchResult
 from nas.errors import BadInput
 from nas.files import locked
@@ -377,3 +378,21 @@ def test_the_ends_of_a_range_belong_to_it(tmp_path):
     result = once(tmp_path, [ends, SIZE])
     assert set(result.values[:, 0]) == {0.0, 1.0}
     assert np.array_equal(SearchResult.load(tmp_path, SPACE, [ends, SIZE]).values, result.values)
+
+
+def test_another_search_is_refused_with_all_parts_that_differ_and_the_first_of_them_shown(tmp_path):
+    once(tmp_path)
+    there = re.escape("searcher, batch differ (searcher: there {'seed': 0}, here {'seed': 7})")
+    refused(
+        lambda: nas.search(SPACE, [quality(), SIZE], NSGA2(SPACE, seed=7), budget=12, batch=3, run_dir=tmp_path), there
+    )
+
+
+def test_a_ledger_that_is_there_is_opened_on_request_only(tmp_path):
+    once(tmp_path)
+    identity, _, entries = read(tmp_path / LEDGER, SPACE)
+    refused(lambda: Ledger(tmp_path / LEDGER, identity, SPACE), "already holds a search")
+    ledger = Ledger(tmp_path / LEDGER, identity, SPACE, resume=True)
+    assert len(ledger) == len(entries) == 12
+    ledger.close()
+    assert Batch.of(entries, SPACE, ("size",)).ask == 0  # of several asks: none

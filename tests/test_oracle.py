@@ -11,7 +11,7 @@ from nas.blocks import Stem
 from nas.errors import BadInput, Infeasible
 from nas.objectives import additive
 from nas.pareto import non_dominated
-from nas.searchers.exact import _worth_keeping, exact_best, exact_front
+from nas.searchers.exact import _worth_keeping, exact_best, exact_front, largest_within
 from nas.space import Choice, SearchSpace, Slot
 from nas.tables.table import LatencyTable
 from search_spaces import MobileNetV3
@@ -59,6 +59,19 @@ def test_the_constrained_optimum_is_that_of_all_networks(tiny, seed):
     for constraint, nearest in ((second <= bounded.min() * 0.9, bounded.min()), (first >= 99, values.max())):
         with pytest.raises(Infeasible, match=f"the nearest value that can be met is {nearest:.6g}$"):
             exact_best(tiny, first, constraint)
+
+
+def test_the_largest_network_within_each_limit_is_that_of_all_networks(tiny):
+    size, cost = (dataclasses.replace(o, maximize=False) for o in random_sums(tiny, 2, 3))
+    sizes, costs = size(everything(tiny)), cost(everything(tiny))
+    limits = np.quantile(costs, (0.9, 0.1, 0.5, 0.5))
+    found = largest_within(tiny, size, cost, limits, tolerance=0.0)
+    assert size(found) == pytest.approx([sizes[costs <= limit].max() for limit in sorted(set(limits))])
+    ends = largest_within(tiny, size, cost, 2)
+    assert cost(ends[:1]) == pytest.approx(costs.min())
+    assert size(ends[1:]) == pytest.approx(sizes.max())
+    with pytest.raises(Infeasible, match=f"the least is {costs.min():.6g}$"):
+        largest_within(tiny, size, cost, limits * 0)
 
 
 def test_a_tolerance_is_kept(tiny):

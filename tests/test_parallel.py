@@ -72,9 +72,15 @@ def test_all_candidates_are_evaluated_once_and_told_one_by_one():
     assert np.allclose(result.values[:, 0], result.archs.sum(axis=1) / 10)
 
 
-@pytest.mark.parametrize("stop_after", [1, 9, 23, 38])
-@pytest.mark.parametrize("make", [NSGA2, lambda space, seed: Guided(space, seed=seed, initial=8, candidates=200)])
-def test_a_resumed_search_repeats_the_order_of_arrival(tmp_path, stop_after, make):
+def few(space, seed):
+    """It models what it was told anew for every proposal."""
+    return Guided(space, seed=seed, initial=8, candidates=200)
+
+
+@pytest.mark.parametrize(
+    ("make", "budget", "stop_after"), [(NSGA2, 40, 1), (NSGA2, 40, 9), (NSGA2, 40, 38), (few, 18, 3), (few, 18, 13)]
+)
+def test_a_resumed_search_repeats_the_order_of_arrival(tmp_path, make, budget, stop_after):
     class Stop(KeyboardInterrupt):
         pass
 
@@ -91,13 +97,13 @@ def test_a_resumed_search_repeats_the_order_of_arrival(tmp_path, stop_after, mak
         return Dying(SPACE, seed=1, initial=8, candidates=200) if issubclass(Dying, Guided) else Dying(SPACE, seed=1)
 
     objectives = [quality(), macs]
-    settings = {"budget": 40, "run_dir": tmp_path, "batch": 6}
+    settings = {"budget": budget, "run_dir": tmp_path, "batch": 6}
     with pytest.raises(Stop):
         search(SPACE, objectives, dying(), workers=threads([]), **settings)
     kept = []
     whole = search(SPACE, objectives, make(SPACE, seed=1), workers=threads(kept), resume=True, **settings)
-    assert len(whole) == 40
-    assert kept[0].started == 40 - stop_after  # nothing that arrived is done again
+    assert len(whole) == budget
+    assert kept[0].started == budget - stop_after  # nothing that arrived is done again
     again = search(SPACE, objectives, make(SPACE, seed=1), workers=threads(kept), resume=True, **settings)
     assert kept[1].started == 0
     assert (again.archs == whole.archs).all()

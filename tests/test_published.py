@@ -81,7 +81,7 @@ def test_every_block_builds_and_reads_back(published):
 
 def test_macs_and_parameters_equal_fvcores(published):
     supernet = Supernet(published)
-    for arch in [*published.sample(3, np.random.default_rng(0)), supernet.largest]:
+    for arch in [*published.sample(1, np.random.default_rng(0)), supernet.largest]:
         network, blocks = supernet.extract(arch).eval(), published.networks(arch[None])[0]
         counted = FlopCountAnalysis(network, torch.randn(1, *network.input_shape))
         operators = counted.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
@@ -91,7 +91,7 @@ def test_macs_and_parameters_equal_fvcores(published):
 
 def test_extracted_network_equals_active_subnet(published):
     supernet = Supernet(published, seed=1)
-    for arch in published.sample(4, np.random.default_rng(1)):
+    for arch in published.sample(2, np.random.default_rng(1)):
         supernet.activate(arch)
         lively(supernet)
         network = supernet.extract(arch)
@@ -324,16 +324,13 @@ def test_xeon_table_holds_the_knots_and_nothing_in_between():
     groups = {key: group.sort_values("mid") for key, group in kept.groupby(columns)}
     assert len(groups) == source.groupby(columns).ngroups
     for key, group in source.groupby(columns):
-        knots = groups[key]
-        inside = group[group["mid_channels"] >= knots["mid"].min()]
-        assert knots["mid"].max() == group["mid_channels"].max()
-        assert np.interp(inside["mid_channels"], knots["mid"], knots["ms"]) == pytest.approx(
-            inside["latency_ms"], rel=1e-4
-        )
-        for i in range(1, len(knots) - 1):  # without any one of them, something else is no longer explained
-            others = knots.drop(knots.index[i])
-            there = knots.iloc[i]
-            assert np.interp(there["mid"], others["mid"], others["ms"]) != pytest.approx(there["ms"], rel=1e-6)
+        mid, ms = groups[key][["mid", "ms"]].to_numpy(float).T
+        inside = group[group["mid_channels"] >= mid.min()]
+        assert mid.max() == group["mid_channels"].max()
+        np.testing.assert_allclose(np.interp(inside["mid_channels"], mid, ms), inside["latency_ms"], rtol=1e-4)
+        for i in range(1, len(mid) - 1):  # without any one of them, something else is no longer explained
+            others = np.interp(mid[i], np.delete(mid, i), np.delete(ms, i))
+            assert abs(others - ms[i]) > 1e-6 * ms[i]
 
 
 def _place(block):

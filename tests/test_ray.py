@@ -17,20 +17,12 @@ from nas.engine.loop import search
 from nas.engine.ray_workers import RayWorkers, on_ray
 from nas.errors import BadInput
 from nas.objectives import Objective, macs
-from nas.objectives.accuracy import accuracy
 from nas.searchers.random import RandomSearch
 
 ray = pytest.importorskip("ray")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def started():
-    """One Ray for all tests of this file; it takes seconds to start."""
-    from nas.cluster import start_ray
-
-    assert start_ray(None, cpus=4)
-    yield
-    ray.shutdown()
+pytestmark = pytest.mark.usefixtures("ray_of_two")
 
 
 def costly(fn, name="costly"):
@@ -55,6 +47,7 @@ def test_a_search_with_workers_is_a_search(tiny, tmp_path):
 
 
 def test_supernet_accuracy_is_the_same_in_an_actor(tiny, few_digits):
+    from nas.objectives.accuracy import accuracy  # not above: the workers of the other tests would import torch
     from nas.supernet import Supernet
 
     objective = accuracy(Supernet(tiny), few_digits)
@@ -156,7 +149,7 @@ def test_more_workers_than_the_cluster_has_room_for(tiny):
 @pytest.mark.parametrize(
     ("workers", "said"),
     [
-        (on_ray(1, resources={"jetson": 1}), r"no machine of the Ray cluster has CPU 1, jetson 1; there is CPU 4"),
+        (on_ray(1, resources={"jetson": 1}), r"no machine of the Ray cluster has CPU 1, jetson 1; there is CPU 2"),
         (on_ray(1, gpus=64), r"has CPU 1, GPU 64"),
         (0, r"workers is a whole number from 1 .*, got 0"),
     ],

@@ -25,9 +25,9 @@ from nas.report.chart import Area, Chart, Line, Points, ticks
 from nas.report.explain import Importance
 from nas.report.sweep_page import write_sweep_report
 from nas.report.tradeoff import wrapped
-from nas.report.units import scale, shown
 from nas.runs.artefacts import Candidate, Config, Failure, MadeFrom, Search, read_run, write_record
 from nas.tables.table import LatencyTable, Validation
+from nas.units import interval, scale, shown
 
 EVIL = "<script>alert('x')</script> & \"quoted\" </title></style>"
 VOID = {"meta", "link", "br", "hr", "img", "input"}
@@ -765,3 +765,11 @@ def test_a_report_reads_what_a_run_wrote(folder):
     contents = read_run(folder)
     assert dataclasses.is_dataclass(contents.config)
     assert contents.search.objectives == OBJECTIVES
+
+
+@pytest.mark.parametrize(("right", "of"), [(8, 36), (0, 36), (36, 36), (354, 359)])
+def test_intervals_of_test_accuracies_are_wilsons(right, of):
+    from scipy.stats import binomtest
+
+    expected = binomtest(right, of).proportion_ci(method="wilson")
+    assert interval(right / of, of) == pytest.approx((expected.low, expected.high), abs=1e-4)

@@ -229,6 +229,33 @@ def test_the_best_corner_of_every_constraint_comes_first():
     assert np.array_equal(result.archs[0], macs(SPACE).extremes.argmin)
 
 
+def test_what_is_named_first_is_evaluated_first_and_told(tmp_path):
+    class Listening(NSGA2):
+        def tell(self, archs, costs, violation):
+            told.append(archs)
+            super().tell(archs, costs, violation)
+
+    told: list[np.ndarray] = []
+    first = SPACE.sample(12, np.random.default_rng(5))
+    searcher = Listening(SPACE, population=8)
+    found = search(SPACE, [Counting().objective(), COST], searcher, budget=20, first=first, run_dir=tmp_path)
+    assert np.array_equal(found.archs[:12], SPACE.canonical(first))
+    assert np.array_equal(np.concatenate(told), found.archs)
+    with pytest.raises(BadInput, match="first differ"):  # another search
+        search(
+            SPACE,
+            [Counting().objective(), COST],
+            NSGA2(SPACE, population=8),
+            budget=20,
+            first=first[:3],
+            run_dir=tmp_path,
+        )
+    again = search(SPACE, [Counting(stop_at=0).objective(), COST], searcher, budget=20, first=first, run_dir=tmp_path)
+    assert np.array_equal(again.archs, found.archs)
+    with pytest.raises(BadInput, match="architectures"):
+        search(SPACE, [COST], budget=5, first=first[:, :2])
+
+
 def test_no_candidate_is_evaluated_twice(searcher):
     counting = Counting()
     search(SPACE, [counting.objective(), COST], searcher, budget=150)

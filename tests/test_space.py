@@ -155,6 +155,19 @@ def test_wrong_numbers_are_refused(nested, call, message):
         call(nested)
 
 
+def test_a_gene_has_255_values_at_most():
+    assert len(Choice("x", tuple(range(255))).values) == 255
+    with pytest.raises(BadInput, match="1 to 255 values"):
+        Choice("x", tuple(range(256)))
+
+
+def test_a_space_says_what_goes_in_and_comes_out(tiny):
+    assert (tiny.in_channels, tiny.classes) == (1, 10)
+    small, large = (SearchSpace("s", [Choice(f"g{i}", (1, 2, 3)) for i in range(n)], ()) for n in (6, 30))
+    assert repr(small) == "<SearchSpace s: 729 networks of 0 different blocks, 6 genes>"
+    assert repr(large).startswith("<SearchSpace s: 10^14 networks ")
+
+
 def test_neighbouring_blocks_fit(space):
     for blocks in space.networks(space.sample(100, np.random.default_rng(5))):
         for before, after in itertools.pairwise(blocks):

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -18,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from small_trials import SPACE, small_search, training, unlucky
 
 from nas.cli import names
 from nas.cli.app import main
 from nas.device import Device
 from nas.engine.loop import search
 from nas.errors import BadInput
-from nas.objectives import Objective, macs
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
 from nas.report.sweep_page import write_sweep_report
 from nas.runs.folder import new_run, opened
@@ -35,35 +34,10 @@ from nas.sweeps.sweep import sweep
 from nas.sweeps.trial import TrialRunner
 from nas.tables.table import LatencyTable, Validation
 from nas.training.weights import save_weights
-from search_spaces import EfficientNet, NasBench201
+from search_spaces import NasBench201
 
 ray = pytest.importorskip("ray")
 ROOT = Path(__file__).parents[1]
-SPACE = EfficientNet.digits()
-
-
-@pytest.fixture(scope="module")
-def started():
-    """One Ray for all tests that need one; it takes seconds to start."""
-    from nas.cluster import start_ray
-
-    assert start_ray(None, cpus=2)
-    yield
-    ray.shutdown()
-
-
-def small_search(settings, run_dir, report):
-    """30 networks; ``pause``: seconds per evaluation. Every evaluation leaves a line in ``<sweep folder>/calls``."""
-
-    def score(archs):
-        time.sleep(settings.get("pause", 0))
-        with open(run_dir.parents[1] / "calls", "a") as file:
-            file.write(f"{run_dir.name} {archs.tobytes().hex()}\n")
-        return archs.sum(axis=1, dtype=np.float64) * settings["weight"]
-
-    objective = Objective(name="score", fn=score, maximize=True, cheap=False, identity=f"score {settings['weight']}")
-    searcher = RandomSearch(SPACE, seed=settings["seed"])
-    return search(SPACE, [objective, macs(SPACE)], searcher, budget=30, run_dir=run_dir, resume=True)
 
 
 def calls(folder: Path) -> list[str]:
@@ -74,7 +48,7 @@ def calls(folder: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def swept(started, tmp_path_factory) -> Path:
+def swept(ray_of_two, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sweep") / "whole"
     sweep(small_search, {"weight": [1, 2], "seed": [0, 1]}, run_dir=folder)
     return folder
@@ -94,22 +68,17 @@ def test_every_combination_is_one_ordinary_search(swept, tmp_path):
     pd.testing.assert_frame_equal(pd.read_csv(swept / "sweep.csv", keep_default_na=False), table, check_dtype=False)
 
 
-@pytest.mark.parametrize("state", ["sound", "damaged"])
-def test_finished_trials_are_not_done_again(swept, tmp_path, state):
+def test_finished_trials_are_not_done_again(swept, tmp_path):
     """Whatever became of Tune's own state; and more settings are more trials."""
     folder = tmp_path / "again"
     shutil.copytree(swept, folder)
-    if state == "damaged":
-        for path in [*folder.glob("tune/*.json"), *folder.glob("tune/*.pkl")]:
-            path.write_bytes(path.read_bytes()[:40])
+    for path in [*folder.glob("tune/*.json"), *folder.glob("tune/*.pkl")]:
+        path.write_bytes(path.read_bytes()[:40])
     before = calls(folder)
-    seeds = [0, 1, 2] if state == "sound" else [0, 1]
-    table = sweep(small_search, {"weight": [1, 2], "seed": seeds}, run_dir=folder, resume=True)
-    assert len(table) == 2 * len(seeds)
+    table = sweep(small_search, {"weight": [1, 2], "seed": [0, 1, 2]}, run_dir=folder, resume=True, max_concurrent=1)
+    assert len(table) == 6
     assert (table["error"] == "").all()
-    assert {line.split()[0] for line in calls(folder)[len(before) :]} == {
-        f"seed={s},weight={w}" for s in seeds[2:] for w in (1, 2)
-    }
+    assert {line.split()[0] for line in calls(folder)[len(before) :]} == {"seed=2,weight=1", "seed=2,weight=2"}
 
 
 def test_a_folder_is_not_swept_twice_by_accident(swept):
@@ -124,27 +93,13 @@ def test_a_folder_is_not_swept_twice_by_accident(swept):
             r"settings \({'weight': \[1, 2\], 'seed': \[0, 1\]}, now {'weight': \[1\],",
         ),
         (small_search, {}, {"seed": 1}, r"seed \(0, now 1\);"),
-        (unlucky, {}, {}, r"trial \(test_sweep.small_search, now test_sweep.unlucky\);"),
+        (unlucky, {}, {}, r"trial \(small_trials.small_search, now small_trials.unlucky\);"),
     ):
         with pytest.raises(BadInput, match=rf"holds a sweep of other {differing}"):
             sweep(trial, settings | change, run_dir=swept, **options)
 
 
-def unlucky(settings, run_dir, report):
-    (run_dir / f"attempt{len(list(run_dir.glob('attempt*')))}").touch()
-    attempt = len(list(run_dir.glob("attempt*")))
-    if settings["fate"] == "raises":
-        raise ValueError("bad luck")
-    if settings["fate"] == "raises once" and attempt == 1:
-        raise ValueError("bad luck")
-    if settings["fate"] == "dies once" and attempt == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if settings["fate"] == "dies":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return {"attempts": attempt}
-
-
-def test_a_trial_that_fails_is_a_row(started, tmp_path, capfd):
+def test_a_trial_that_fails_is_a_row(ray_of_two, tmp_path, capfd):
     fates = ["raises", "raises once", "dies once", "dies", "fine"]
     folder = tmp_path / "sweep"
     table = sweep(unlucky, {"fate": fates}, run_dir=folder, max_failures=1).set_index("fate")
@@ -159,16 +114,7 @@ def test_a_trial_that_fails_is_a_row(started, tmp_path, capfd):
     assert again.loc["fine", "attempts"] == 1
 
 
-def training(settings, run_dir, report):
-    """Its accuracy grows to ``lr``."""
-    with open(run_dir.parents[1] / "trained", "a") as file:
-        file.write(f"{settings['lr']}\n")
-    for epoch in range(1, 21):
-        report({"accuracy": settings["lr"] * epoch / 20, "epoch": epoch})
-    return {"test": settings["lr"]}
-
-
-def test_a_training_sampled_by_optuna_and_stopped_by_asha(started, tmp_path, capfd):
+def test_a_training_sampled_by_optuna_and_stopped_by_asha(ray_of_two, tmp_path, capfd):
     from ray import tune
 
     settings = {"lr": tune.loguniform(0.01, 1), "kind": ["a", "b"]}
@@ -188,24 +134,24 @@ def test_a_training_sampled_by_optuna_and_stopped_by_asha(started, tmp_path, cap
     assert capfd.readouterr() == ("", "")
 
 
-def test_sampled_settings_are_the_same_after_a_loss_of_state(started, tmp_path):
+def test_sampled_settings_are_the_same_after_a_loss_of_state(ray_of_two, tmp_path):
     from ray import tune
 
     folder = tmp_path / "sweep"
-    first = sweep(training, {"lr": tune.uniform(0, 1)}, run_dir=folder, samples=3)
+    first = sweep(training, {"lr": tune.uniform(0, 1)}, run_dir=folder, samples=3, max_concurrent=1)
     shutil.rmtree(folder / "tune")
-    again = sweep(training, {"lr": tune.uniform(0, 1)}, run_dir=folder, samples=3)
+    again = sweep(training, {"lr": tune.uniform(0, 1)}, run_dir=folder, samples=3, max_concurrent=1)
     pd.testing.assert_frame_equal(first, again)
     assert len((folder / "trained").read_text().splitlines()) == 3
 
 
-def test_a_killed_driver_loses_no_evaluation(started, tmp_path):
+def test_a_killed_driver_loses_no_evaluation(ray_of_two, tmp_path):
     """Killed in the middle of its trials, resumed here: what an undisturbed sweep finds, nothing evaluated twice."""
     folder = tmp_path / "killed"
     settings = {"weight": [1, 2], "seed": [0], "pause": 0.05}
-    code = f"import test_sweep, nas; nas.sweep(test_sweep.small_search, {settings}, run_dir={str(folder)!r})"
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-    driver = subprocess.Popen([sys.executable, "-c", code], env=environment)
+    code = f"import small_trials, nas; nas.sweep(small_trials.small_search, {settings}, run_dir={str(folder)!r})"
+    cluster = {"RAY_ADDRESS": ray_of_two.get_runtime_context().gcs_address}  # starting another takes seconds
+    driver = subprocess.Popen([sys.executable, "-c", code], env=os.environ | cluster, cwd=ROOT / "tests")
     while not (folder / "calls").exists() or len(calls(folder)) < 10:  # pytest ends it, if nothing does
         assert driver.poll() is None
         time.sleep(0.05)
@@ -253,7 +199,7 @@ def test_settings_that_make_no_sense(tmp_path, settings, options, said):
     assert not (tmp_path / "sweep").exists()
 
 
-def test_what_no_machine_has_is_said_at_once(started, tmp_path):
+def test_what_no_machine_has_is_said_at_once(ray_of_two, tmp_path):
     with pytest.raises(BadInput, match="no machine of the Ray cluster has CPU 1, jetson 1; there is CPU 2"):
         sweep(training, {"lr": [1.0]}, run_dir=tmp_path / "sweep", resources={"jetson": 1})
     assert not (tmp_path / "sweep").exists()
@@ -371,7 +317,7 @@ def test_a_damaged_file_is_one_line(tmp_path, file, content):
     assert "\n" not in str(refused.value)
 
 
-def test_a_full_disk_is_one_line(started, tmp_path, monkeypatch):
+def test_a_full_disk_is_one_line(ray_of_two, tmp_path, monkeypatch):
     """Tune then reads back what it could not write."""
 
     class Tuner:
@@ -386,7 +332,7 @@ def test_a_full_disk_is_one_line(started, tmp_path, monkeypatch):
 # ---- the command and the report -----------------------------------------------------------------------------------
 
 
-def test_the_command_sweeps_a_benchmark_and_goes_on(started, tmp_path, capsys):
+def test_the_command_sweeps_a_benchmark_and_goes_on(ray_of_two, tmp_path, capsys):
     folder = tmp_path / "sweep"
     given = ["--devices", "pixel2,raspi4", "--searchers", "nsga2,random", "--seeds", "1", "--budget", "40"]
     assert main(["sweep", *given, "--run-dir", str(folder)]) == 0
@@ -423,7 +369,7 @@ def test_the_command_refuses_in_one_line(tmp_path, capsys, given, said):
     assert error.count("\n") == 1
 
 
-def test_the_command_sweeps_a_trained_run(started, tmp_path, digits, capsys):
+def test_the_command_sweeps_a_trained_run(ray_of_two, tmp_path, digits, capsys):
     space = functools.partial(names.space, space="efficientnet.digits")
     run = new_run(space, names.images, run_dir=tmp_path / "run")
     with opened(run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,7 @@ def test_compare_agrees_with_scipy(capsys):
     shown = capsys.readouterr().out
     assert f"{result.networks.kendall_tau:.3f}" in shown
     assert f"{result.blocks.kendall_tau:.3f}" in shown
+    assert re.search(r"apart +raspi4 ms +gold-6240 ms +block", shown)  # which number is whose
 
 
 def test_validate_fails_on_an_edited_table_only(tmp_path, capsys):
@@ -109,10 +111,11 @@ def test_shipped_tables_hold_no_error():
 
 def test_every_shipped_table_has_its_space():
     """Phones, GPUs, boards: what a table covers can be named. One is of blocks only, without stem and head."""
-    without = []
+    without, made = [], {}
     for path in sorted(TABLES.glob("*.csv")):
         table = LatencyTable.load(path)
-        space, why = space_of(table)
+        recorded = tuple(sorted(table.space.items()))  # with the fingerprint: many tables are of one space
+        space, why = made[recorded] = made.get(recorded) or space_of(table)
         if space is None:
             without.append((path.stem, why))
         else:
@@ -151,10 +154,12 @@ def test_a_damaged_table_in_a_folder_is_named_and_left_out(tmp_path, capsys):
 
 def test_the_heat_map_is_a_picture_of_several_devices(tmp_path, capsys):
     target = tmp_path / "heat.png"
-    assert main(["tables", "heatmap", str(TABLES), "--networks", "50", "--output", str(target)]) == 0
+    for path in [*TABLES.glob("[gprs]*_fbnet_b1.json"), TABLES / "note10_ofa_b1.json"]:
+        copied(path.with_suffix(""), tmp_path / "tables")
+    assert main(["tables", "heatmap", str(tmp_path / "tables"), "--networks", "50", "--output", str(target)]) == 0
     assert "fbnet_cifar100" in capsys.readouterr().out
     with Image.open(target) as picture:
-        assert min(picture.size) > 500
+        assert min(picture.size) > 400
         assert len(picture.convert("RGB").getcolors(10**6) or range(99)) > 50
 
 

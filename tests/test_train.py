@@ -41,12 +41,6 @@ def same(a, b):
     return all(torch.equal(a[k], b[k]) for k in a)
 
 
-@pytest.fixture(scope="module")
-def trained(tiny, few_digits, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("trained")
-    return train_supernet(tiny, few_digits, epochs=40, run_dir=folder, recipe=Recipe(epochs=40, batch_size=32))
-
-
 def test_the_supernet_learns_at_every_size(tiny, few_digits, trained):
     for arch in (trained.largest, trained.smallest, *tiny.sample(2, np.random.default_rng(0))):
         assert subnet_accuracy(trained, arch, few_digits) > 0.5
@@ -283,6 +277,13 @@ def test_the_sandwich_is_largest_on_labels_smallest_and_randoms_on_its_answers(t
     for arch in [twin.smallest, *tiny.sample(randoms, np.random.default_rng(3))]:
         cross_entropy(logits(arch), by_labels.detach().softmax(1)).backward()
     assert_same_gradients(gradients(supernet), gradients(twin))
+
+
+def test_a_sandwich_has_0_to_64_random_subnets():
+    assert [Sandwich(randoms=n).randoms for n in (0, 64)] == [0, 64]
+    for wrong in (-1, 65):
+        with pytest.raises(BadInput, match="randoms is a whole number from 0 to 64"):
+            Sandwich(randoms=wrong)
 
 
 def test_a_single_path_is_one_random_subnet_on_the_labels(tiny, batch):

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from nas.cli.flags import Parser
+from nas import __version__
+from nas.cli.flags import Parser, named_in
 from nas.errors import NasError
 from nas.files import first_line
 
@@ -107,6 +108,13 @@ COMMANDS = {
     "report": Command(
         "run", "Write the report of a run folder, or of a sweep's.", ("nas report --run-dir runs/quickstart",)
     ),
+    "spaces": Command(
+        "lists",
+        "List the search spaces, or compute the sizes of some.",
+        ("nas spaces", "nas spaces mobilenet_v2.photos resnet.cifar"),
+    ),
+    "searchers": Command("lists", "List the searchers.", ("nas searchers",)),
+    "devices": Command("lists", "List what can be measured here, and the devices whose tables ship.", ("nas devices",)),
     "tables": Command(
         "tables",
         "List, show, compare and validate latency tables, and draw how devices agree.",
@@ -118,19 +126,31 @@ COMMANDS = {
             "nas tables heatmap latency_tables/ --output heat.png",
         ),
     ),
+    "completion": Command(
+        "completion",
+        "Print what a shell reads to complete commands, flags and names.",
+        (
+            "nas completion bash > ~/.local/share/bash-completion/completions/nas",
+            "nas completion fish > ~/.config/fish/completions/nas.fish",
+            'nas completion zsh > "${fpath[1]}/_nas"',
+        ),
+    ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status: 0, or 2 after one line about what was wrong (1: ``tables validate``)."""
     given = list(sys.argv[1:] if argv is None else argv)
+    if not given:
+        parser("").print_help()
+        return 0
     args = parser(*given[:1]).parse_args(given)
     args.command_line = shlex.join(["nas", *given])
     try:
         with _logged(args.command):
             return args.command.part(f"run_{args.name_of_command}")(args) or 0
     except NasError as error:
-        return _refused(str(error))
+        return _refused(named_in(str(error), given))
     except KeyboardInterrupt:
         goes_on = "; the same command with --resume goes on from here" if hasattr(args, "run_dir") else ""
         print(f"nas: interrupted{goes_on}", file=sys.stderr)
@@ -150,6 +170,7 @@ def parser(*named: str) -> argparse.ArgumentParser:
         description=__doc__,
         epilog="examples:\n  nas quickstart\n  nas quickstart --data flowers/ --space mobilenet_v3.cifar --run-dir runs/flowers\n  nas tables runs/",
     )
+    whole.add_argument("--version", action="version", version=f"nas {__version__}")
     commands = whole.add_subparsers(title="commands", required=True, metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
         examples = "examples:\n" + "\n".join(f"  {e}" for e in command.examples)

@@ -35,6 +35,7 @@ class Fit:
     board: Annotated[Text | None, "a Cortex-M board of MLPerf Tiny, such as NUCLEO-L4R5ZI; a wrong name lists them"] = (
         None
     )
+    counted: Annotated[bool, "with --board: count instructions, too (takes arm-none-eabi-gcc and QEMU)"] = False
     like: Annotated[
         list[FilePath],
         "tables of known devices to adapt from: then 10 networks may do, without them a few hundred are better",
@@ -44,7 +45,7 @@ class Fit:
     tool: Annotated[Literal["onnxruntime", "trtexec", "benchmark_model"], "with --choose: what will run the files"] = (
         "onnxruntime"
     )
-    name: Annotated[Text | None, "file name of the table (default: from the device)"] = None
+    name: Annotated[Text | None, "file name of the table (default: table_<precision>)"] = None
     run_dir: Annotated[FilePath, "folder of the table"] = "runs"
 
     def __post_init__(self) -> None:
@@ -52,6 +53,8 @@ class Fit:
         chosen = [option(way) for way in ways if getattr(self, way) is not None]
         if len(chosen) != 1:
             raise BadInput(f"give one of {', '.join(map(option, ways))}, got {' and '.join(chosen) or 'none'}")
+        if self.counted and self.board is None:
+            raise BadInput("--counted goes with --board")
         if self.name is not None:
             file_name(self.name, "name")
         folder_of(self.run_dir)
@@ -83,9 +86,10 @@ def run_fit(args: argparse.Namespace) -> None:
     what, timed = Fit(**given(args, Fit)), Timed(**given(args, Timed))
     space = names.space(**given(args, names.space))
     if what.board:
+        from nas.measuring.counted import counted_board_table
         from nas.tables.fit.boards import board_table
 
-        _save(what, board_table(what.board, space))
+        _save(what, (counted_board_table if what.counted else board_table)(what.board, space))
         return
     known = [LatencyTable.load(path) for path in what.like]
     for table in known:
@@ -150,7 +154,7 @@ def _fitted(what: Fit, timed: Timed, space: SearchSpace, known: list[LatencyTabl
 
 def _save(what: Fit, table: LatencyTable) -> None:
     folder = folder_of(what.run_dir)
-    stem = folder / what.name if what.name else table_stem(folder, table.name)
+    stem = folder / what.name if what.name else table_stem(folder, table.device.precision)
     if stem.with_name(stem.name + ".json").exists():
         raise BadInput(f"{stem}.json is there already; choose another --name or --run-dir")
     table.save(stem)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, Literal, Union
 
 from nas.checks import checkable, help_of, hints_of, parsed
@@ -57,6 +58,8 @@ def add_flag(parser: Any, name: str, annotation: Any, default: Any = inspect.Par
     text, kind = help_of(annotation), _without_none(annotation)
     if isinstance(default, str | int | float) and default is not False:
         text += f" (default {default})"
+    elif kind is not bool and default is not inspect.Parameter.empty and "default" not in text:
+        text += " (default: none)"
     about: dict[str, Any] = {"default": argparse.SUPPRESS, "help": text.replace("%", "%%")}
     if kind is bool:
         action = argparse.BooleanOptionalAction if default is True else "store_true"
@@ -73,15 +76,53 @@ def option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def alternatives(action: argparse.Action) -> tuple[str, ...]:
+    """The texts that a flag takes, where they can be listed."""
+    kind = _without_none(getattr(action.type, "annotation", None))
+    return tuple(map(str, typing.get_args(kind))) if typing.get_origin(kind) is Literal else ()
+
+
 def _value(name: str, annotation: Any) -> Callable[[str], Any]:
     def value(text: str) -> Any:
         try:
             return parsed(name, text, annotation)
         except BadInput as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
+            raise argparse.ArgumentTypeError(str(error).replace(name, option(name), 1)) from None
 
     value.annotation = annotation  # type: ignore[attr-defined]  # for the tests' walk
     return value
+
+
+def named_in(message: str, given: Sequence[str]) -> str:
+    """``message`` with the flags of a command line that it is about.
+
+    "space and around both ..." begins with parameters; in "there is no device 'x'" the x is what a flag was given. What
+    names a flag already stays as it is.
+    """
+    values = dict(_pairs(given))
+    if "--" in message:
+        return message
+    named = re.sub(
+        r"^\w+(?: and \w+)*",
+        lambda m: " and ".join(option(n) if option(n) in values else n for n in m[0].split(" and ")),
+        message,
+    )
+    about = [flag for flag, value in values.items() if _says(message, value)] if named == message else []
+    return f"{about[-1]}: {named}" if about else named
+
+
+def _pairs(given: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Flags and their texts; of a flag with several the last."""
+    for i, text in enumerate(given):
+        flag, joined, value = text.partition("=")
+        if flag.startswith("--"):
+            yield flag, value if joined else next((v for v in given[i + 1 :][:1] if not v.startswith("--")), "")
+
+
+def _says(message: str, value: str) -> bool:
+    """Whether a message repeats what a flag was given, or a part of it between commas; numbers may be any."""
+    parts = (part for part in value.split(",") if re.search(r"[^\W\d]", part))
+    return any(re.search(rf"(?<!\w){re.escape(part)}(?!\w)", message) for part in parts)
 
 
 def _without_none(annotation: Any) -> Any:

@@ -188,6 +188,8 @@ def _stem(what: Measured, device: Device, runtime: Runtime, precision: str) -> P
     if what.name:
         return Path(what.run_dir) / what.name
     where = device.remote.rpartition("@")[2] if device.remote else ""
-    with_what = device.tool if device.remote else getattr(runtime, "accelerator", what.runtime)
+    with_what = (
+        device.tool if device.remote else getattr(runtime, "accelerator", getattr(runtime, "core", what.runtime))
+    )
     parts = ["table", where, with_what if where or with_what != "onnxruntime" else "", precision]
     return Path(what.run_dir) / "_".join(p for p in parts if p)

@@ -83,7 +83,7 @@ def run_quickstart(args: argparse.Namespace) -> None:
 
     run = _run(args)
     final = run_all(run)
-    print_final(final, read_failures(run.folder))
+    print_final(final, read_failures(run.folder), len(run.data.test))
     print(f"\nreport: {write_report(run.folder)}")
 
 
@@ -122,7 +122,7 @@ def run_compress(args: argparse.Namespace) -> None:
 
     run = _reopened(args)
     run_stage(run, "candidates")
-    print_final(run_stage(run, "final"), read_failures(run.folder))
+    print_final(run_stage(run, "final"), read_failures(run.folder), len(run.data.test))
 
 
 def run_export(args: argparse.Namespace) -> None:

@@ -15,9 +15,12 @@ from msgspec import Meta
 from nas.checks import Count, FilePath, Text, checked, shown
 from nas.cli.flags import add_flag, add_flags, given
 from nas.cli.names import Resume, RunDir, one_of
+from nas.cli.printing import Row, print_rows
 from nas.errors import BadInput
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from nas.engine.result import SearchResult
     from nas.objectives.tabular import TabularBenchmark
 
@@ -62,7 +65,7 @@ def add_sweep(sub: argparse.ArgumentParser) -> None:
 
 def run_sweep(args: argparse.Namespace) -> None:
     """Run the sweep of the parsed arguments, print its table, write its report."""
-    from nas.report.sweep_page import write_sweep_report
+    from nas.report.sweep_page import final_hypervolumes, write_sweep_report
     from nas.sweeps.folder import read_sweep_record
     from nas.sweeps.sweep import sweep
 
@@ -71,8 +74,29 @@ def run_sweep(args: argparse.Namespace) -> None:
     settings = _settings(given(args, Swept), before.settings if before else {}, args.run_dir)
     trial = _on_run if "run" in settings else _on_table
     frame = sweep(trial, settings, run_dir=args.run_dir, resume=resume, **asdict(where))
-    print(frame.drop(columns=[c for c in ("trial", "run") if c in frame]).to_string(index=False))
+    found = final_hypervolumes(args.run_dir)
+    shown = frame.merge(found[["trial", "hypervolume"]], on="trial", how="left").round({"hypervolume": 4})
+    # the best of each objective alone is that of a degenerate network: the hypervolume says what is worth something
+    left_out = [c for c in shown if c in ("trial", "run") or c.startswith("best_")]
+    print(shown.drop(columns=left_out).to_string(index=False))
+    print("\nhypervolume at the end, mean ± standard deviation over seeds; 1: the front of all trials on the device")
+    print_rows(_winners(found), indent=2)
     print(f"\nreport: {write_sweep_report(args.run_dir)}")
+
+
+def _winners(found: pd.DataFrame) -> list[Row]:
+    """A row per device: each searcher's hypervolume, and which is best, with those within the spread of it."""
+    from nas.report.sweep_page import spread
+
+    rows = []
+    for device, of_device in found.groupby("device", sort=False):
+        each = of_device.groupby("searcher", sort=False)["hypervolume"]
+        mean, deviation = each.mean(), each.std().fillna(0.0)
+        best = mean.idxmax()
+        near = mean.index[mean + deviation >= mean[best] - deviation[best]].drop(best)
+        named = {str(name): spread(values) for name, values in each}
+        rows.append({"device": str(device), **named, "best": " or ".join([best, *near])})
+    return rows
 
 
 def _settings(chosen: Mapping[str, Any], before: Mapping[str, Any], folder: str) -> dict[str, Any]:
@@ -104,7 +128,7 @@ def _listed(what: str, text: str | None, known: Collection[str]) -> list[str]:
 def _devices(run: str | None) -> list[str]:
     """Those of a run folder (its tables), or of the tabular space."""
     if run is None:
-        return list(_benchmark().devices)
+        return list(benchmark().devices)
     from nas.runs.artefacts import read_config
     from nas.tables.names import tables_in
     from nas.training.names import SUPERNET
@@ -116,7 +140,8 @@ def _devices(run: str | None) -> list[str]:
     return tables
 
 
-def _benchmark() -> TabularBenchmark:
+def benchmark() -> TabularBenchmark:
+    """The tabular space of a sweep that has no run folder."""
     from nas.objectives.tabular import NASBENCH201, TabularBenchmark
     from search_spaces import NasBench201
 
@@ -124,8 +149,8 @@ def _benchmark() -> TabularBenchmark:
 
 
 def _on_table(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[str, float]], None]) -> SearchResult:
-    benchmark = _benchmark()
-    return _search([benchmark.accuracy(), benchmark.latency(settings["device"])], benchmark.space, settings, run_dir)
+    table = benchmark()
+    return _search([table.accuracy(), table.latency(settings["device"])], table.space, settings, run_dir)
 
 
 def _on_run(settings: dict[str, Any], run_dir: Path, report: Callable[[Mapping[str, float]], None]) -> SearchResult:

@@ -13,7 +13,8 @@ from msgspec import Meta
 
 from nas.checks import CountOrNone, FilePath, checked
 from nas.cli.flags import add_flags, given, parameters
-from nas.cli.table_files import Found, is_whole, load, loadable, readable, sisters, space_of, stems, whole
+from nas.cli.printing import Row, print_rows
+from nas.cli.table_files import PLACES, Found, is_whole, load, loadable, readable, sisters, space_of, stems, whole
 from nas.errors import BadInput
 
 if TYPE_CHECKING:
@@ -24,10 +25,7 @@ if TYPE_CHECKING:
 
 Networks = Annotated[int, Meta(ge=2, le=100_000), "random networks compared"]
 
-_LEFT = {"table", "chip", "runtime", "precision", "kind", "space", "block"}  # columns of text
 _SHOWN_ROWS = 3
-
-Row = dict[str, str]
 
 
 def run_tables(args: argparse.Namespace) -> int:
@@ -38,17 +36,22 @@ def run_tables(args: argparse.Namespace) -> int:
 def add_tables(sub: argparse.ArgumentParser) -> None:
     """The commands of ``nas tables``; without one it lists."""
     commands = sub.add_subparsers(metavar="COMMAND", parser_class=type(sub))
-    made: tuple[tuple[str, Callable[..., Any], str, str], ...] = (
-        ("list", _list, "One line per table: what it is of, and its error on whole networks.", "*"),
-        ("show", _show, "What a table holds, what it says of itself, and what is wrong with it.", "+"),
-        ("compare", _compare, "How tables agree: block by block, and over random networks.", "+"),
-        ("validate", _validate, "Look for what goes wrong with tables; exit status 1 on an error.", "*"),
-        ("heatmap", _heatmap, "Draw the rank correlation between devices, space by space.", "*"),
-    )
-    for name, run, text, paths in made:
-        one = commands.add_parser(name, help=text, description=text)
+    here = f"those that ship and {PLACES[1]}/"
+    made: tuple[tuple[str, Callable[..., Any], str, str, str], ...] = (
+        ("list", _list, "One line per table: what it is of, and its error on whole networks.", here, "runs/"),
+        ("show", _show, "What a table holds, what it says of itself, and what is wrong with it.", "", "note10_ofa_b1"),
+        ("compare", _compare, "How tables agree: block by block, and over random networks.", "",
+         "raspi4_fbnet_b1 pixel2_fbnet_b1"),
+        ("validate", _validate, "Look for what goes wrong with tables; exit status 1 on an error.", here, "runs/mine"),
+        ("heatmap", _heatmap, "Draw the rank correlation between devices, space by space.", here, "--output heat.svg"),
+    )  # fmt: skip
+    for name, run, text, default, example in made:
+        one = commands.add_parser(name, help=text, description=text, epilog=f"example:\n  nas tables {name} {example}")
         one.set_defaults(tables=run)
-        one.add_argument("path", nargs=paths, help="tables: paths, names of those that ship, or folders of them")
+        about = "tables: paths, names of those that ship, or folders of them"
+        one.add_argument(
+            "path", nargs="*" if default else "+", help=about + f" (default: {default})" if default else about
+        )
         for flag in [name for name in parameters(run) if name != "path"]:
             add_flags(one, run, flag)
     parse = sub.parse_known_args
@@ -66,7 +69,7 @@ def _list(path: Sequence[str]) -> None:
     found, others = readable(path)
     rows = [{"table": _short(stem, path), **_row(table)} for stem, table in found]
     rows += [{"table": _short(other, path), **_whole_row(other)} for other in others]
-    _print(rows)
+    print_rows(rows)
     print(
         "\ntau (Kendall tau), MAPE, <=10%: on whole networks that the table had not seen; nas tables show TABLE says more"
     )
@@ -84,7 +87,7 @@ def _show(path: Sequence[str], *, rows: Annotated[CountOrNone, "slowest blocks s
         slowest = table.effective_ms.argsort()[::-1][:rows]
         print(f"\n  slowest {len(slowest)} of {len(table.rows)} blocks (inside a network)")
         total = table.effective_ms.sum()
-        _print(
+        print_rows(
             [
                 {
                     "ms": f"{table.effective_ms[r]:.4g}",
@@ -112,19 +115,19 @@ def _compare(
     first = found[0][1]
     space, why = space_of(first)
     results = [compare(first, table, space, networks=networks) for _, table in found[1:]]
-    print(f"against {names[0]}")
-    _print([row for name, result in zip(names[1:], results, strict=True) for row in _agreement_rows(name, result)])
+    print(f"ratio: ms of each table over those of {names[0]}")
+    print_rows([row for name, result in zip(names[1:], results, strict=True) for row in _agreement_rows(name, result)])
     if results[0].networks is None:
         print(f"no networks compared: {why or 'a table lacks blocks of ' + first.space.get('name', 'the space')}")
     for name, result in zip(names[1:], results, strict=True):
-        print(f"\nmost apart in {name} (ratio over its median {result.blocks.ratio:.3g})")
+        print(f"\nmost apart: {name} over {names[0]}, relative to the median ratio of {result.blocks.ratio:.3g}")
         most = result.rows.head(rows).itertuples()
-        _print(
+        print_rows(
             [
                 {
                     "apart": f"{r.apart:.2f}x",
-                    "ms": f"{r.second_ms:.4g}",
-                    "against ms": f"{r.first_ms:.4g}",
+                    f"{name} ms": f"{r.second_ms:.4g}",
+                    f"{names[0]} ms": f"{r.first_ms:.4g}",
                     "block": str(r.block),
                 }
                 for r in most
@@ -287,20 +290,6 @@ def _findings(findings: Sequence[Finding], *, indent: int) -> str:
         if len(finding.rows) > _SHOWN_ROWS:
             lines.append(f"{' ' * indent}  and {len(finding.rows) - _SHOWN_ROWS} more")
     return "\n".join(lines)
-
-
-def _print(rows: Sequence[Row], *, indent: int = 0) -> None:
-    """Aligned columns: text to the left, numbers to the right."""
-    if not rows:
-        return
-    table = [list(rows[0]), *([row[k] for k in rows[0]] for row in rows)]
-    wide = [max(len(line[i]) for line in table) for i in range(len(table[0]))]
-    for line in table:
-        cells = [
-            text.ljust(w) if name in _LEFT else text.rjust(w)
-            for text, w, name in zip(line, wide, table[0], strict=True)
-        ]
-        print((" " * indent + "  ".join(cells)).rstrip())
 
 
 def _labels(found: Found) -> list[str]:

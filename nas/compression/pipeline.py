@@ -11,7 +11,7 @@ import inspect
 import logging
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from nas.compression.step import Context, Deployed, Step
 from nas.data.images import ImageData
 from nas.errors import BadInput
 from nas.modules import Network
+from nas.notebook import html_table
 from nas.runtimes import Runtime
 from nas.tables.interpolate import PRUNED, estimate
 from nas.tables.table import LatencyTable
@@ -58,13 +59,20 @@ class Record:
     note: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Compressed:
     """The result: the last network, the network after each step by step name, and the records."""
 
-    network: nn.Module = field(repr=False)
-    stages: dict[str, nn.Module] = field(repr=False)
+    network: nn.Module
+    stages: dict[str, nn.Module]
     records: tuple[Record, ...]
+
+    def __repr__(self) -> str:
+        steps = ", ".join(f"{r.step} {r.accuracy:.1%} {r.size_bytes:,} bytes" for r in self.records)
+        return f"Compressed({steps})"
+
+    def _repr_html_(self) -> str:
+        return html_table(self, self.to_pandas())
 
     def to_pandas(self) -> pd.DataFrame:
         """One row per record."""

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nas.blocks import Block
+from nas.deploy.buffers import Buffers, Ints
 from nas.deploy.litert_graph import Graph, Weight, lowered
 from nas.errors import MissingPackage, NasError
 
@@ -50,7 +51,6 @@ FILE = 621
 # scales and zero points are stored for every channel, a name and a record for every tensor
 _FILE_CHANNEL, _FILE_WEIGHT, _FILE_LITERAL, _FILE_ACTIVATION = 24, 110, 98, 134
 
-Ints = NDArray[np.int64]
 _CHUNK = 256  # networks planned at a time
 _FAR = 1 << 30
 
@@ -73,27 +73,26 @@ class MemoryModel:
     activations alive at once in each, which is the least that any network with it needs; ``kept (blocks,)``: of records.
     """
 
+    version = f"tflm {MODEL_VERSION}"
+
     def __init__(self, blocks: Sequence[Block]) -> None:
         self.blocks = tuple(blocks)
         graphs = [lowered([block]) for block in self.blocks]
         buffers = [_buffers(graph) for graph in graphs]
         self.flash = np.array([_flash(g) for g in graphs])
         self.alive = np.array([_alive(b) for b in buffers])
-        self._most = max(len(b) for b in buffers) - 1  # the input is the output of the block before
-        self._input_size = np.array([0, *(b[0].size for b in buffers)])
-        self._input_last = np.array([0, *(b[0].last for b in buffers)])
-        self._count = np.array([0, *(len(b) - 1 for b in buffers)])
-        self._ops = np.array([0, *(len(g.ops) for g in graphs)])
-        self._fields = np.zeros((4, len(graphs) + 1, self._most), dtype=np.int64)
-        for row, own in enumerate(buffers, start=1):
-            for k, b in enumerate(own[1:]):
-                self._fields[:, row, k] = b.size, b.first, b.last, b.scratch
+        own = [np.array([(b.size, b.first, b.last, b.scratch) for b in buffer]) for buffer in buffers]
+        self._buffers = Buffers(own, [len(g.ops) for g in graphs])
         self.kept = np.array([_records(g) for g in graphs])
         self._literals = _bit_sets([_literals(g) for g in graphs])
 
     def arena(self, ids: NDArray[np.integer]) -> Ints:
         """``(n,)`` bytes of TensorFlow Lite Micro's arena, for the networks ``ids (n, slots)``."""
         return self.activations(ids) + self.records(ids)
+
+    def stored(self, ids: NDArray[np.integer]) -> Ints:
+        """``(n,)`` bytes of the networks' files."""
+        return FILE + np.concatenate([[0], self.flash])[ids].sum(axis=1)
 
     def activations(self, ids: NDArray[np.integer]) -> Ints:
         """The part of the arena that activations share."""
@@ -107,15 +106,15 @@ class MemoryModel:
         return _INTERPRETER + _TENSOR * (literals + 1) + np.concatenate([[0], self.kept])[ids].sum(axis=1)
 
     def _planned(self, ids: NDArray[np.integer]) -> Ints:
-        size, first, last, scratch = self._laid_out(ids)
-        n, width = size.shape
+        size, first, last, scratch = self._buffers.of(ids)
+        (n, width), most = size.shape, self._buffers.most
         # largest first; of equal ones the last, and operators' scratch before activations, as the original does it
         order = np.argsort(-(size * (2 * width) + scratch * width + np.arange(width)), axis=1, kind="stable")
-        near = np.arange(-self._most, self._most + 1)  # no other buffer can be alive together with one
-        edge = ((0, 0), (self._most, self._most))
+        near = np.arange(-most, most + 1)  # no other buffer can be alive together with one
+        edge = ((0, 0), (most, most))
         size, first, last = (np.pad(field, edge).astype(np.int32).ravel() for field in (size, first, last))
         offset = np.full(size.shape, _FAR, dtype=np.int32)  # far away: not placed yet
-        row = (width + 2 * self._most) * np.arange(n) + self._most
+        row = (width + 2 * most) * np.arange(n) + most
         peak = np.zeros(n, dtype=np.int32)
         for i in order.T:
             here = i + row
@@ -136,27 +135,6 @@ class MemoryModel:
             offset[here] = np.where(mine > 0, at, _FAR)
             np.maximum(peak, at + mine, out=peak)
         return peak.astype(np.int64)
-
-    def _laid_out(self, ids: NDArray[np.integer]) -> Ints:
-        """Size, first and last operator, and scratch of every buffer: ``(4, n, most)`` in order, 0 behind the last."""
-        ids = np.take_along_axis(ids, np.argsort(ids == 0, axis=1, kind="stable"), axis=1)  # empty slots to the end
-        n = len(ids)
-        counts, ops = self._count[ids], self._ops[ids]
-        start = 1 + np.cumsum(counts, axis=1) - counts
-        op = np.cumsum(ops, axis=1) - ops
-        out = np.zeros((4, n, 1 + int(counts.sum(axis=1).max(initial=0))), dtype=np.int64)
-        out[0, :, 0], out[2, :, 0] = self._input_size[ids[:, 0]], self._input_last[ids[:, 0]]
-        exists = np.arange(self._most) < counts[:, :, None]
-        rows, slot, k = np.nonzero(exists)
-        column = start[rows, slot] + k
-        values = self._fields[:, ids[rows, slot], k]
-        values[1:3] += op[rows, slot]
-        out[:, rows, column] = values
-        # a block's output lives until the next block has read it for the last time
-        rows, slot = np.nonzero(ids[:, 1:])
-        column = start[rows, slot] + counts[rows, slot] - 1
-        out[2, rows, column] = op[rows, slot + 1] + self._input_last[ids[rows, slot + 1]]
-        return out
 
 
 def recorded_arena(model: bytes) -> tuple[int, int]:

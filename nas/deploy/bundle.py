@@ -9,8 +9,6 @@ from __future__ import annotations
 import copy
 import inspect
 import json
-import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,7 +28,7 @@ from nas.data.image_files import fitted, square_pixels
 from nas.deploy.parity import Shape, input_shape_of
 from nas.deploy.torch_source import generate
 from nas.errors import BadInput, NasError
-from nas.files import first_line, folder_of
+from nas.files import first_line, replacing_folder
 
 __all__ = ["MARKER", "TOLERANCE", "export_bundle", "generate"]
 
@@ -56,32 +54,19 @@ def export_bundle(
     or its outputs differ from the network's; BadInput when ``path`` exists and is not a bundle or cannot be written,
     when classes or preprocessing do not fit the network, or when it uses an operation that the generator does not know.
     """
-    path = folder_of(path, "bundle")
-    place = path.resolve()  # a link to a bundle stays a link
-    if place.exists() and not (place / MARKER).is_file():
-        raise BadInput(f"{path} exists and is not a bundle; choose another path")
-    shape = input_shape_of(network, input_shape)
-    plain = copy.deepcopy(network).cpu().double().eval()
-    images = _pictures(shape)
-    with torch.no_grad():
-        expected = plain(torch.from_numpy(images)).numpy()
-    if not np.isfinite(expected).all():
-        raise NasError("the network's outputs are not finite, so no bundle of it can be checked")
-    _check_fit(expected.shape, shape, classes, preprocessing)
-    source, exact = generate(plain)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{place.name[:40]}-", dir=place.parent))
-        try:
-            _write(folder, source, exact, classes, preprocessing)
-            _describe(folder, shape, len(classes), _verify(folder, exact, images, expected))
-            _put(folder, place)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-    except OSError as error:
-        raise BadInput(f"cannot write {path}: {error.strerror}") from None
-    return path
+    with replacing_folder(path, "bundle", MARKER) as folder:
+        shape = input_shape_of(network, input_shape)
+        plain = copy.deepcopy(network).cpu().double().eval()
+        images = _pictures(shape)
+        with torch.no_grad():
+            expected = plain(torch.from_numpy(images)).numpy()
+        if not np.isfinite(expected).all():
+            raise NasError("the network's outputs are not finite, so no bundle of it can be checked")
+        _check_fit(expected.shape, shape, classes, preprocessing)
+        source, exact = generate(plain)
+        _write(folder, source, exact, classes, preprocessing)
+        _describe(folder, shape, len(classes), _verify(folder, exact, images, expected))
+    return Path(path)
 
 
 def _write(
@@ -97,7 +82,7 @@ def _write(
     (folder / "predict.py").write_text(_PREDICT.replace("{square_pixels}", decoder))
     (folder / "preprocessing.json").write_text(json.dumps(dict(preprocessing), indent=2) + "\n")
     (folder / "classes.json").write_text(json.dumps(list(classes), indent=2) + "\n")
-    versions = "".join(f"{name}>={_minor(metadata.version(name))}\n" for name in ("torch", "numpy", "pillow"))
+    versions = "".join(f"{name}  # checked with {metadata.version(name)}\n" for name in ("torch", "numpy", "pillow"))
     (folder / "requirements.txt").write_text(versions)
 
 
@@ -110,7 +95,6 @@ def _describe(folder: Path, shape: Sequence[int], classes: int, differences: Map
     }
     (folder / "README.md").write_text(_README.format(shape=tuple(shape), **made))
     (folder / MARKER).write_text(json.dumps(made | {"torch": torch.__version__}, indent=2) + "\n")
-    folder.chmod(0o755)  # mkdtemp's is private
 
 
 def _check_fit(
@@ -176,25 +160,6 @@ def _verify(
     return differences
 
 
-def _put(folder: Path, place: Path) -> None:
-    """Give ``folder`` its name; an older bundle there goes only once the new one is in place."""
-    if not place.exists():
-        os.replace(folder, place)
-        return
-    old = folder.with_name(folder.name + "-old")
-    os.replace(place, old)
-    try:
-        os.replace(folder, place)
-    except BaseException:
-        os.replace(old, place)
-        raise
-    shutil.rmtree(old)
-
-
-def _minor(version: str) -> str:
-    return ".".join(version.split("+")[0].split(".")[:2])
-
-
 _PREDICT = '''"""Classify image files: python predict.py image.png ..."""
 
 import io
@@ -234,7 +199,7 @@ def read(file):
 def main():
     if len(sys.argv) < 2:
         sys.exit("usage: python predict.py image.png ...")
-    model = load(HERE / "weights.pt")
+    model = load()
     for file in sys.argv[1:]:
         try:
             x = read(file)
@@ -255,7 +220,8 @@ _README = """# An image classifier for {classes} classes, input {shape}
     pip install -r requirements.txt
     python predict.py image.png
 
-`model.py` is the network as plain PyTorch (`load()` gives it with its weights), `preprocessing.json` says how an image
+`requirements.txt` asks for no version, only says which were checked. `model.py` is the network as plain PyTorch (`load()`
+gives it with its weights, from wherever it is called), `preprocessing.json` says how an image
 becomes its input, `classes.json` names its outputs.
 
 Checked when it was written, in a process of its own: outputs differ from the original network's by
@@ -278,7 +244,7 @@ torch.set_num_threads(1)
 import model, predict
 x = torch.from_numpy(numpy.load(scratch + "/x.npy"))
 with torch.no_grad():
-    shipped = model.load(folder + "/weights.pt")(x.float())
+    shipped = model.load()(x.float())
     precise = model.Model().double().eval()
     precise.load_state_dict(torch.load(scratch + "/exact.pt", weights_only=True))
     numpy.save(scratch + "/precise.npy", precise(x).numpy())

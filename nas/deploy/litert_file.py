@@ -38,7 +38,7 @@ _VERSIONS = {"FULLY_CONNECTED": 5, "TRANSPOSE": 4}  # of the operator's definiti
 
 def flatbuffer(graph: Graph, weights: Callable[[Weight], NDArray[np.float32]]) -> bytes:
     """``graph`` as an fp32 .tflite; ``weights`` gives the values of each named constant, in its layout."""
-    schema = _schema()
+    schema = tflite_schema()
     model = schema.ModelT()
     model.version, model.description = 3, b"nas"
     model.buffers = [schema.BufferT()]  # the first is empty, and means "computed"
@@ -94,7 +94,7 @@ def inlined(model: bytes) -> bytes:
     ai-edge-quantizer appends constants behind it and stores offsets. TensorFlow Lite Micro does not know those: it
     reads nothing there, says nothing, and computes with whatever it has.
     """
-    unpacked = _schema().ModelT.InitFromPackedBuf(model, 0)
+    unpacked = tflite_schema().ModelT.InitFromPackedBuf(model, 0)
     for buffer in unpacked.buffers:
         if buffer.offset > 1:  # 1 is a placeholder for "not here"
             buffer.data = np.frombuffer(model, np.uint8, buffer.size, buffer.offset)
@@ -104,27 +104,28 @@ def inlined(model: bytes) -> bytes:
     return _packed(unpacked)
 
 
-def interpreter(model: bytes, threads: int = 1) -> Any:
-    """A LiteRT interpreter (CPU, XNNPACK) of a serialised model, tensors allocated.
+def interpreter(model: bytes, threads: int = 1, *, reference: bool = False) -> Any:
+    """A LiteRT interpreter (CPU, XNNPACK; ``reference``: the plain kernels) of a serialised model, tensors allocated.
 
     Raises NasError for a model that LiteRT cannot load, MissingPackage without ai-edge-litert.
     """
     try:
-        from ai_edge_litert.interpreter import Interpreter
+        from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError:
         raise MissingPackage("ai-edge-litert", "litert") from None
+    kernels = OpResolverType.BUILTIN_REF if reference else OpResolverType.AUTO
     with silent():
         try:
-            loaded = Interpreter(model_content=model, num_threads=threads)
+            loaded = Interpreter(model_content=model, num_threads=threads, experimental_op_resolver_type=kernels)
             loaded.allocate_tensors()
         except (RuntimeError, ValueError) as error:
             raise NasError(f"LiteRT cannot load the model: {str(error).splitlines()[0]}") from None
     return loaded
 
 
-def run_litert(model: bytes, x: NDArray[np.float32]) -> NDArray[np.float32]:
+def run_litert(model: bytes, x: NDArray[np.float32], *, reference: bool = False) -> NDArray[np.float32]:
     """Outputs of a serialised model for ``x (n, h, w, c)``, n a multiple of its batch; int8 ones are (de)quantized."""
-    loaded = interpreter(model)
+    loaded = interpreter(model, reference=reference)
     into, out = loaded.get_input_details()[0], loaded.get_output_details()[0]
     results = []
     for row in x.reshape(-1, *into["shape"]):
@@ -190,7 +191,7 @@ def _packed(model: Any) -> bytes:
 
 
 def _operator_code(kind: str) -> Any:
-    schema = _schema()
+    schema = tflite_schema()
     code = schema.OperatorCodeT()
     code.builtinCode = code.deprecatedBuiltinCode = getattr(schema.BuiltinOperator, kind)
     code.version = _VERSIONS.get(kind, 1)
@@ -198,7 +199,7 @@ def _operator_code(kind: str) -> Any:
 
 
 def _operator(op: Op, code: int) -> Any:
-    schema = _schema()
+    schema = tflite_schema()
     written = schema.OperatorT()
     written.opcodeIndex = code
     written.inputs, written.outputs = list(op.inputs), [op.output]
@@ -216,7 +217,7 @@ def _operator(op: Op, code: int) -> Any:
 
 
 def _signature(graph: Graph) -> Any:
-    schema = _schema()
+    schema = tflite_schema()
     signature = schema.SignatureDefT()
     signature.signatureKey, signature.subgraphIndex = b"serving_default", 0
     for side, name, tensor in (("inputs", b"input", graph.input), ("outputs", b"output", graph.output)):
@@ -226,7 +227,8 @@ def _signature(graph: Graph) -> Any:
     return signature
 
 
-def _schema() -> Any:
+def tflite_schema() -> Any:
+    """The classes of the .tflite format. Raises MissingPackage without ai-edge-litert."""
     try:
         from ai_edge_litert import schema_py_generated
     except ImportError:

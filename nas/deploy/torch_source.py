@@ -201,6 +201,8 @@ def _readable(target: str) -> str:
 
 _TEMPLATE = '''"""An image classifier in plain PyTorch. Batch norm is folded into the convolutions."""
 
+from pathlib import Path
+
 import torch
 from torch import nn
 {functional}
@@ -214,9 +216,9 @@ class Model(nn.Module):
         {lines}
 
 
-def load(weights="weights.pt"):
-    """The model with its weights, ready to predict."""
+def load(weights=Path(__file__).with_name("weights.pt")):
+    """The model with its weights, on the CPU, ready to predict."""
     model = Model()
-    model.load_state_dict(torch.load(weights, weights_only=True))
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     return model.eval()
 '''

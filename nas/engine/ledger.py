@@ -46,7 +46,8 @@ class Identity:
     """Everything that decides a search; a ledger goes on only under the same one.
 
     ``constraints``: (objective, sense, bound, objective's identity); ``searcher``: its class and plain attributes;
-    ``completed``: whether results are told as they arrive or a batch at a time.
+    ``completed``: whether results are told as they arrive or a batch at a time; ``first``: digest of what is evaluated
+    before the searcher is asked.
     """
 
     space: str
@@ -55,6 +56,7 @@ class Identity:
     searcher: dict[str, Any]
     batch: int
     completed: Literal["one by one", "in batches"]
+    first: str = ""
     version: Literal[2] = 2
 
     def check_same(self, here: Identity, path: Path | None) -> None:

@@ -63,6 +63,7 @@ def search(
     *,
     budget: Count,
     constraints: Sequence[Constraint] = (),
+    first: Archs | None = None,
     seed: Seed | None = None,
     run_dir: FilePath | None = None,
     resume: bool | Literal["auto"] = "auto",
@@ -78,8 +79,10 @@ def search(
     ``searcher``: when left out, Guided if an objective is expensive and NSGA2 otherwise. ``budget``: how many different
     architectures get their expensive objectives evaluated; when no objective is expensive, how many are evaluated at
     all, those that violate a constraint included. Cheap objectives come first: what violates a constraint on them is
-    never evaluated further and costs nothing. ``seed`` resets the searcher to that seed. ``batch``: architectures per
-    ask (default: the searcher's own ``batch`` where it has one, or 16, or 64 when nothing is expensive).
+    never evaluated further and costs nothing. ``first (n, genes)``: architectures to begin with, told to the searcher like
+    any other, such as ``nas.largest_within``, which needs no search to be known. ``seed`` resets the searcher to that seed.
+    ``batch``: architectures per ask (default: the searcher's own ``batch`` where it has one, or 16, or 64 when nothing is
+    expensive).
 
     With ``run_dir`` every finished candidate is on disk, and the same call goes on after an interruption to the same
     result, also with a larger budget. ``resume``: "auto" as said, a searcher that was used before starting again from its
@@ -98,7 +101,7 @@ def search(
     be met, and BadInput for settings that make no sense, a ``run_dir`` that belongs to another search, or one in which
     another process is at work.
     """
-    problem = Problem.of(space, objectives, constraints)
+    problem = Problem.of(space, objectives, constraints, first)
     for constraint in problem.constraints:
         constraint.check_reachable()
     folder = None if run_dir is None else folder_of(run_dir)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,19 +18,24 @@ from nas.space import Archs, Floats, SearchSpace
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """``objectives``: what is optimised; ``constraints``: on these and on other objectives."""
+    """``objectives``: what is optimised; ``constraints``: on these and on other objectives.
+
+    ``first (n, genes)``: what is evaluated before anything else.
+    """
 
     space: SearchSpace
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
+    first: Archs
 
     @staticmethod
     def of(
         space: SearchSpace,
         objectives: Sequence[Objective | Callable[[Archs], ArrayLike]],
         constraints: Sequence[Constraint],
+        first: Archs | None = None,
     ) -> Problem:
-        """Raises BadInput for what is no objective or constraint, none at all, or two of the same name."""
+        """Raises BadInput for what is no objective, constraint or architecture, no objective, or two of the same name."""
         if isinstance(objectives, Objective) or not isinstance(objectives, Sequence) or not objectives:
             raise BadInput("a search needs a list of at least one objective, such as [accuracy, latency]")
         made = tuple(Objective.of(o) for o in objectives)
@@ -38,7 +44,8 @@ class Problem:
         names = [o.name for o in made]
         if len(set(names)) != len(names):
             raise BadInput(f"two objectives have the same name: {', '.join(names)}; pass name= to one of them")
-        problem = Problem(space=space, objectives=made, constraints=tuple(constraints))
+        known = np.zeros((0, space.genes), np.uint8) if first is None else space.canonical(space.check(first))
+        problem = Problem(space=space, objectives=made, constraints=tuple(constraints), first=known)
         problem._check_constraints()
         return problem
 
@@ -64,6 +71,7 @@ class Problem:
             "space": space_text(self.space),
             "objectives": tuple(o.record for o in self.objectives),
             "constraints": tuple((c.objective.name, c.sense, c.bound, c.objective.identity) for c in self.constraints),
+            "first": hashlib.sha256(self.first.tobytes()).hexdigest()[:16] if len(self.first) else "",
         }
 
     def _check_constraints(self) -> None:

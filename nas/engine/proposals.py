@@ -35,7 +35,7 @@ class Proposals:
         self._cheap = [o for o in problem.everything if o.cheap]
         self._column = {o.name: i for i, o in enumerate(problem.everything)}
         # known ground that is feasible comes first: the exact optimum of each constrained quantity
-        self._starts = [c.best for c in problem.constraints if c.best is not None]
+        self._starts = [*(c.best for c in problem.constraints if c.best is not None), *problem.first]
         self._seen = Seen()
         self._nearest = np.inf
         self._ruled_out = self._asks = self._width = 0

@@ -14,9 +14,11 @@ from numpy.typing import ArrayLike, NDArray
 from nas.checks import FilePath, checked
 from nas.engine.ledger import LEDGER, Batch, read
 from nas.errors import BadInput, Infeasible
+from nas.notebook import html_table
 from nas.objectives.objective import Constraint, Objective, ObjectiveRecord
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.space import Archs, Floats, SearchSpace
+from nas.units import label, scale
 
 _COLUMNS = ("archs", "values", "violation", "error")
 
@@ -66,6 +68,10 @@ class SearchResult:
         names = ", ".join(o.name for o in self.objectives)
         counts = f"{len(self)} evaluated, {int((self.error != '').sum())} failed, {len(self.front)} on the front"
         return f"SearchResult({self.space.name}: {names}; {counts}; {self.stopped or 'not finished'})"
+
+    def _repr_html_(self) -> str:
+        front = self.front.to_pandas()
+        return html_table(self, front[["evaluation", *(o.name for o in self.objectives), "architecture"]])
 
     def __getitem__(self, rows: int | slice | NDArray[np.bool_] | NDArray[np.int64]) -> SearchResult:
         rows = np.atleast_1d(np.arange(len(self))[rows])
@@ -178,17 +184,18 @@ class SearchResult:
         figure = Figure(figsize=(7, 4.5), layout="constrained")
         axes = figure.add_subplot()
         good = self[self.good]
-        axes.scatter(good.values[:, x], good.values[:, y], s=12, color="0.7", label="evaluated")
+        scales = [scale(o.unit, column) for o, column in zip(self.objectives, good.values.T, strict=True)]
+        places = good.values * [s.factor for s in scales]
+        axes.scatter(places[:, x], places[:, y], s=12, color="0.7", label="evaluated")
         # with a third objective the front is no staircase in two: show the part that is
-        front = good.values[non_dominated(good.costs[:, [x, y]])] if len(good) else good.values
+        front = places[non_dominated(good.costs[:, [x, y]])] if len(good) else places
         front = front[np.argsort(front[:, x], kind="stable")]
         steps = "steps-pre" if self.objectives[x].maximize else "steps-post"
         axes.plot(front[:, x], front[:, y], "o-", ms=5, drawstyle=steps, label="Pareto front")
-        for set_label, i in ((axes.set_xlabel, x), (axes.set_ylabel, y)):
-            unit = self.objectives[i].unit
-            set_label(f"{self.objectives[i].name} ({unit})" if unit else self.objectives[i].name)
+        axes.set_xlabel(label(self.objectives[x].name, scales[x].unit))
+        axes.set_ylabel(label(self.objectives[y].name, scales[y].unit))
         axes.grid(alpha=0.3)
-        axes.legend()
+        figure.legend(loc="outside upper center", ncols=2, frameon=False)  # never over a point
         figure.savefig(path, dpi=150)
         return Path(path)
 

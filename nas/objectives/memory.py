@@ -1,13 +1,15 @@
-"""What the int8 network needs on a microcontroller, for every architecture of a space (``nas.deploy.arena``)."""
+"""What the int8 network needs on a microcontroller, for every architecture of a space (``nas.deploy.memory``)."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Callable
 
 import numpy as np
 
 from nas.checks import checked
-from nas.deploy.arena import FILE, MODEL_VERSION, MemoryModel
+from nas.deploy.arena import FILE
+from nas.deploy.memory import McuRuntime, Memory, memory_of
 from nas.objectives.objective import Objective, additive
 from nas.space import Archs, Extremes, Floats, SearchSpace
 
@@ -15,36 +17,55 @@ _NEVER = 1e15  # bytes
 
 
 @checked
-def peak_sram(space: SearchSpace) -> Objective:
-    """Bytes of TensorFlow Lite Micro's tensor arena: activations as its planner places them, and its own records.
+def peak_sram(space: SearchSpace, runtime: McuRuntime = "tflm") -> Objective:
+    """Bytes of RAM that an int8 network needs at batch 1.
 
-    Of the int8 network at batch 1. Some 10,000 architectures per second; ``peak_memory`` is far faster and an estimate.
-    Its extremes are of architectures that need that much; none needs less but for the odd literal (24 bytes each) or
-    gap in the plan, while some may need a little more.
+    "tflm": TensorFlow Lite Micro's tensor arena: activations as its planner places them, and its own records. "c": the
+    arena of the C library (``nas.deploy.c.plan``), and what the firmware needs besides. Thousands of architectures per
+    second; ``peak_memory`` is far faster and an estimate. The extremes are of architectures that need that much; none
+    needs less but for the odd literal (24 bytes each) or gap in the plan, while some may need a little more. Raises
+    BadInput for a space with a block kind that the runtime cannot run.
     """
-    model = MemoryModel(space.blocks)
+    model = memory_of(space.blocks, runtime)
 
     def fn(archs: Archs) -> Floats:
         return model.arena(space.block_ids(archs)).astype(np.float64)
 
     ends = np.stack([_frugal(space, model), _lavish(space, model)])
-    low, high = fn(ends).tolist()
-    return Objective(
-        name="peak_sram",
-        fn=fn,
-        unit="bytes",
-        extremes=Extremes(low, high, ends[0], ends[1]),
-        identity=f"peak_sram {MODEL_VERSION} of {space.fingerprint}",
-    )
+    return _between("peak_sram", space, fn, ends, model)
 
 
 @checked
-def flash_size(space: SearchSpace) -> Objective:
-    """Bytes of the int8 .tflite file: weights, their scales, and the description of the graph."""
-    return additive(space, "flash_size", MemoryModel(space.blocks).flash, unit="bytes", fixed=FILE)
+def flash_size(space: SearchSpace, runtime: McuRuntime = "tflm") -> Objective:
+    """Bytes of flash of an int8 network.
+
+    "tflm": the .tflite file: weights, their scales, and the description of the graph. "c": the linked C library with
+    its weights. Raises BadInput for a space with a block kind that the runtime cannot run.
+    """
+    model = memory_of(space.blocks, runtime)
+    if runtime == "tflm":
+        return additive(space, "flash_size", model.flash, unit="bytes", fixed=FILE)
+
+    def fn(archs: Archs) -> Floats:
+        return model.stored(space.block_ids(archs)).astype(np.float64)
+
+    ends = space.extremes(model.flash)
+    return _between("flash_size", space, fn, np.stack([ends.argmin, ends.argmax]), model)
 
 
-def _frugal(space: SearchSpace, model: MemoryModel) -> Archs:
+def _between(name: str, space: SearchSpace, fn: Callable[[Archs], Floats], ends: Archs, model: Memory) -> Objective:
+    """The objective ``fn``, whose extremes are those of ``ends (2, genes)``."""
+    low, high = fn(ends).tolist()
+    return Objective(
+        name=name,
+        fn=fn,
+        unit="bytes",
+        extremes=Extremes(low, high, ends[0], ends[1]),
+        identity=f"{name} {model.version} of {space.fingerprint}",
+    )
+
+
+def _frugal(space: SearchSpace, model: Memory) -> Archs:
     """The architecture ``(genes,)`` with the least sum of what its neediest block has alive and all its records.
 
     Bounding the neediest block leaves a sum, whose minimum is known exactly and falls as the bound rises: intervals of
@@ -75,7 +96,7 @@ def _frugal(space: SearchSpace, model: MemoryModel) -> Archs:
     return known[best][1]
 
 
-def _lavish(space: SearchSpace, model: MemoryModel) -> Archs:
+def _lavish(space: SearchSpace, model: Memory) -> Archs:
     """An architecture with the neediest block, and with all the records that go with it."""
     planned = model.activations(1 + np.arange(len(space.blocks))[:, None])
     return space.extremes(model.kept + np.where(planned == planned.max(), _NEVER, 0)).argmax

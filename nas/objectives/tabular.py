@@ -19,14 +19,14 @@ from nas.errors import BadInput
 from nas.objectives.objective import Objective
 from nas.space import Archs, Floats, SearchSpace
 from nas.tables.shipped import SHIPPED
-from nas.tables.whole import read_about
+from nas.tables.whole import WHOLE, read_about
 
 NASBENCH201 = SHIPPED / "nasbench201.csv.gz"
 """The table that comes with this project's sources: CIFAR-100 accuracy and latencies on 21 devices."""
 
 
 @checked
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class TabularBenchmark:
     """Published measurements of every architecture of a small space, such as NAS-Bench-201; ``load`` reads one.
 
@@ -40,14 +40,19 @@ class TabularBenchmark:
     about: Mapping[str, Any]
     fingerprint: str
 
+    def __repr__(self) -> str:
+        return f"TabularBenchmark({self.space.name}: {self.space.size:,} architectures, {len(self.devices)} devices)"
+
     @staticmethod
     @checked
     def load(space: SearchSpace, path: FilePath) -> TabularBenchmark:
-        """Read ``<name>.csv.gz`` (a column per gene with the choices' values, then the metrics) and ``<name>.json``.
+        """Read ``<name>.csv.gz``, or by its name one that ships such as "nasbench201" (a column per gene with the choices' values, then the metrics) and ``<name>.json``.
 
         Raises BadInput when a file is missing or damaged, or does not have every architecture of ``space`` once.
         """
         path = Path(path)
+        if path.name == str(path) and not path.is_file():
+            path = SHIPPED / (path.name.removesuffix(WHOLE) + WHOLE)
         try:
             raw = path.read_bytes()
             frame = pd.read_csv(io.BytesIO(gzip.decompress(raw)), keep_default_na=False)
@@ -58,8 +63,7 @@ class TabularBenchmark:
         genes = [c.name for c in space.choices]
         if missing := [g for g in genes if g not in frame]:
             raise BadInput(f"{path} has no column {missing[0]}; a table of {space.name} has {', '.join(genes)}")
-        archs = space.encode(dict(zip(genes, row, strict=True)) for row in frame[genes].itertuples(index=False))
-        index = _index(space, archs)
+        index = _index(space, _encoded(space, frame[genes]))
         everything = int(np.prod(space.sizes))
         if len(np.unique(index)) != len(index) or len(index) != everything:
             raise BadInput(
@@ -113,6 +117,18 @@ class TabularBenchmark:
         if device not in self.devices:
             raise BadInput(f"the table of {self.space.name} has no device {device!r}; it has {', '.join(self.devices)}")
         return self.objective(f"latency_ms.{device}", name="latency_ms", unit="ms", cheap=cheap)
+
+
+def _encoded(space: SearchSpace, genes: pd.DataFrame) -> Archs:
+    """As ``space.encode`` of the rows, value by value instead of row by row. Raises BadInput as that does."""
+    archs = np.empty(genes.shape, dtype=np.uint8)
+    for gene, choice in enumerate(space.choices):
+        which, values = pd.factorize(genes[choice.name])
+        known = [choice.values.index(v) if v in choice.values else None for v in values]
+        if None in known:  # which only an inactive gene may be
+            space.encode([genes.iloc[int(np.argmax(which == known.index(None)))].to_dict()])
+        archs[:, gene] = np.array([i or 0 for i in known], dtype=np.uint8)[which]
+    return space.canonical(archs)
 
 
 def _index(space: SearchSpace, archs: Archs) -> NDArray[np.int64]:

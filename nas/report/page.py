@@ -15,9 +15,9 @@ from nas.report import tradeoff
 from nas.report.chart import Area, Chart, Line, Points
 from nas.report.document import Cell, Section, Table, write_page
 from nas.report.explain import FEWEST_ROWS, diversity, importance
-from nas.report.units import Scale, scale, shown, title_of
 from nas.runs import artefacts
 from nas.runs.artefacts import Contents, StepRecord
+from nas.units import Scale, scale, shown, title_of
 
 REPORT, PICTURE = "report.html", "pareto.png"
 _MOST_GENES = 12  # of which the importance is shown

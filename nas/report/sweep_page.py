@@ -15,11 +15,11 @@ from nas.objectives.objective import ObjectiveRecord
 from nas.pareto import hypervolume, hypervolume_history, non_dominated
 from nas.report.chart import Area, Chart, Line, Points
 from nas.report.document import Cell, Section, Table, write_page
-from nas.report.tradeoff import label, pairs, staircase
-from nas.report.units import scale, title_of
+from nas.report.tradeoff import pairs, staircase
 from nas.runs.artefacts import EVALUATIONS, read_run
 from nas.space import Floats
 from nas.sweeps.folder import read_sweep
+from nas.units import label, scale, title_of
 
 _COLOURS = 8  # that the style sheet has
 _FEWEST_SHARED = 20  # architectures evaluated on two devices, below which their rank correlation says nothing
@@ -151,7 +151,7 @@ def _front_chart(
         tips = [f"{name}: {title_of(y.name)} {y_scale.text(b)}, {title_of(x.name)} {x_scale.text(a)}" for a, b in front]
         layers.append(Line(xs=xs, ys=ys, css=colours[name], step=True))
         layers.append(Points(xs=xs, ys=ys, css=colours[name], tips=tips, radius=3.2, legend=name))
-    return [Chart(x_label=label(x, x_scale.unit), y_label=label(y, y_scale.unit), layers=layers, title=title)]
+    return [Chart(x_label=label(x.name, x_scale.unit), y_label=label(y.name, y_scale.unit), layers=layers, title=title)]
 
 
 def _overlaid(sweep: _Sweep) -> list[Chart]:
@@ -198,20 +198,36 @@ def _histories(sweep: _Sweep) -> Section:
 
 
 def _final(sweep: _Sweep) -> Section:
+    found = _final_hypervolumes(sweep)
     rows: list[list[Cell | str]] = []
     for device in sweep.devices:
-        curves = _normalised_histories(sweep.of(device))
         row: list[Cell | str] = [device]
         for name in sweep.colours:
-            last = np.array([curves[s.trial][-1] for s in sweep.of(device, name)])
-            spread = f" ± {last.std(ddof=1):.4f}" if len(last) > 1 else ""
-            row.append(
-                Cell(text=f"{last.mean():.4f}{spread}", value=last.mean()) if len(last) else Cell(text="-", value=0)
-            )
+            last = found[(found["device"] == device) & (found["searcher"] == name)]["hypervolume"]
+            row.append(Cell(text=spread(last), value=last.mean()) if len(last) else Cell(text="-", value=0))
         rows.append(row)
     note = "Mean and standard deviation over repetitions; 1 is the front of all trials on the device together."
     table = Table(head=["device", *sweep.colours], rows=rows)
     return Section(title="Hypervolume at the end", tables=[table], notes=[note])
+
+
+def final_hypervolumes(run_dir: str | os.PathLike[str]) -> pd.DataFrame:
+    """Trial, device, searcher and hypervolume, a row per finished search of a sweep's folder.
+
+    Hypervolumes are shares of that of all trials on the device together. Raises BadInput as ``write_sweep_report``.
+    """
+    return _final_hypervolumes(_Sweep(searches=tuple(_searches(Path(run_dir), read_sweep(run_dir)))))
+
+
+def spread(values: pd.Series) -> str:
+    """Mean and standard deviation of repetitions, as text."""
+    return f"{values.mean():.4f}" + (f" ± {values.std(ddof=1):.4f}" if len(values) > 1 else "")
+
+
+def _final_hypervolumes(sweep: _Sweep) -> pd.DataFrame:
+    curves = {k: v for device in sweep.devices for k, v in _normalised_histories(sweep.of(device)).items()}
+    rows = [(s.trial, s.device, s.searcher, curves[s.trial][-1]) for s in sweep.searches]
+    return pd.DataFrame(rows, columns=["trial", "device", "searcher", "hypervolume"])
 
 
 def _correlation(sweep: _Sweep) -> Section:

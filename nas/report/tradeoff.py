@@ -15,9 +15,9 @@ from nas.files import replacing
 from nas.objectives.objective import ObjectiveRecord
 from nas.pareto import non_dominated
 from nas.report.chart import Chart, Line, Points
-from nas.report.units import Scale, scale, shown, title_of
 from nas.runs.artefacts import TARGET, Contents
 from nas.space import Floats
+from nas.units import Scale, label, scale, shown, title_of
 
 _MOST_POINTS = 2000  # that are drawn, besides the front's; a page must open on a phone
 _OUTLIERS = 0.02  # share of networks so bad that showing them would flatten the front
@@ -93,8 +93,8 @@ def chart(t: Tradeoff, objectives: Sequence[ObjectiveRecord], *, alone: bool) ->
         ]
         layers.append(points(t.deployed, "deployed", tips, 4.0, f"deployed in int8, {t.how}"))
     return Chart(
-        x_label=label(t.x, x_scale.unit),
-        y_label=label(t.y, y_scale.unit),
+        x_label=label(t.x.name, x_scale.unit),
+        y_label=label(t.y.name, y_scale.unit),
         layers=layers,
         y_range=_y_range(t, y_scale.factor),
         width=900 if alone else 560,
@@ -118,11 +118,11 @@ def write_pareto(t: Tradeoff, path: Path) -> Path:
     low, high = _y_range(t, y_scale.factor)
     margin = 0.05 * (high - low) or 0.5
     axes.set_ylim(low - margin, high + margin)
-    axes.set_xlabel(label(t.x, x_scale.unit))
-    axes.set_ylabel(label(t.y, y_scale.unit))
+    axes.set_xlabel(label(t.x.name, x_scale.unit))
+    axes.set_ylabel(label(t.y.name, y_scale.unit))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(loc="lower right", frameon=True, framealpha=0.9, edgecolor="none")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)  # never over a point
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=140, format="png")
     return path
@@ -171,12 +171,6 @@ def _y_range(t: Tradeoff, factor: float) -> tuple[float, float]:
         return 0.0, 1.0
     low = min([float(values.quantile(_OUTLIERS if t.y.maximize else 0.0)), *kept])
     return low * factor, max([float(values.max()), *kept]) * factor
-
-
-def label(objective: ObjectiveRecord, unit: str) -> str:
-    """The text along an axis."""
-    name = "validation accuracy" if objective.name == "accuracy" else title_of(objective.name)
-    return f"{name} ({unit})" if unit and unit != name else name
 
 
 def _tip(row: Mapping[Hashable, Any], objectives: Sequence[ObjectiveRecord]) -> str:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from nas.blocks import from_key
 from nas.compression.int8_network import OnnxNetwork
-from nas.deploy.arena import FILE, MemoryModel
+from nas.deploy.memory import McuRuntime, memory_of
 from nas.errors import BadInput, NasError
 from nas.files import first_line, write_text
 from nas.on_device.clock import in_turns
@@ -54,7 +54,7 @@ def final_stage(run: Run) -> pd.DataFrame:
             row["predicted_target_ms"] = _on_target(target, candidate)
     if run.settings.max_sram is not None or run.settings.max_flash is not None:
         for row, candidate in zip(rows, candidates, strict=True):
-            row |= _on_microcontroller(candidate)
+            row |= _on_microcontroller(candidate, run.settings.mcu_runtime)
     final = with_front(pd.DataFrame(rows))
     try:
         bundle_candidate(run, artefacts.best_of(final))
@@ -147,11 +147,11 @@ def _on_target(table: LatencyTable, candidate: Candidate) -> float:
     return float(ms.sum()) + table.fixed_ms
 
 
-def _on_microcontroller(candidate: Candidate) -> dict[str, int]:
-    """Memory of a deployed network's int8 .tflite, which ``max_sram`` and ``max_flash`` limit."""
-    model = MemoryModel([from_key(key) for key in candidate.blocks])
+def _on_microcontroller(candidate: Candidate, runtime: McuRuntime) -> dict[str, int]:
+    """Memory of a deployed int8 network, which ``max_sram`` and ``max_flash`` limit."""
+    model = memory_of([from_key(key) for key in candidate.blocks], runtime)
     ids = np.arange(1, len(candidate.blocks) + 1)[None]
-    return {"peak_sram": int(model.arena(ids)[0]), "flash_size": int(model.flash.sum()) + FILE}
+    return {"peak_sram": int(model.arena(ids)[0]), "flash_size": int(model.stored(ids)[0])}
 
 
 def _test_accuracy(path: Path, run: Run, candidate: Candidate) -> float:

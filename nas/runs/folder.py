@@ -42,7 +42,7 @@ _PACKAGES = ("numpy", "onnx", "onnxruntime", "pandas", "scikit-learn", "torch", 
 
 
 @checked
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """A run folder with what its stages work on; ``nas.run`` makes one and does all stages.
 
@@ -64,6 +64,9 @@ class Run:
     on_result: Callable[[Any], None] | None = None
     on_candidate: Callable[[Candidate], None] | None = None
     command: str = "nas.run(...)"
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.folder)!r}: {self.space.name} on {self.data!r})"
 
 
 def new_run(

@@ -12,13 +12,15 @@ from nas.engine.loop import search
 from nas.engine.result import SearchResult
 from nas.errors import BadInput
 from nas.files import read_json, write_text
-from nas.objectives import Objective
+from nas.objectives import Objective, macs
 from nas.objectives.accuracy import accuracy
 from nas.runs.artefacts import EVALUATIONS, HYPERVOLUME, PARETO, SEARCH, Search, read_frame, write_record
 from nas.runs.folder import Run, has_begun
 from nas.runs.names import searcher_of
 from nas.runs.tables import constraints_of, predicted_latency
-from nas.space import Archs
+from nas.searchers.exact import largest_within
+from nas.space import Archs, SearchSpace
+from nas.space_around import SpaceAround
 from nas.supernet import Supernet, train_supernet
 from nas.supernet.training import load_supernet, suited_lr
 from nas.training.names import SUPERNET
@@ -58,6 +60,7 @@ def search_stage(run: Run) -> SearchResult:
         searcher_of(run.settings, run.space, objectives),
         budget=run.settings.budget,
         constraints=constraints_of(run, objectives[1]),
+        first=known_members(run.space, objectives[1]),
         run_dir=run.folder,
         resume=run.resume,
         progress=run.progress,
@@ -65,6 +68,17 @@ def search_stage(run: Run) -> SearchResult:
     )
     write_search(run.folder, result, run.settings.budget)
     return result
+
+
+def known_members(space: SearchSpace, latency: Objective) -> Archs:
+    """What needs no search to be known, ``(n, genes)``: the most MACs under each of some latencies, both ends included.
+
+    Of a space around a network also that network at every resolution.
+    """
+    known = [space.whole] if isinstance(space, SpaceAround) else []
+    if latency.per_block is not None:
+        known.append(largest_within(space, macs(space), latency))
+    return np.concatenate([np.zeros((0, space.genes), np.uint8), *known])
 
 
 def search_is_done(run: Run) -> bool:

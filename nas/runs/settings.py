@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from nas.checks import Batch, Bytes, Count, CountOrNone, Positive, Seed, Share, Text, Threads, Workers, checked
+from nas.deploy.memory import McuRuntime
 
 
 @checked
@@ -44,6 +45,7 @@ class Settings:
     max_latency_ms: Annotated[Positive | None, "hard limit on the predicted latency in ms"] = None
     max_sram: Annotated[Bytes | None, "hard limit on the int8 network's peak SRAM, such as 256KB"] = None
     max_flash: Annotated[Bytes | None, "hard limit on the int8 network's size in flash, such as 1MB"] = None
+    mcu_runtime: McuRuntime = "tflm"
 
     candidates: Annotated[Count, "networks of the front that are deployed"] = 10
     finetune_epochs: Annotated[Count, "epochs of fine-tuning per deployed network"] = 12
@@ -68,6 +70,7 @@ SETTINGS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
             "max_latency_ms",
             "max_sram",
             "max_flash",
+            "mcu_runtime",
         ),
         "candidates": ("candidates", "finetune_epochs", "prune", "qat_epochs"),
     }

@@ -94,8 +94,8 @@ def constraints_of(run: Run, fast: Objective | None) -> list[Constraint]:
 
     s = run.settings
     limits = [] if s.max_latency_ms is None or fast is None else [fast <= s.max_latency_ms]
-    limits += [] if s.max_sram is None else [peak_sram(run.space) <= s.max_sram]
-    return limits + ([] if s.max_flash is None else [flash_size(run.space) <= s.max_flash])
+    limits += [] if s.max_sram is None else [peak_sram(run.space, s.mcu_runtime) <= s.max_sram]
+    return limits + ([] if s.max_flash is None else [flash_size(run.space, s.mcu_runtime) <= s.max_flash])
 
 
 def check_limits(run: Run) -> None:

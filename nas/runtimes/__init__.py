@@ -6,6 +6,7 @@ from nas.checks import check, hints_of
 from nas.device import Device
 from nas.discovery import Files, made_in
 from nas.errors import BadInput
+from nas.runtimes.cortex_m import CortexM
 from nas.runtimes.ethos_u import EthosU
 from nas.runtimes.litert import LiteRT
 from nas.runtimes.openvino_rt import OpenVINO
@@ -15,6 +16,7 @@ from nas.runtimes.torch_cpu import TorchCompiled, TorchCPU
 from nas.runtimes.torch_cuda import TorchCUDA
 
 __all__ = [
+    "CortexM",
     "Device",
     "EthosU",
     "LiteRT",

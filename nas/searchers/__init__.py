@@ -27,6 +27,11 @@ def names() -> tuple[str, ...]:
     return _SEARCHERS.names()
 
 
+def about(name: str) -> str:
+    """What the searcher called ``name`` is, in a line. Imports none."""
+    return _SEARCHERS.about(name)
+
+
 def named(name: str) -> Callable[..., Searcher]:
     """The searcher called ``name``: its constructor, whose signature says what can be set. Raises BadInput for another."""
     module = _SEARCHERS.named(name)

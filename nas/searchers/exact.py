@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -97,6 +97,25 @@ def exact_best(
     column = front.values[:, 0]
     best = int(np.where(met, objective.cost(column), np.inf).argmin())
     return front.archs[best], float(column[best])
+
+
+@checked
+def largest_within(
+    space: SearchSpace, size: Objective, cost: Objective, limits: Count | Floats = 8, *, tolerance: Share = 0.002
+) -> Archs:
+    """The network with the most ``size`` (``nas.macs``) under each limit on ``cost`` (``nas.latency``): ``(n, genes)``.
+
+    What one would take without any search, and so what a search has to beat; ``nas.search(first=...)`` begins with them.
+    From the cheapest to the dearest, each once. ``limits (n,)``: of ``cost``, or how many, evenly spread between its ends.
+    ``tolerance`` as of ``exact_front``. Raises BadInput for objectives that are not additive; Infeasible for a limit that
+    nothing meets.
+    """
+    front = exact_front(space, [replace(size, maximize=True), cost], tolerance=tolerance)
+    costs = front.values[:, -1]
+    wanted = np.linspace(costs[0], costs[-1], limits) if isinstance(limits, int) else np.asarray(limits, float)
+    if len(wanted) and wanted.min() < costs[0]:
+        raise Infeasible(f"no architecture has {cost.name} <= {wanted.min():g}; the least is {costs[0]:.6g}")
+    return front.archs[np.unique(np.searchsorted(costs, wanted, side="right") - 1)]
 
 
 @dataclass(frozen=True)

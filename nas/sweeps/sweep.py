@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from nas.checks import Count, CountOrNone, Seed, Text, checked
 from nas.cluster import check_resources, import_ray, quiet, start_ray
-from nas.errors import BadInput, MissingPackage
+from nas.errors import BadInput, MissingPackage, NasError
 from nas.files import first_line, folder_of, locked, write_text
 from nas.progress import bar
 from nas.runs.artefacts import write_record
@@ -83,10 +83,12 @@ def sweep(
     on: finished trials are known by their folders, failed ones get another chance, an interrupted search replays its
     ledger. ``resume=True`` goes on with other settings, too. Raises BadInput when ``run_dir`` holds another sweep (naming
     what differs), or any with ``resume=False``, another process is at work there, or no machine has what a trial needs;
-    MissingPackage without Ray.
+    MissingPackage without Ray; NasError when no trial has come to a result.
     """
     folder = folder_of(run_dir, "sweep folder").resolve()
-    runner = TrialRunner(trial=trial, trials=folder / TRIALS, attempts=1 + max_failures, metric=metric, mode=mode)
+    runner = TrialRunner(
+        trial=trial, trials=folder / TRIALS, at=Path.cwd(), attempts=1 + max_failures, metric=metric, mode=mode
+    )
     plan = _Plan(folder, runner, settings, samples, seed, max_concurrent, search_alg, scheduler, max_failures)
     plan.check(resume)
     with locked(folder), _ray(address, max(os.cpu_count() or 1, (max_concurrent or 0) * cpus)):
@@ -94,6 +96,8 @@ def sweep(
         plan.run({"CPU": cpus, "GPU": gpus, **(resources or {})}, progress)
         frame = read_sweep(folder)
         write_text(folder / "sweep.csv", frame.to_csv(index=False))
+    if (frame["error"] != "").all():
+        raise NasError(f"all {len(frame)} trials failed, the first with: {frame['error'].iloc[0]} (more in {folder})")
     return frame
 
 

@@ -31,11 +31,13 @@ _log = logging.getLogger("nas")
 class TrialRunner:
     """Runs ``trial`` for one combination of settings after another, each in a folder of ``trials``.
 
-    ``attempts``: how often one that raises is run. ``metric``, ``mode``: the number by which trials are compared.
+    ``at``: the current folder of whoever sweeps, so that relative paths mean the same in a trial (Tune would have it run
+    elsewhere). ``attempts``: how often one that raises is run. ``metric``, ``mode``: the number by which trials are compared.
     """
 
     trial: Trial
     trials: Path
+    at: Path = Path()
     attempts: int = 1
     metric: str | None = None
     mode: Literal["max", "min"] = "max"
@@ -48,7 +50,7 @@ class TrialRunner:
         """
         folder = self.trials / trial_name(settings)
         done = folder / DONE
-        with _alone(folder):
+        with _alone(folder), contextlib.chdir(self.at) if self.at.is_dir() else contextlib.nullcontext():
             for _ in range(self.attempts):
                 if not done.exists():
                     self._attempt(settings, folder, tell)

@@ -25,6 +25,7 @@ from nas.checks import Count, FilePath, Probability, check, checked, shown
 from nas.device import Device
 from nas.errors import BadInput, MissingBlocks
 from nas.files import file_name, first_line, read_json, read_text, write_text
+from nas.notebook import html_table
 from nas.space import Floats, SearchSpace
 from nas.tables.fit.calibration import Calibration
 from nas.tables.shipped import stem_of, without_ending
@@ -93,6 +94,10 @@ class LatencyTable:
         return (
             f"LatencyTable({self.name}, {self.kind}, {len(self.rows)} blocks of {self.space.get('name', 'no space')})"
         )
+
+    def _repr_html_(self) -> str:
+        slowest = self.rows.assign(in_network_ms=self.effective_ms).sort_values("in_network_ms", ascending=False)
+        return html_table(self, slowest[["in_network_ms", "latency_ms", "p10_ms", "p90_ms", "block"]])
 
     @property
     def name(self) -> str:

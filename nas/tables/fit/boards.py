@@ -70,6 +70,10 @@ class Board:
     def name(self) -> str:
         return f"{self.board}/{self.runtime}"
 
+    @property
+    def device(self) -> Device:
+        return _device(self.board, self.core, self.mhz, self.runtime, self.version)
+
     @cached_property
     def measured(self) -> Floats:
         """``(networks,)`` ms."""
@@ -130,7 +134,7 @@ def board_table(board: str, space: SearchSpace) -> LatencyTable:
     ``runs`` is 0, because no block was timed. ``validation``: each of the board's networks predicted by a fit that had
     not seen that network on any board. Raises BadInput for boards without timings, or whose timings support no table.
     """
-    entry = _find(board)
+    entry = find(board)
     if entry.refused:
         raise BadInput(f"no table for {entry.name}: {entry.refused}; boards with one: {', '.join(_with_table())}")
     on_board = np.array([n.held_out_ms for n in entry.networks.values()])
@@ -138,7 +142,7 @@ def board_table(board: str, space: SearchSpace) -> LatencyTable:
         space,
         np.array(list(entry.costs.values())),
         np.array(entry.log_covariance),
-        device=_device(entry.board, entry.core, entry.mhz, entry.runtime, entry.version),
+        device=entry.device,
         validation=validated(entry.never_seen, entry.measured),
         source=_file().source,
         notes={
@@ -277,7 +281,8 @@ def _is_untimed(block: Block) -> bool:
     )
 
 
-def _find(board: str) -> Board:
+def find(board: str) -> Board:
+    """The timings of a board, such as "NUCLEO-L4R5ZI/X-CUBE-AI". Raises BadInput, with what there is, for others."""
     wanted, _, runtime = board.strip().lower().partition("/")
     of_board = [b for b in _file().boards if b.board.lower() == wanted]
     found = [b for b in of_board if not runtime or b.runtime.lower() == runtime]

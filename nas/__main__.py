@@ -1,3 +1,5 @@
+"""``python -m nas``: the command line."""
+
 import sys
 
 from nas.cli.app import main

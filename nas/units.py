@@ -52,6 +52,20 @@ def shown(value: Any, unit: str) -> str:
     return scale(unit, value).text(float(value))
 
 
+def interval(share: Any, n: int) -> tuple[Any, Any]:
+    """Both ends of the 95% confidence interval of a share, or an array of them, seen in ``n`` draws (Wilson 1927)."""
+    z2 = 1.96**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = np.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return middle - half, middle + half
+
+
+def label(name: str, unit: str) -> str:
+    """The text along an axis; ``unit`` as shown."""
+    said = "validation accuracy" if name == "accuracy" else title_of(name)
+    return f"{said} ({unit})" if unit and unit != said else said
+
+
 def title_of(name: str) -> str:
     """An objective's name in words, without the unit that some carry."""
     return name.removesuffix("_ms").replace("_", " ")
