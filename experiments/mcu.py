@@ -6,8 +6,8 @@ Limits on SRAM and flash are those of the C library (arena and firmware, linked 
 stands for latency. Per seed: ``mcu.small`` is searched within them by a score of untrained networks (naswot); the
 best are trained for an epoch, and the best of these, on validation images, is trained to the end. MobileNetV2 in all widths
 and resolutions of the space that fit is chosen in the same way, and trained on the same images, as long, by the same
-recipe. Both are then trained with simulated quantization, written as int8 .tflite and as C, and every accuracy is that of the
-C library's own outputs.
+recipe. Both are then quantized (after an epoch of quantization-aware training, where that is better) and written as C;
+``test_c`` is the accuracy of the C code's own outputs on this machine, and some images go through emulated firmware.
 
 What is finished is kept: the same command goes on. ``benchmarks/mcu_search.py`` compares the results with its targets.
 """

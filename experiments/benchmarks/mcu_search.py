@@ -4,8 +4,8 @@ Compares what ``experiments/mcu.py`` has made so far in ``runs/mcu`` (it keeps w
 searched in ``mcu.small`` and the best width and resolution of MobileNetV2, both within 128 KB of SRAM, 512 KB of flash and
 3 million MACs, trained on the same 4,000 images for as many epochs. ``fits``: share of the networks whose firmware was linked
 and is within the limits. ``equal``: share whose emulated firmware gave the host's outputs to the bit. ``margin``: test accuracy of
-the C code (after an epoch of quantization-aware training), searched minus MobileNetV2, in points, mean over seeds;
-``margin_se`` its standard error; ``_fp32``: before. 5,000 test images leave 0.7 points of noise in each accuracy.
+the C code (int8, with or without an epoch of quantization-aware training, whichever is better on validation images),
+searched minus MobileNetV2, in points, mean over seeds; ``margin_se`` its standard error; ``_fp32``: before. 5,000 test images leave 0.7 points of noise in each accuracy.
 
 ``--quick``: one seed, few images: that all of it runs, not that it is good.
 """
