@@ -28,7 +28,7 @@ from nas.modules import Network
 from nas.runtimes import CortexM
 from nas.training.network import train_network
 
-EPOCHS = {"mobilenet_v2.digits": 15, "mcu.small": 5}
+EPOCHS = {"mobilenet_v2.digits": 15, "mcu.small": 20}
 IMAGES = 200
 TARGETS = [
     Target(figure="images_equal_to_host", sense=">=", bound=1.0, why="the same C code: to the bit"),
