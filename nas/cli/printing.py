@@ -78,8 +78,9 @@ def print_final(final: pd.DataFrame, failures: Sequence[Failure], test_images: i
         "ratio": lambda v: "-" if v != v else f"{v:.2f}",
         "flag": lambda v: "*" if v else "",
     }
-    columns = {c.brief: final[c.name].map(written.get(c.kind, str)) for c in FINAL if c.brief and c.name in final}
-    for column in (c for c in FINAL if c.brief in columns and c.name.endswith("_test_accuracy")):
+    briefs = [c for c in FINAL if c.brief and c.name in final]
+    columns: dict[str, Any] = {c.brief: final[c.name].map(written.get(c.kind, str)) for c in briefs}
+    for column in (c for c in briefs if c.name.endswith("_test_accuracy")):
         low, high = interval(final[column.name], test_images)
         ends = zip(columns[column.brief], 100 * low, 100 * high, strict=True)
         columns[column.brief] = [f"{text} ({a:.0f}..{b:.0f})" for text, a, b in ends]

@@ -77,7 +77,7 @@ def run_sweep(args: argparse.Namespace) -> None:
     found = final_hypervolumes(args.run_dir)
     shown = frame.merge(found[["trial", "hypervolume"]], on="trial", how="left").round({"hypervolume": 4})
     # the best of each objective alone is that of a degenerate network: the hypervolume says what is worth something
-    left_out = [c for c in shown if c in ("trial", "run") or c.startswith("best_")]
+    left_out = [c for c in shown if c in ("trial", "run") or str(c).startswith("best_")]
     print(shown.drop(columns=left_out).to_string(index=False))
     print("\nhypervolume at the end, mean ± standard deviation over seeds; 1: the front of all trials on the device")
     print_rows(_winners(found), indent=2)
@@ -91,11 +91,12 @@ def _winners(found: pd.DataFrame) -> list[Row]:
     rows = []
     nothing = {str(name): "-" for name in found["searcher"].unique()}
     for device, of_device in found.groupby("device", sort=False):
-        each = of_device.groupby("searcher", sort=False)["hypervolume"]
-        mean, deviation = each.mean(), each.std().fillna(0.0)
-        best = mean.idxmax()
-        near = mean.index[mean + deviation >= mean[best] - deviation[best]].drop(best)
-        named = {str(name): spread(values) for name, values in each}
+        each = {str(name): of["hypervolume"] for name, of in of_device.groupby("searcher", sort=False)}
+        deviation = {name: float(of.std()) if len(of) > 1 else 0.0 for name, of in each.items()}
+        best = max(each, key=lambda name: each[name].mean())
+        least = each[best].mean() - deviation[best]
+        near = [name for name, of in each.items() if name != best and of.mean() + deviation[name] >= least]
+        named = {name: spread(of) for name, of in each.items()}
         rows.append({"device": str(device), **nothing, **named, "best": " or ".join([best, *near])})
     return rows
 
