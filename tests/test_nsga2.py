@@ -73,6 +73,21 @@ def test_of_equal_rank_the_less_crowded_becomes_a_parent(tiny, archs):
     assert min(share[0], share[4]) > max(share[1:4])
 
 
+def test_a_search_begins_with_the_even_networks_and_its_population_grows_with_what_is_known():
+    levels = SearchSpace("levels", [Choice(f"g{i}", tuple(range(2 + i % 4))) for i in range(12)], ())
+    searcher = NSGA2(levels, seed=1)
+    first = searcher.ask(16)
+    assert (first[0] == 0).all()
+    assert (first[1:5] == levels.sizes - 1).all(axis=1).any()
+    rng, sizes = np.random.default_rng(0), []
+    for _ in range(25):
+        rows = levels.sample(16, rng)
+        searcher.tell(rows, np.column_stack([rows.sum(axis=1), -rows.sum(axis=1)]), np.zeros(16))  # all non-dominated
+        sizes.append(len(searcher._alive))
+    assert sizes[3] == 16
+    assert sizes[-1] == 20  # of 400 results
+
+
 def test_children_of_two_parents_mix_them():
     levels = SearchSpace("levels", [Choice(f"g{i}", ("a", "b", "c")) for i in range(12)], ())
     searcher = NSGA2(levels, population=4, crossover=1.0, mutated=0.0)

@@ -35,13 +35,14 @@ class OtherLevel(Mutation):
 
 def _run(
     operators: Callable[[], dict[str, Any]],
-    offspring: int,
     levels: Sequence[int],
     objectives: int,
     costs: Evaluate,
     evaluations: int,
     population: int,
     seed: int,
+    *,
+    offspring: int,
 ) -> NDArray[np.float64]:
     """The non-dominated costs among all that were evaluated, ``evaluations`` of them at most."""
     found: list[NDArray[np.float64]] = []
@@ -78,12 +79,15 @@ def _categorical() -> dict[str, Any]:
 
 
 PEERS: dict[str, Callable[..., NDArray[np.float64]]] = {
-    "sbx_pm_64": partial(_run, _rounded, 64),
-    "sbx_pm_16": partial(_run, _rounded, 16),
-    "uniform_64": partial(_run, _categorical, 64),
-    "uniform_16": partial(_run, _categorical, 16),
+    "sbx_pm_64": partial(_run, _rounded, offspring=64),
+    "sbx_pm_16": partial(_run, _rounded, offspring=16),
+    "uniform_64": partial(_run, _categorical, offspring=64),
+    "uniform_16": partial(_run, _categorical, offspring=16),
 }
-DEFAULT: Callable[..., NDArray[np.float64]] = partial(_run, _rounded, 100)
+categorical = partial(_run, _categorical)
+rounded = partial(_run, _rounded)
+"""Either set of operators, with ``offspring`` and ``population`` to be chosen."""
+DEFAULT: Callable[..., NDArray[np.float64]] = partial(_run, _rounded, offspring=100)
 """The settings of pymoo's guide with as many offspring as a population of 100 has members."""
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from nas.searchers.searcher import Searcher
     from nas.space import SearchSpace
 
-_PARTS = ("searcher", "seen", "acquisition", "exact")  # what searchers are made of, and what needs no search
+_PARTS = ("searcher", "seen", "acquisition", "policy", "exact")  # what searchers are made of, and what needs no search
 _SEARCHERS = Files(package=__name__, kind="searcher", between="_", parts=_PARTS)
 
 

@@ -68,6 +68,7 @@ class Guided:
         self._under_way: dict[bytes, None] = {}
         self._shortlist = np.empty((0, self.space.genes), dtype=np.uint8)
         self._kernels: dict[int, tuple[int, Hyperparameters]] = {}
+        self._shift = float(self._rng.random())
 
     __repr__ = text_of
 
@@ -100,16 +101,22 @@ class Guided:
         return chosen
 
     def _first(self, n: int) -> Archs:
-        """Random architectures; where an objective is known they cover its range, the two ends first."""
+        """Random architectures; where an objective is known they cover its range, the two ends first.
+
+        The ends are the space's own where the objective's extremes are known, else those of what is looked at.
+        """
         known = next((o for o in self.objectives or () if o.cheap), None)
         if known is None:
             return self._new(self.space.sample(20 * n, self._rng))[:n]
-        pool = self._new(self.space.sample(self.candidates, self._rng) if self._all is None else self._all)
+        pool = self.space.sample(self.candidates, self._rng) if self._all is None else self._all
+        if known.extremes is not None:
+            pool = np.vstack([pool, known.extremes.argmin, known.extremes.argmax])
+        pool = self._new(pool)
         values, errors = score([known], pool)
         pool = pool[np.argsort(values[known.name] + self._rng.random(len(pool)) * 1e-12)]
         pool = pool[: len(pool) - int((errors != "").sum())]
         asked = len(self._completed) + len(self._under_way)
-        rows = [round(_spread(asked + i) * (len(pool) - 1)) for i in range(n)] if len(pool) else []
+        rows = [round(_spread(asked + i, self._shift) * (len(pool) - 1)) for i in range(n)] if len(pool) else []
         return pool[list(dict.fromkeys(rows))]
 
     def _results(self) -> tuple[Archs, Floats, Floats]:
@@ -185,14 +192,14 @@ class Guided:
         return archs[list(rows.values())]
 
 
-def _spread(i: int) -> float:
-    """0, 1, then the van der Corput sequence: numbers that fill [0, 1] evenly however many are taken."""
+def _spread(i: int, shift: float) -> float:
+    """0, 1, then the van der Corput sequence turned by ``shift``: numbers that fill [0, 1] evenly, however many are taken."""
     if i < 2:
         return float(i)
     value, weight, left = 0.0, 0.5, i - 1
     while left:
         value, weight, left = value + weight * (left & 1), weight / 2, left >> 1
-    return value
+    return (value + shift) % 1.0
 
 
 def _everything(space: SearchSpace) -> Archs:
