@@ -332,7 +332,8 @@ def test_ledgers_of_other_searches_are_refused(tmp_path):
     with pytest.raises(BadInput, match="already holds a search"):
         search(SPACE, [objective, COST], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path, resume=False)
     with pytest.raises(
-        BadInput, match=r"searcher differ .*there \{'population': None, 'seed': 1\}, here \{'population': 8, 'seed': 2\}"
+        BadInput,
+        match=r"searcher differ .*there \{'population': None, 'seed': 1\}, here \{'population': 8, 'seed': 2\}",
     ):
         search(SPACE, [objective, COST], NSGA2(SPACE, seed=2, population=8), budget=5, run_dir=tmp_path)
     with pytest.raises(BadInput, match=r"batch differ .*there 16, here 7"):
