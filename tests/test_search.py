@@ -104,7 +104,7 @@ def test_nsga2_learns_from_violators_that_were_never_evaluated():
         violation = COST(archs) / COST.extremes.minimum  # nothing is ever feasible
         searcher.tell(archs, np.full((16, 2), np.nan), violation)
         means.append(violation.mean())
-    assert np.mean(means[-3:]) < 0.7 * np.mean(means[:3])
+    assert np.mean(means[-3:]) < 0.7 * means[0]
 
 
 def test_children_of_one_parent_are_near_it():
@@ -332,7 +332,8 @@ def test_ledgers_of_other_searches_are_refused(tmp_path):
     with pytest.raises(BadInput, match="already holds a search"):
         search(SPACE, [objective, COST], NSGA2(SPACE, seed=1), budget=5, run_dir=tmp_path, resume=False)
     with pytest.raises(
-        BadInput, match=r"searcher differ .*there \{'population': None, 'seed': 1\}, here \{'population': 8, 'seed': 2\}"
+        BadInput,
+        match=r"searcher differ .*there \{'population': None, 'seed': 1\}, here \{'population': 8, 'seed': 2\}",
     ):
         search(SPACE, [objective, COST], NSGA2(SPACE, seed=2, population=8), budget=5, run_dir=tmp_path)
     with pytest.raises(BadInput, match=r"batch differ .*there 16, here 7"):
