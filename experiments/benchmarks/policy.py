@@ -114,11 +114,14 @@ def summary(runs: pd.DataFrame) -> Measured:
             figures[f"{method}_{n}" if method in OURS else f"{method}_at_{n}"] = round(float(means[method].mean()), 4)
             figures[f"{method}_kept_back_{n}"] = round(float(kept_back[method].mean()), 4)
         for way in [w for w in LEARNERS if w in means]:
+            own = cells[cells["method"] == way][["device", "seed"]]  # the same seeds for all that are compared
+            paired = cells.merge(own).groupby(["device", "method"])[f"hv_{n}"].mean().unstack()
             sense = "not_below" if n == 100 else "above"
-            ahead = means[way] >= means["random"] if n == 100 else means[way] > means["random"]
+            ahead = paired[way] >= paired["random"] if n == 100 else paired[way] > paired["random"]
+            figures[f"{way}_seeds"] = int(own["seed"].nunique())
             figures[f"{way}_devices_{sense}_random_{n}"] = int(ahead.sum())
-            figures[f"{way}_minus_nsga2_{n}"] = round(float((means[way] - means["nsga2"]).mean()), 5)
-            figures[f"{way}_minus_nsga2_worst_{n}"] = round(float((means[way] - means["nsga2"]).min()), 5)
+            figures[f"{way}_minus_nsga2_{n}"] = round(float((paired[way] - paired["nsga2"]).mean()), 5)
+            figures[f"{way}_minus_nsga2_worst_{n}"] = round(float((paired[way] - paired["nsga2"]).min()), 5)
         margin = means["nsga2"] - means[f"pymoo_{n}"]
         figures[f"nsga2_devices_not_below_pymoo_{n}"] = int((margin >= 0).sum())
         figures[f"nsga2_minus_pymoo_{n}"] = round(float(margin.mean()), 5)
