@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import re
 import shlex
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import nas
@@ -15,7 +18,11 @@ import search_spaces
 from nas import searchers
 from nas.cli import app, completion
 from nas.cli.flags import named_in
+from nas.cli.sweep import _winners
+from nas.errors import NasError
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
+from nas.runs.artefacts import write_record
+from nas.sweeps.folder import SWEEP
 
 ROOT = Path(__file__).parents[1]
 
@@ -146,3 +153,67 @@ def test_bash_completes_commands_flags_and_names(tmp_path):
     assert offered == [name for name in search_spaces.names() if name.startswith("mobilenet_v3.")]
     for shell in ("zsh", "fish"):
         assert re.search(r"\bmax-latency-ms\b", completion.script(shell))
+
+
+def test_a_sweep_says_who_wins_and_who_may_have():
+    shares = {"first": [0.90, 0.92], "second": [0.97, 0.99], "third": [0.96, 0.98]}
+    rows = [("d", name, share) for name, values in shares.items() for share in values] + [("e", "first", 0.5)]
+    found = pd.DataFrame(rows, columns=["device", "searcher", "hypervolume"])
+    of_d, of_e = _winners(found)
+    assert (of_d["best"], of_e["best"]) == ("second or third", "first")
+    assert of_d["first"] == "0.9100 ± 0.0141"
+    assert of_e == {"device": "e", "first": "0.5000", "second": "-", "third": "-", "best": "first"}
+
+
+def in_this_process(plan, needs, progress):
+    """All trials of a plan without Ray, in another current folder, as Tune runs them."""
+    write_record(plan.folder / SWEEP, plan.record)
+    plan.runner.trials.mkdir(exist_ok=True)
+    with contextlib.chdir("/"):
+        for seed in plan.settings["seed"]:
+            plan.runner({"seed": seed}, lambda metrics: None)
+
+
+@pytest.fixture
+def without_ray(monkeypatch, tmp_path):
+    monkeypatch.setattr("nas.sweeps.sweep._Plan.run", in_this_process)
+    monkeypatch.setattr("nas.sweeps.sweep._ray", lambda *where: contextlib.nullcontext())
+    monkeypatch.setattr("nas.sweeps.sweep.check_resources", lambda *needed: None)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_paths_mean_the_same_in_a_trial_as_where_the_sweep_was_started(without_ray):
+    Path("share.txt").write_text("0.5")
+    frame = nas.sweep(lambda *_: {"share": float(Path("share.txt").read_text())}, {"seed": [0, 1]}, run_dir="runs/x")
+    assert list(frame["share"]) == [0.5, 0.5]
+    assert Path("runs/x/trials/seed=1/done.json").exists()
+
+
+def test_a_sweep_of_which_nothing_comes_says_why(without_ray):
+    def fails(settings, run_dir, report):
+        raise ValueError(f"seed {settings['seed']} is no good")
+
+    with pytest.raises(
+        NasError, match=r"^all 2 trials failed, the first with: ValueError: seed 0 is no good \(more in "
+    ):
+        nas.sweep(fails, {"seed": [0, 1]}, run_dir="runs/x")
+    frame = nas.sweep(
+        lambda settings, *_: {"x": 1} if settings["seed"] else fails(settings, 0, 0), {"seed": [0, 1]}, run_dir="y"
+    )
+    assert list(frame["error"]) == ["ValueError: seed 0 is no good", ""]
+
+
+def test_notebooks_show_tables_that_are_escaped(tiny):
+    result = nas.search(tiny, [nas.macs(tiny), nas.params(tiny)], budget=12)
+    shown = result._repr_html_()
+    assert shown.count("<tr>") == 1 + len(result.front)
+    assert "12 evaluated" in shown
+    table = nas.LatencyTable.load("raspi4_fbnet_b1")
+    shown = dataclasses.replace(table, space={"name": "<script>", "fingerprint": "0"})._repr_html_()
+    assert shown.count("<tr>") == 21
+    assert "20 of 104 rows" in shown
+    assert "<script>" not in shown
+    assert f"{table.effective_ms.max():.4g}" in shown
+    assert "resolution" in tiny._repr_html_()
+    benchmark = TabularBenchmark.load(search_spaces.NasBench201.cell(), "nasbench201")
+    assert repr(benchmark) == "TabularBenchmark(nasbench201: 15,625 architectures, 21 devices)"

@@ -336,6 +336,8 @@ def test_simulated_weights_of_a_channel_without_any_stay_zero():
         assert layer.weight[0].tolist() == [0.0, 0.0]
         torch.testing.assert_close(layer.weight[1], layer.weight.detach()[1])
         assert layer.weight[1].abs().sum() > 0
+        layer(torch.ones(1, 2)).sum().backward()
+        assert layer.parametrizations.weight.original.grad[0].abs().sum() > 0  # and may still learn
 
 
 # ---- the pipeline ----------------------------------------------------------------------------------------------

@@ -87,14 +87,14 @@ def test_instructions_are_counted_exactly(core, tmp_path):
 
 @needs_tools
 def test_firmware_that_hangs_faults_or_does_not_fit_is_one_line(tmp_path):
-    def made(body: str) -> None:
+    def made(body: str, timeout_s: float = 120) -> None:
         text = LOOPS.replace('__asm volatile("nop")', body)
         (tmp_path / "cases.c").write_text(text)
         elf = firmware.linked(tmp_path, [tmp_path / "cases.c"], Flags(core="cortex-m3"))
-        emulator.run(elf, "cortex-m3", 7, timeout_s=1)
+        emulator.run(elf, "cortex-m3", 7, timeout_s=timeout_s)
 
     with pytest.raises(RuntimeError, match="did not end within 1 s"):
-        made("for (;;) {}")
+        made("for (;;) {}", timeout_s=1)
     with pytest.raises(RuntimeError, match="processor fault"):
         made("*(volatile int *)0x90000000 = 1")
     with pytest.raises(RuntimeError, match=r"RAM.* overflowed by \d+ bytes"):
@@ -120,7 +120,7 @@ def test_a_pass_is_read_from_a_serial_port(terminal):
 
     thread = threading.Thread(target=prints)
     thread.start()
-    assert read(serial_port.lines(port, 20), 0x2A) == read(PASS, 0x2A)
+    assert read(serial_port.lines(port, 60), 0x2A) == read(PASS, 0x2A)
     thread.join()
 
 

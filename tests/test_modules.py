@@ -18,7 +18,7 @@ from nas.errors import BadInput
 from nas.modules import Network, build, describe
 from nas.space import Choice, SearchSpace, Slot
 from nas.supernet import Supernet, recalibrate
-from nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear
+from nas.supernet.elastic import ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, load_part
 from search_spaces import NasBench201
 
 
@@ -96,9 +96,22 @@ def test_elastic_slices_equal_hand_written_indexing():
     torch.testing.assert_close(grouped.sliced(part)["weight"], halves)
 
     linear = ElasticLinear([Linear(in_ch=i, out_ch=o) for i in (3, 6) for o in (4, 8)])
+    x = torch.randn(2, 3)  # until told otherwise it runs as its first option
+    torch.testing.assert_close(linear(x), x @ linear.weight[:4, :3].T + linear.bias[:4])
     linear.activate(Linear(in_ch=3, out_ch=8))
-    x = torch.randn(2, 3)
     torch.testing.assert_close(linear(x), x @ linear.weight[:, :3].T + linear.bias)
+
+
+def test_a_grouped_layer_loads_into_an_elastic_one_that_may_be_dense():
+    torch.manual_seed(0)
+    plain = torch.nn.Conv2d(4, 6, 3, padding=1, groups=2)
+    parts = [Conv(in_ch=4, out_ch=6, kernel=3, groups=g, size=4, bias=True) for g in (1, 2)]
+    elastic = ElasticConv2d(parts)
+    load_part(elastic, parts[1], plain.state_dict())
+    x = torch.randn(2, 4, 4, 4)
+    for part in parts:  # dense, with zeros between the groups
+        elastic.activate(part)
+        torch.testing.assert_close(elastic(x), plain(x))
 
 
 def test_elastic_norms_equal_hand_written_indexing():

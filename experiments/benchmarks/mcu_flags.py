@@ -56,7 +56,7 @@ def _choices(quick: bool) -> list[Flags]:
     if quick:
         return [USUAL, dataclasses.replace(USUAL, optimize="-Os"), dataclasses.replace(USUAL, sections=False)]
     ways = itertools.product(CORES, ("-Os", "-O2", "-O3"), (False, True))
-    made = [Flags(core=core, optimize=optimize, lto=lto) for core, optimize, lto in ways]  # type: ignore[arg-type]
+    made = [Flags(core=core, optimize=optimize, lto=lto) for core, optimize, lto in ways]
     usual = [flags for flags in made if flags.core == USUAL.core and not flags.lto]
     return [
         *made,

@@ -89,13 +89,14 @@ def _winners(found: pd.DataFrame) -> list[Row]:
     from nas.report.sweep_page import spread
 
     rows = []
+    nothing = {str(name): "-" for name in found["searcher"].unique()}
     for device, of_device in found.groupby("device", sort=False):
         each = of_device.groupby("searcher", sort=False)["hypervolume"]
         mean, deviation = each.mean(), each.std().fillna(0.0)
         best = mean.idxmax()
         near = mean.index[mean + deviation >= mean[best] - deviation[best]].drop(best)
         named = {str(name): spread(values) for name, values in each}
-        rows.append({"device": str(device), **named, "best": " or ".join([best, *near])})
+        rows.append({"device": str(device), **nothing, **named, "best": " or ".join([best, *near])})
     return rows
 
 

@@ -20,16 +20,23 @@ McuRuntime = Annotated[
 
 
 class Memory(Protocol):
-    """Memory of networks, each a row of ids: positions in a list of blocks plus one, 0 where there is none.
+    """Memory of networks, each a row of ids: positions in a list of blocks plus one, 0 where there is none."""
 
-    ``alive (blocks,)``: bytes of RAM that any network with the block needs at least, besides the ``kept (blocks,)`` that
-    add up. ``flash (blocks,)``: bytes of flash that add up. ``version``: of what is predicted.
-    """
+    @property
+    def version(self) -> str:
+        """Of what is predicted."""
 
-    alive: NDArray[np.integer]
-    kept: NDArray[np.integer]
-    flash: NDArray[np.integer]
-    version: str
+    @property
+    def alive(self) -> NDArray[np.integer]:
+        """``(blocks,)`` bytes of RAM that any network with the block needs at least, besides those that are ``kept``."""
+
+    @property
+    def kept(self) -> NDArray[np.integer]:
+        """``(blocks,)`` bytes of RAM that add up over a network."""
+
+    @property
+    def flash(self) -> NDArray[np.integer]:
+        """``(blocks,)`` bytes of flash that add up over a network."""
 
     def activations(self, ids: NDArray[np.integer]) -> Ints:
         """``(n,)`` bytes of RAM that activations share."""

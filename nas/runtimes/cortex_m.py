@@ -50,6 +50,7 @@ class Counted:
 
     @property
     def ms(self) -> NDArray[np.float64]:
+        """``(passes,)``."""
         return 1e3 * np.array(self.cycles) / self.hz
 
 

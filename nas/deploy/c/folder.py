@@ -50,8 +50,9 @@ def export_c(
     with replacing_folder(path, "folder of C", MARKER) as folder:
         shape = input_shape_of(network, input_shape)
         calibration = whole_batches(images, shape, 1)
+        model = litert_model(network, shape)
         compiler()  # said before the work, not after
-        model = quantized(litert_model(network, shape), channels_last(calibration))
+        model = quantized(model, channels_last(calibration))
         program = of_model(model)
         table = None if preprocessing is None else pixel_table(program.maps[program.input], preprocessing)
         _check_classes(program, classes)
