@@ -104,7 +104,7 @@ def test_nsga2_learns_from_violators_that_were_never_evaluated():
         violation = COST(archs) / COST.extremes.minimum  # nothing is ever feasible
         searcher.tell(archs, np.full((16, 2), np.nan), violation)
         means.append(violation.mean())
-    assert np.mean(means[-3:]) < 0.7 * np.mean(means[:3])
+    assert np.mean(means[-3:]) < 0.7 * means[0]
 
 
 def test_children_of_one_parent_are_near_it():

@@ -55,21 +55,24 @@ OURS: dict[str, Callable[..., object]] = {
     "reinforce": lambda objectives, seed: PolicySearch(SPACE, seed=seed, algorithm="reinforce"),
     "ppo_table": lambda objectives, seed: PolicySearch(SPACE, objectives, seed=seed),
 }
+LEARNERS = ("ppo", "reinforce", "ppo_table")
 PYMOO = {
     "pymoo_100": partial(rounded, offspring=16, population=8),
     "pymoo_200": partial(categorical, offspring=4, population=16),
     "pymoo_500": partial(categorical, offspring=4, population=20),
 }
-"""Our NSGA-II's peers, one for each number of evaluations, out of 8 to 32 members, 1 to 20 offspring, two sets of operators."""
+"""Our NSGA-II's peers, one for each number of evaluations, the best of an unfinished scan: the categorical operators with
+8 to 32 members and 1 to 20 offspring, the rounded ones with 8 members only. They start at random; ours starts with the
+even networks, to which it owes most of its lead."""
 TARGETS = [
     *(
         Target(figure=f"{way}_devices_{sense}_random_{n}", sense=">=", bound=21, why="on every device; issue 11")
-        for way in ("ppo", "reinforce", "ppo_table")
+        for way in LEARNERS
         for sense, n in (("not_below", 100), ("above", 200), ("above", 500))
     ),
     *(
         Target(figure=f"{way}_minus_nsga2_500", sense=">=", bound=-0.01, why="within 0.01 of NSGA-II; issue 11")
-        for way in ("ppo", "reinforce", "ppo_table")
+        for way in LEARNERS
     ),
     *(
         Target(figure=f"nsga2_devices_not_below_pymoo_{n}", sense=">=", bound=21, why="on every device; issue 11")
@@ -107,17 +110,20 @@ def summary(runs: pd.DataFrame) -> Measured:
     table = cells.groupby(["device", "method"])[columns].mean().unstack()
     figures: dict[str, float] = {}
     for n in AT:
-        means = table[f"hv_{n}"]
+        means = table[f"hv_{n}"].dropna(axis=1)  # a peer of 100 evaluations has none of 200
         kept_back = means[~means.index.isin(TUNED)]
         for method in means:
             figures[f"{method}_{n}" if method in OURS else f"{method}_at_{n}"] = round(float(means[method].mean()), 4)
             figures[f"{method}_kept_back_{n}"] = round(float(kept_back[method].mean()), 4)
-        for way in ("ppo", "reinforce", "ppo_table"):
+        for way in [w for w in LEARNERS if w in means]:
+            own = cells[cells["method"] == way][["device", "seed"]]  # the same seeds for all that are compared
+            paired = cells.merge(own).groupby(["device", "method"])[f"hv_{n}"].mean().unstack()
             sense = "not_below" if n == 100 else "above"
-            ahead = means[way] >= means["random"] if n == 100 else means[way] > means["random"]
+            ahead = paired[way] >= paired["random"] if n == 100 else paired[way] > paired["random"]
+            figures[f"{way}_seeds"] = int(own["seed"].nunique())
             figures[f"{way}_devices_{sense}_random_{n}"] = int(ahead.sum())
-            figures[f"{way}_minus_nsga2_{n}"] = round(float((means[way] - means["nsga2"]).mean()), 5)
-            figures[f"{way}_minus_nsga2_worst_{n}"] = round(float((means[way] - means["nsga2"]).min()), 5)
+            figures[f"{way}_minus_nsga2_{n}"] = round(float((paired[way] - paired["nsga2"]).mean()), 5)
+            figures[f"{way}_minus_nsga2_worst_{n}"] = round(float((paired[way] - paired["nsga2"]).min()), 5)
         margin = means["nsga2"] - means[f"pymoo_{n}"]
         figures[f"nsga2_devices_not_below_pymoo_{n}"] = int((margin >= 0).sum())
         figures[f"nsga2_minus_pymoo_{n}"] = round(float(margin.mean()), 5)
@@ -127,8 +133,9 @@ def summary(runs: pd.DataFrame) -> Measured:
     by_device = cells.groupby(["device", "method"])[columns].agg(["mean", "std"]).round(4)
     by_device.columns = ["_".join(c) for c in by_device.columns]
     grouped = runs.groupby(["device", "method"])
-    met = grouped["limits_met"].mean() if len(phone) else np.nan
-    extra = pd.DataFrame({"runs": grouped.size(), "seconds": grouped["seconds"].mean().round(2), "limits_met": met})
+    extra = pd.DataFrame({"runs": grouped.size(), "seconds": grouped["seconds"].mean().round(2)})
+    if len(phone):
+        extra["limits_met"] = grouped["limits_met"].mean()
     return Measured(rows=by_device.join(extra, how="right").reset_index(), figures=figures)
 
 
