@@ -272,7 +272,7 @@ def test_generated_source_equals_the_network(family):
         source, weights = generate(network)
         assert max(len(line) for line in source.splitlines()) <= 120
         assert "nas" not in source.replace("nas_", "")
-        scope: dict = {}
+        scope: dict = {"__file__": "model.py"}
         exec(source, scope)
         model = scope["Model"]().eval()
         model.load_state_dict(weights)

@@ -26,7 +26,16 @@ SETTINGS = ("threads", "batch", "precision")
 
 def test_every_runtime_is_found_by_its_name():
     known = named()
-    assert list(known) == ["cuda", "ethos-u", "litert", "onnxruntime", "openvino", "torch", "torch-compiled"]
+    assert list(known) == [
+        "cortex-m",
+        "cuda",
+        "ethos-u",
+        "litert",
+        "onnxruntime",
+        "openvino",
+        "torch",
+        "torch-compiled",
+    ]
     for name, cls in known.items():
         assert getattr(nas.runtimes, cls.__name__) is cls
         assert cls.precisions
@@ -46,7 +55,7 @@ def test_naming_a_runtime_imports_nothing_heavy():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: made("abacus"), "there is no runtime 'abacus'; there are cuda, "),
+        (lambda: made("abacus"), "there is no runtime 'abacus'; there are cortex-m, cuda, "),
         (lambda: made("torch", "int8"), "torch measures fp32, not int8; pass --precision fp32"),
         (lambda: made("onnxruntime", accelerator="x"), "onnxruntime has no setting 'accelerator'; it has precision, "),
         (lambda: made("cuda", index=-1), "index is a whole number from 0"),

@@ -126,8 +126,8 @@ def _encoded(space: SearchSpace, genes: pd.DataFrame) -> Archs:
         which, values = pd.factorize(genes[choice.name])
         known = [choice.values.index(v) if v in choice.values else None for v in values]
         if None in known:  # which only an inactive gene may be
-            row = genes.iloc[int(np.argmax(which == known.index(None)))]
-            space.encode([{c.name: row[c.name] for c in space.choices}])
+            (row,) = genes.iloc[[int(np.argmax(which == known.index(None)))]].to_dict("records")
+            space.encode([{str(name): value for name, value in row.items()}])
         archs[:, gene] = np.array([i or 0 for i in known], dtype=np.uint8)[which]
     return space.canonical(archs)
 
