@@ -8,7 +8,7 @@ is the hypervolume of nasbench201.py: relative to the true front's, reference 1.
 
 Settings were chosen on seeds 1000 and up of six devices (``TUNED``), not on the seeds measured here; the other 15 devices
 were kept back, and have figures of their own. Runs are kept in results/runs/policy.csv as they finish, and an interrupted
-benchmark goes on from there; delete the file to start anew.
+benchmark (Ctrl-C: with the figures of what is finished) goes on from there; delete the file to start anew.
 """
 
 from __future__ import annotations
@@ -91,12 +91,15 @@ def measure(quick: bool) -> Measured:
     done = pd.DataFrame(columns=["method"]) if quick or not RUNS.exists() else pd.read_csv(RUNS)
     known = set() if done.empty else set(zip(done["method"], done["device"], done["seed"], strict=True))
     rows = done.to_dict("records")
-    for task in wanted:
-        if task not in known:
-            rows.append(note10_run(task[2]) if task[1] == "note10" else one_run(benchmark, *task))
-            if not quick:
-                RUNS.parent.mkdir(exist_ok=True)
-                pd.DataFrame(rows).to_csv(RUNS, index=False)
+    try:
+        for task in wanted:
+            if task not in known:
+                rows.append(note10_run(task[2]) if task[1] == "note10" else one_run(benchmark, *task))
+                if not quick:
+                    RUNS.parent.mkdir(exist_ok=True)
+                    pd.DataFrame(rows).to_csv(RUNS, index=False)
+    except KeyboardInterrupt:
+        print(f"stopped after {len(rows)} of {len(wanted)} runs; these are the figures of what is finished")
     measured = summary(pd.DataFrame(rows))
     for name in [n for n in measured.figures if quick and "devices" in n]:
         del measured.figures[name]  # the target counts all devices
