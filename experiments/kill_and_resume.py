@@ -125,8 +125,8 @@ def main() -> None:
                 }
                 rows.append(row | {"equal_losses": resumed[0] == losses, "equal_weights": resumed[1] == weights})
                 print(rows[-1], flush=True)
-    frame = pd.DataFrame(rows)
-    frame.to_csv(Path(__file__).parent / "results" / "kill_and_resume.csv", index=False)
+                frame = pd.DataFrame(rows)
+                frame.to_csv(Path(__file__).parent / "results" / "kill_and_resume.csv", index=False)
     print(frame.to_string(index=False))
     if not (frame["equal_losses"] & frame["equal_weights"]).all():
         sys.exit(1)
