@@ -17,24 +17,21 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
-import numpy as np
 import pandas as pd
 from harness import RESULTS, Measured, Target, run
-from numpy.typing import NDArray
+from on_nasbench201 import AT, SPACE, Costs, Evaluate, Runs, ask_and_tell, by_device, one_run
 
+from nas.objectives import Objective
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
-from nas.pareto import hypervolume, non_dominated
 from nas.searchers.evolution import RegularizedEvolution
 from nas.searchers.guided import Guided
 from nas.searchers.local_search import LocalSearch
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.ppo import PolicySearch
 from nas.searchers.random import RandomSearch
-from search_spaces.nasbench201 import NasBench201
 
 try:
     from tabular_peers import PEERS
@@ -42,10 +39,7 @@ except ImportError as missing:
     print(f"nasbench201: skipped, a peer is not installed ({missing}); they come with the extra 'bench'")
     sys.exit(0)
 
-AT = (100, 200, 500)
 RUNS = RESULTS / "runs" / "nasbench201.csv"
-SPACE = NasBench201.cell()
-Costs = NDArray[np.float64]
 
 TARGETS = [
     *(
@@ -77,27 +71,15 @@ OURS: dict[str, Callable[..., object]] = {
 
 
 def measure(quick: bool) -> Measured:
-    benchmark = TabularBenchmark.load(SPACE, NASBENCH201)
-    devices = ("raspi4", "gold_6240") if quick else benchmark.devices
+    devices = ("raspi4", "gold_6240") if quick else TabularBenchmark.load(SPACE, NASBENCH201).devices
     seeds, most = (1, 100) if quick else (10, AT[-1])
-    done = pd.DataFrame(columns=["method"]) if quick or not RUNS.exists() else pd.read_csv(RUNS)
-    known = set() if done.empty else set(zip(done["method"], done["device"], done["seed"], strict=True))
-    wanted = [
-        (method, device, seed)
-        for seed in range(seeds)
-        for device in devices
-        for method in (*PEERS, *OURS)
-        if (method, device, seed) not in known
-    ]
-    rows = done.to_dict("records")
+    runs = Runs(None if quick else RUNS)
+    wanted = [(method, device, seed) for seed in range(seeds) for device in devices for method in (*PEERS, *OURS)]
     with ProcessPoolExecutor(max_workers=2) as pool:
-        futures = [pool.submit(one_run, *task, most) for task in wanted]
+        futures = [pool.submit(run_of, *task, most) for task in runs.left(wanted)]
         for future in as_completed(futures):
-            rows.append(future.result())
-            if not quick:
-                RUNS.parent.mkdir(exist_ok=True)
-                pd.DataFrame(rows).to_csv(RUNS, index=False)
-    measured = summary(pd.DataFrame(rows), most)
+            runs.add(future.result())
+    measured = summary(runs.frame, most)
     for name in [n for n in measured.figures if quick and n.startswith("devices_ahead")]:
         del measured.figures[name]  # the target counts all devices
     return measured
@@ -116,55 +98,19 @@ def summary(runs: pd.DataFrame, most: int) -> Measured:
         figures[f"devices_ahead_{n}"] = int((means["guided"] > rivals).sum())
         figures[f"devices_ahead_table_{n}"] = int((means["guided_table"] > rivals).sum())
         figures[f"nsga2_minus_pymoo_{n}"] = round(float((means["nsga2"] - means["pymoo_nsga2"]).mean()), 5)
-    by_device = runs.groupby(["device", "method"])[columns].agg(["mean", "std"]).round(4)
-    by_device.columns = ["_".join(c) for c in by_device.columns]
-    grouped = runs.groupby(["device", "method"])["seconds"]
-    return Measured(
-        rows=by_device.assign(runs=grouped.size(), seconds=grouped.mean().round(2)).reset_index(), figures=figures
-    )
+    return Measured(rows=by_device(runs, columns).reset_index(), figures=figures)
 
 
-def one_run(method: str, device: str, seed: int, most: int) -> dict[str, object]:
-    """Hypervolumes of one run, and its seconds."""
-    benchmark = TabularBenchmark.load(SPACE, NASBENCH201)
-    error, latency = benchmark.accuracy(), benchmark.latency(device, cheap=True)
+def run_of(method: str, device: str, seed: int, most: int) -> dict[str, object]:
+    """One run of one of ours or of a peer."""
 
-    def costs(archs: NDArray[np.uint8]) -> Costs:
-        return np.column_stack([-error(archs), latency(archs)])
+    def search(objectives: Sequence[Objective], costs: Evaluate) -> Costs:
+        if method in PEERS:
+            return PEERS[method](tuple(SPACE.sizes), costs, most, seed)
+        return ask_and_tell(OURS[method](objectives, seed), costs, most)
 
-    everything = np.column_stack([-benchmark.columns["accuracy"], benchmark.columns[f"latency_ms.{device}"]])
-    front = everything[non_dominated(everything)]
-    started = time.process_time()
-    if method in PEERS:
-        found = PEERS[method](tuple(SPACE.sizes), costs, most, seed)
-    else:
-        found = ask_and_tell(OURS[method]([error, latency], seed), costs, most)
-    low, span = front.min(axis=0), np.ptp(front, axis=0)
-
-    def volume(points: Costs) -> float:
-        return hypervolume((points - low) / span, (1.1, 1.1))
-
-    values = {f"hv_{n}": round(volume(found[:n]) / volume(front), 5) for n in AT if n <= most}
-    return {
-        "method": method,
-        "device": device,
-        "seed": seed,
-        **values,
-        "seconds": round(time.process_time() - started, 2),
-    }
-
-
-def ask_and_tell(searcher: object, costs: Callable[[NDArray[np.uint8]], Costs], most: int) -> Costs:
-    """Costs in order of evaluation, asked for as ``nas.search`` does."""
-    batch = getattr(searcher, "batch", 16)
-    found: list[Costs] = []
-    done = 0
-    while done < most:
-        archs = searcher.ask(batch)[: most - done]  # type: ignore[attr-defined]
-        found.append(costs(archs))
-        searcher.tell(archs, found[-1], np.zeros(len(archs)))  # type: ignore[attr-defined]
-        done += len(archs)
-    return np.vstack(found)
+    ran = one_run(TabularBenchmark.load(SPACE, NASBENCH201), device, search)
+    return {"method": method, "device": device, "seed": seed, **ran}
 
 
 if __name__ == "__main__":

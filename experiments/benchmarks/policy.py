@@ -19,23 +19,22 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from harness import RESULTS, Measured, Target, run
-from numpy.typing import NDArray
+from on_nasbench201 import AT, SPACE, Costs, Evaluate, Runs, ask_and_tell, by_device, one_run
 
 import nas
+from nas.objectives import Objective
 from nas.objectives.tabular import NASBENCH201, TabularBenchmark
-from nas.pareto import hypervolume, non_dominated
 from nas.searchers.nsga2 import NSGA2
 from nas.searchers.ppo import PolicySearch
 from nas.searchers.random import RandomSearch
 from search_spaces import OnceForAll
-from search_spaces.nasbench201 import NasBench201
 
 try:
     from pymoo_peer import categorical, rounded
@@ -43,11 +42,8 @@ except ImportError as missing:
     print(f"policy: skipped, a peer is not installed ({missing}); it comes with the extra 'bench'")
     sys.exit(0)
 
-AT = (100, 200, 500)
 RUNS = RESULTS / "runs" / "policy.csv"
-SPACE = NasBench201.cell()
 TUNED = ("pixel2", "raspi4", "eyeriss", "gold_6240", "1080ti_1", "2080ti_256")
-Costs = NDArray[np.float64]
 OURS: dict[str, Callable[..., object]] = {
     "random": lambda objectives, seed: RandomSearch(SPACE, seed=seed),
     "nsga2": lambda objectives, seed: NSGA2(SPACE, seed=seed),
@@ -88,19 +84,13 @@ def measure(quick: bool) -> Measured:
     wanted = [(m, d, s) for s in range(1 if quick else 10) for d in devices for m in (*OURS, *PYMOO)]
     if not quick:
         wanted += [("ppo", "note10", seed) for seed in range(10)]
-    done = pd.DataFrame(columns=["method"]) if quick or not RUNS.exists() else pd.read_csv(RUNS)
-    known = set() if done.empty else set(zip(done["method"], done["device"], done["seed"], strict=True))
-    rows = done.to_dict("records")
+    runs = Runs(None if quick else RUNS)
     try:
-        for task in wanted:
-            if task not in known:
-                rows.append(note10_run(task[2]) if task[1] == "note10" else one_run(benchmark, *task))
-                if not quick:
-                    RUNS.parent.mkdir(exist_ok=True)
-                    pd.DataFrame(rows).to_csv(RUNS, index=False)
+        for task in runs.left(wanted):
+            runs.add(note10_run(task[2]) if task[1] == "note10" else run_of(benchmark, *task))
     except KeyboardInterrupt:
-        print(f"stopped after {len(rows)} of {len(wanted)} runs; these are the figures of what is finished")
-    measured = summary(pd.DataFrame(rows))
+        print(f"stopped after {len(runs.rows)} of {len(wanted)} runs; these are the figures of what is finished")
+    measured = summary(runs.frame)
     for name in [n for n in measured.figures if quick and "devices" in n]:
         del measured.figures[name]  # the target counts all devices
     return measured
@@ -133,52 +123,23 @@ def summary(runs: pd.DataFrame) -> Measured:
     phone = runs[runs["device"] == "note10"]
     if len(phone):
         figures["note10_seeds_that_meet_all"] = round(float((phone["limits_met"] == 6).mean()), 2)
-    by_device = cells.groupby(["device", "method"])[columns].agg(["mean", "std"]).round(4)
-    by_device.columns = ["_".join(c) for c in by_device.columns]
-    grouped = runs.groupby(["device", "method"])
-    extra = pd.DataFrame({"runs": grouped.size(), "seconds": grouped["seconds"].mean().round(2)})
+    table = by_device(runs, columns)
     if len(phone):
-        extra["limits_met"] = grouped["limits_met"].mean()
-    return Measured(rows=by_device.join(extra, how="right").reset_index(), figures=figures)
+        table["limits_met"] = runs.groupby(["device", "method"])["limits_met"].mean()
+    return Measured(rows=table.reset_index(), figures=figures)
 
 
-def one_run(benchmark: TabularBenchmark, method: str, device: str, seed: int) -> dict[str, object]:
-    """Hypervolumes of one run, and its seconds."""
-    error, latency = benchmark.accuracy(), benchmark.latency(device, cheap=True)
+def run_of(benchmark: TabularBenchmark, method: str, device: str, seed: int) -> dict[str, object]:
+    """One run of one of ours or of a peer."""
 
-    def costs(archs: NDArray[np.uint8]) -> Costs:
-        return np.column_stack([-error(archs), latency(archs)])
-
-    everything = np.column_stack([-benchmark.columns["accuracy"], benchmark.columns[f"latency_ms.{device}"]])
-    front = everything[non_dominated(everything)]
-    started = time.process_time()
-    if method in PYMOO:
-        most = int(method.split("_")[1])
-        seen: list[Costs] = []
+    def search(objectives: Sequence[Objective], costs: Evaluate) -> Costs:
+        if method not in PYMOO:
+            return ask_and_tell(OURS[method](objectives, seed), costs, AT[-1])
+        most, seen = int(method.split("_")[1]), list[Costs]()
         PYMOO[method](SPACE.sizes, 2, lambda archs: seen.append(costs(archs)) or seen[-1], evaluations=most, seed=seed)
-        found = np.vstack(seen)[:most]
-    else:
-        found = ask_and_tell(OURS[method]([error, latency], seed), costs, AT[-1])
-    seconds = round(time.process_time() - started, 2)
-    low, span = front.min(axis=0), np.ptp(front, axis=0)
+        return np.vstack(seen)[:most]
 
-    def volume(points: Costs) -> float:
-        return hypervolume((points - low) / span, (1.1, 1.1))
-
-    values = {f"hv_{n}": round(volume(found[:n]) / volume(front), 5) for n in AT if n <= len(found)}
-    return {"method": method, "device": device, "seed": seed, **values, "seconds": seconds}
-
-
-def ask_and_tell(searcher: object, costs: Callable[[NDArray[np.uint8]], Costs], most: int) -> Costs:
-    """Costs in order of evaluation, asked for as ``nas.search`` does."""
-    found: list[Costs] = []
-    done = 0
-    while done < most:
-        archs = searcher.ask(16)[: most - done]  # type: ignore[attr-defined]
-        found.append(costs(archs))
-        searcher.tell(archs, found[-1], np.zeros(len(archs)))  # type: ignore[attr-defined]
-        done += len(archs)
-    return np.vstack(found)
+    return {"method": method, "device": device, "seed": seed, **one_run(benchmark, device, search)}
 
 
 def note10_run(seed: int) -> dict[str, object]:
