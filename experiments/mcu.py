@@ -21,16 +21,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import json
 import logging
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import cifar
 import numpy as np
 import torch
-from sources import SHARED
+from cifar import photographs
 
 import nas
 import search_spaces
@@ -49,7 +49,6 @@ from nas.runtimes.cortex_m import CortexM
 from nas.space import Archs
 from nas.training.evaluate import accuracy, validation_accuracy
 
-CIFAR = SHARED / "cifar10"
 SPACE = "mcu.small"
 KB = 1024
 
@@ -76,27 +75,13 @@ class Scale:
     lr: float = 0.1
 
 
-def photographs(seed: int, scale: Scale) -> nas.ImageData:
-    """CIFAR-10's JPEGs: training images drawn by ``seed``, validation images apart from them, and the test images."""
-    everything = nas.load_images(CIFAR / "train.zip", size=32, val=0.1, test_path=CIFAR / "test.zip")
-    rng = np.random.default_rng(seed)
-
-    def some(split: nas.Split, n: int) -> nas.Split:
-        each = n // len(everything.classes)
-        rows = [rng.permutation(np.flatnonzero(split.labels == c))[:each] for c in range(len(everything.classes))]
-        return split.take(np.sort(np.concatenate(rows)))
-
-    splits = {name: some(getattr(everything, name), getattr(scale, name)) for name in ("train", "val", "test")}
-    return nas.ImageData(name=f"cifar10-{scale.train}-{seed}", classes=everything.classes, **splits)
-
-
 class Study:
     """One seed: its images and the networks made on the way; ``folder`` keeps what is finished."""
 
     def __init__(self, folder: Path, seed: int, scale: Scale) -> None:
         self.scale, self.seed, self.folder = scale, seed, folder / f"seed{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.data = photographs(seed, scale)
+        self.data = photographs(seed, scale.train, scale.val, scale.test)
         self.space = search_spaces.named(SPACE)
         self.costs = (nas.peak_sram(self.space, "c"), nas.flash_size(self.space, "c"), nas.macs(self.space))
         bounds = (scale.sram, scale.flash, scale.macs)
@@ -215,8 +200,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "runs" / "mcu")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    if not CIFAR.exists():
-        sys.exit(f"skipped: {CIFAR} is not here (CIFAR-10 as JPEGs lies beside the project, not in it)")
+    cifar.needed()
     torch.set_num_threads(1)
     for seed in args.seeds:
         Study(args.folder, seed, Scale()).run()

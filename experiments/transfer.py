@@ -21,15 +21,15 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import cifar
 import numpy as np
 import pandas as pd
 import torch
-from sources import SHARED
+from cifar import photographs
 from torch import nn
 
 import nas
@@ -39,7 +39,6 @@ from nas.files import write_text
 from nas.supernet.training import calibrated
 from nas.training.evaluate import accuracy, validation_accuracy
 
-CIFAR = SHARED / "cifar10"
 RUNTIME = nas.runtimes.OnnxRuntime(precision="int8")
 
 
@@ -70,25 +69,6 @@ class Scale:
     campaign: tuple[int, int] = (60, 20)
 
 
-def photographs(seed: int, scale: Scale) -> nas.ImageData:
-    """CIFAR-10's JPEGs: a training set drawn by ``seed``, validation images that it has no part of, the test images."""
-    everything = nas.load_images(CIFAR / "train.zip", size=32, val=0.1, test_path=CIFAR / "test.zip")
-    rng = np.random.default_rng(seed)
-
-    def some(split: nas.Split, n: int) -> nas.Split:
-        each = n // len(everything.classes)
-        rows = [rng.permutation(np.flatnonzero(split.labels == c))[:each] for c in range(len(everything.classes))]
-        return split.take(np.sort(np.concatenate(rows)))
-
-    return nas.ImageData(
-        name=f"cifar10-{scale.train}-{seed}",
-        classes=everything.classes,
-        train=some(everything.train, scale.train),
-        val=some(everything.val, scale.val),
-        test=some(everything.test, scale.test),
-    )
-
-
 class Study:
     """One seed: its images, its supernet, and the networks made on the way; ``folder`` keeps what is finished."""
 
@@ -96,7 +76,7 @@ class Study:
         self.scale, self.seed, self.folder = scale, seed, folder / f"seed{seed}"
         self.folder.mkdir(parents=True, exist_ok=True)
         self.source = pretrained(scale.source)
-        self.data = photographs(seed, scale).normalised_as(self.source)
+        self.data = photographs(seed, scale.train, scale.val, scale.test).normalised_as(self.source)
         # fewer channels everywhere would lose what the source has learned; other genes keep more of it
         self.space = nas.around(self.source, resolutions=scale.resolutions, widths=())
         networks = dict(zip(("calibrate", "validate"), scale.campaign, strict=True))
@@ -230,8 +210,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "runs" / "transfer")
     args = parser.parse_args()
     logging.basicConfig(format="%(message)s", level=logging.INFO)
-    if not CIFAR.exists():
-        sys.exit(f"skipped: {CIFAR} is not here (CIFAR-10 as JPEGs lies beside the project, not in it)")
+    cifar.needed()
     torch.set_num_threads(1)
     for seed in args.seeds:
         studied(args.folder, seed, Scale())

@@ -28,7 +28,8 @@ from harness import Measured, Target, run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from mcu import CIFAR, Scale, Study
+import cifar
+from mcu import Scale, Study
 
 FOLDER = Path(__file__).parents[2] / "runs" / "mcu"
 TINY = Scale(train=100, val=100, test=100, scored=8, tried=1, epochs=1, emulated=2)
@@ -51,8 +52,7 @@ def networks_in(folder: Path) -> pd.DataFrame:
 
 
 def measure(quick: bool) -> Measured:
-    if not CIFAR.exists():
-        sys.exit(f"skipped: {CIFAR} is not here (CIFAR-10 as JPEGs lies beside the project, not in it)")
+    cifar.needed()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if quick else FOLDER

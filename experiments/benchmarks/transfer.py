@@ -27,7 +27,8 @@ from harness import Measured, Target, run
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from transfer import CIFAR, Scale, studied, timed
+import cifar
+from transfer import Scale, studied, timed
 
 FOLDER = Path(__file__).parents[2] / "runs" / "transfer"
 TINY = Scale(
@@ -106,8 +107,7 @@ def figures_of(networks: pd.DataFrame) -> dict[str, float]:
 
 
 def measure(quick: bool) -> Measured:
-    if not CIFAR.exists():
-        sys.exit(f"skipped: {CIFAR} is not here (CIFAR-10 as JPEGs lies beside the project, not in it)")
+    cifar.needed()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) if quick else FOLDER
