@@ -2,7 +2,7 @@
 
 In QEMU nothing is timed: executed instructions are counted, exactly. A table made of them is ``kind: simulated``, and its
 milliseconds are those of a core that executes one instruction per cycle at ``HZ``. For milliseconds of a named board see
-``nas.tables.fit.counted``. A board at a serial port counts the cycles of its own clock: ``kind: measured``.
+``nas.measuring.counted``. A board at a serial port counts the cycles of its own clock: ``kind: measured``.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, ClassVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nas.checks import FilePath, Text, checked
 from nas.deploy.c import emulator, firmware, printed, serial_port
-from nas.deploy.c.build import Flags, Optimize
+from nas.deploy.c.build import CortexCore, Flags, Optimize
 from nas.deploy.c.program import Kind, Program, of_blocks, of_model
 from nas.device import Device
 from nas.errors import BadInput
@@ -37,8 +37,6 @@ HZ = 100_000_000
 """The emulated clock: 100,000 instructions are a millisecond."""
 _PASSES = 3  # of a board, which does not take exactly the same time again
 _FLASHING_S = 300
-
-Core = Literal["cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +81,7 @@ class CortexM:
     threads: ClassVar[int] = 1
     batch: ClassVar[int] = 1
 
-    core: Annotated[Core, "the processor"] = "cortex-m4"
+    core: Annotated[CortexCore, "the processor"] = "cortex-m4"
     optimize: Annotated[Optimize, "how the compiler optimises"] = "-O2"
     serial: Annotated[FilePath | None, "the port of a real board, such as /dev/ttyACM0 (default: QEMU)"] = None
     board_code: Annotated[FilePath | None, "with --serial: a folder with the board's C code and linker script"] = None

@@ -20,7 +20,8 @@ from nas.deploy.c.emit import text_of
 from nas.errors import NasError
 from nas.files import first_line
 
-Core = Literal["host", "cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33"]
+CortexCore = Literal["cortex-m0plus", "cortex-m3", "cortex-m4", "cortex-m7", "cortex-m33"]
+Core = Literal["host", CortexCore]
 Optimize = Literal["-Os", "-O2", "-O3"]
 
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-Werror")
